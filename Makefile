@@ -1,0 +1,37 @@
+# meshnet: everything a fresh Debian 12 needs is installed by `make setup`; `make demo` and `make test` call it.
+VENV   := .venv
+PY     := $(VENV)/bin/python
+STAMP  := $(VENV)/.ready
+
+.PHONY: setup demo test lint unit packet lab bpf clean
+
+setup: $(STAMP) bpf
+
+$(STAMP): setup.cfg pyproject.toml scripts/setup
+	scripts/setup $(VENV)
+	@touch $@
+
+bpf: $(STAMP)
+	$(PY) -m meshnet.kernel.bpfbuild
+
+demo: setup
+	scripts/demo
+
+test: setup lint unit packet lab
+
+lint: $(STAMP)
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+unit: $(STAMP)
+	$(PY) -m pytest tests/unit
+
+packet: setup
+	$(PY) -m pytest tests/packet
+
+lab: setup
+	$(PY) -m pytest tests/lab
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

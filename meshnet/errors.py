@@ -1,0 +1,24 @@
+"""The one family of errors that reaches a person: a line that says what was wrong and what to do."""
+
+
+class MeshnetError(Exception):
+    """Something the user can act on. `str(error)` is one line without a traceback; `status` is the HTTP status it maps to."""
+
+    status = 400
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        if status is not None:
+            self.status = status
+
+
+class NotFoundError(MeshnetError):
+    """The named thing does not exist (HTTP 404)."""
+
+    status = 404
+
+
+class ConflictError(MeshnetError):
+    """The thing exists already, is in use, or changed meanwhile (HTTP 409)."""
+
+    status = 409
