@@ -2,7 +2,7 @@
 
 
 class MeshnetError(Exception):
-    """Something the user can act on. `str(error)` is one line without a traceback; `status` is the HTTP status it maps to."""
+    """Something the user can act on: `str(error)` is one line, `status` is the HTTP status it maps to."""
 
     status = 400
 

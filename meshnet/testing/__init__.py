@@ -1,0 +1,1 @@
+"""Tools for tests of meshnet and of what runs on it."""

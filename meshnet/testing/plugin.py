@@ -1,0 +1,1 @@
+"""The pytest plugin of meshnet: fixtures for labs and namespaces."""
