@@ -8,7 +8,6 @@ of the field, such as `TaskTemplate.ContainerSpec.Env: a list of strings is need
 from __future__ import annotations
 
 import dataclasses
-import functools
 import types
 import typing
 from collections.abc import Callable
@@ -18,16 +17,20 @@ from meshnet.errors import MeshnetError
 
 T = TypeVar("T")
 Decoder = Callable[[Any, str], Any]
+_known: dict[type, tuple[tuple[str, str, Decoder], ...]] = {}
 
 
-@functools.cache
-def _fields(cls: Any) -> tuple[tuple[str, str, Decoder], ...]:
+def _fields(cls: type) -> tuple[tuple[str, str, Decoder], ...]:
+    known = _known.get(cls)
+    if known is not None:
+        return known
     hints = typing.get_type_hints(cls)
     rows = []
     for item in dataclasses.fields(cls):
         name = item.metadata.get("name") or "".join(part.capitalize() for part in item.name.split("_"))
         rows.append((item.name, name, _decoder(hints[item.name])))
-    return tuple(rows)
+    _known[cls] = tuple(rows)
+    return _known[cls]
 
 
 def _decoder(hint: Any) -> Decoder:
