@@ -1,0 +1,265 @@
+"""What one node's data path must hold, computed from what the manager assigned and what the members say.
+
+`plan()` is the only way into the kernel: adding, removing, restarting and repairing are all "compute the plan,
+apply the difference". It is a pure function of its arguments.
+
+Who is a backend: an endpoint whose record says `ready`, on a member that is alive. A suspected member's backends
+are left out while the service has others; a draining endpoint is never one, but stays reachable as an endpoint,
+so that its connections finish.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from meshnet.datapath.rows import (
+    EndpointRow,
+    NetworkRow,
+    PeerRow,
+    Plan,
+    PublishedRow,
+    RemoteRow,
+    RemovedRow,
+    ServiceRow,
+)
+from meshnet.model import Assignments, Endpoint, Network, Task, mac_of
+from meshnet.names import port_name
+
+VXLAN_OVERHEAD = 50  # outer Ethernet is not counted by an MTU, so: IPv4 20 + UDP 8 + VXLAN 8 + inner Ethernet 14
+
+
+@dataclass(frozen=True, slots=True)
+class LocalNode:
+    """What a node knows of itself. `mtu` is the underlay's, in bytes."""
+
+    id: str
+    address: str
+    addresses: tuple[str, ...]
+    mtu: int = 1500
+    direct_return: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A member as gossip sees it. `state` is alive or suspect; the dead are not passed."""
+
+    id: str
+    address: str
+    state: str = "alive"
+    datapath: str = "ebpf"
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """An endpoint record with its owner (node id) and network (network id)."""
+
+    owner: str
+    network: str
+    endpoint: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """An address whose owner withdrew it; `service` is the id of the service it stood behind."""
+
+    network: str
+    ip: str
+    service: str
+
+
+def plan(
+    node: LocalNode,
+    assignments: Assignments,
+    records: Iterable[Located],
+    peers: Iterable[Peer],
+    sandboxes: Mapping[str, str],
+    gone: Iterable[Gone] = (),
+) -> Plan:
+    """The desired state of `node`'s data path.
+
+    `sandboxes` maps the ids of local tasks that have a network namespace to its path. Records of this node's own
+    endpoints are among `records`. Objects that refer to unknown networks are left out: they come with a later
+    assignment.
+    """
+    located = list(records)
+    members = {peer.id: peer for peer in peers}
+    networks = _held_networks(node, assignments, sandboxes)
+    by_id = {row.id: row for row in networks}
+    endpoints = _local_endpoints(assignments, sandboxes, by_id)
+    local = {(row.vni, row.ip) for row in endpoints}
+    local |= {(row.vni, row.node_address) for row in networks if row.node_address}
+    remotes = _remotes(located, members, by_id, local, node.id)
+    taken = local | {(row.vni, row.ip) for row in remotes}
+    ready = _ready(located, members, node.id, taken, by_id)
+    ingress = next((row for row in networks if row.ingress), None)
+    return Plan(
+        node=node.id,
+        address=node.address,
+        addresses=tuple(sorted(node.addresses)),
+        ingress_vni=ingress.vni if ingress else 0,
+        direct_return=node.direct_return,
+        networks=networks,
+        endpoints=endpoints,
+        remotes=remotes,
+        peers=tuple(sorted((PeerRow(p.address, p.datapath) for p in members.values()), key=lambda row: row.address)),
+        services=_services(assignments, ready, by_id),
+        published=_published(assignments, ready, ingress),
+        removed=_removed(gone, assignments, by_id, taken),
+    )
+
+
+def _held_networks(node: LocalNode, assignments: Assignments, sandboxes: Mapping[str, str]) -> tuple[NetworkRow, ...]:
+    """A network is held while a local sandbox is on it; the ingress network always."""
+    needed = {
+        attachment.network_id
+        for task in assignments.tasks.values()
+        if task.id in sandboxes
+        for attachment in task.networks_attachments
+    }
+    own = {a.network_id: a.address for a in assignments.node.attachments} if assignments.node else {}
+    rows = [
+        _network_row(node, network, own.get(network.id, ""))
+        for network in assignments.networks.values()
+        if network.vni and (network.id in needed or network.spec.ingress)
+    ]
+    return tuple(sorted(rows, key=lambda row: row.vni))
+
+
+def _network_row(node: LocalNode, network: Network, node_address: str) -> NetworkRow:
+    return NetworkRow(
+        vni=network.vni,
+        id=network.id,
+        name=network.spec.name,
+        subnet=network.subnet,
+        gateway=network.gateway,
+        mtu=node.mtu - VXLAN_OVERHEAD,
+        ingress=network.spec.ingress,
+        internal=network.spec.internal,
+        node_address=node_address,
+    )
+
+
+def interface_order(task: Task, networks: Mapping[str, NetworkRow]) -> list[tuple[NetworkRow, str]]:
+    """A task's networks with its address on each, in the order of its eth0, eth1 ...: ingress first, as Swarm."""
+    known = [(networks[a.network_id], a.address) for a in task.networks_attachments if a.network_id in networks]
+    return sorted(known, key=lambda pair: (not pair[0].ingress, pair[0].vni))
+
+
+def _local_endpoints(
+    assignments: Assignments, sandboxes: Mapping[str, str], networks: Mapping[str, NetworkRow]
+) -> tuple[EndpointRow, ...]:
+    rows = []
+    for task in assignments.tasks.values():
+        if task.id not in sandboxes:
+            continue
+        order = interface_order(task, networks)
+        way_out = next((row.vni for row, _ in order if not row.internal), 0)
+        for index, (network, ip) in enumerate(order):
+            rows.append(
+                EndpointRow(
+                    vni=network.vni,
+                    ip=ip,
+                    mac=mac_of(ip),
+                    task=task.id,
+                    netns=sandboxes[task.id],
+                    interface=f"eth{index}",
+                    port=port_name(task.id, network.vni),
+                    default_route=network.vni == way_out,
+                )
+            )
+    return tuple(sorted(rows, key=lambda row: (row.vni, row.ip)))
+
+
+def _remotes(
+    records: Iterable[Located],
+    members: Mapping[str, Peer],
+    networks: Mapping[str, NetworkRow],
+    local: set[tuple[int, str]],
+    own_id: str,
+) -> tuple[RemoteRow, ...]:
+    found: dict[tuple[int, str], RemoteRow] = {}
+    for record in records:
+        network, peer = networks.get(record.network), members.get(record.owner)
+        if network is None or peer is None or record.owner == own_id:
+            continue
+        key = (network.vni, record.endpoint.ip)
+        if key not in local:
+            found[key] = RemoteRow(network.vni, record.endpoint.ip, record.endpoint.mac, peer.address)
+    return tuple(found[key] for key in sorted(found))
+
+
+def _ready(
+    records: Iterable[Located],
+    members: Mapping[str, Peer],
+    own_id: str,
+    reachable: set[tuple[int, str]],
+    networks: Mapping[str, NetworkRow],
+) -> dict[tuple[str, str], tuple[str, ...]]:
+    """(service id, network id) -> addresses that take new connections, sorted."""
+    sure: dict[tuple[str, str], set[str]] = {}
+    doubtful: dict[tuple[str, str], set[str]] = {}
+    for record in records:
+        endpoint, network = record.endpoint, networks.get(record.network)
+        if endpoint.state != "ready" or not endpoint.service or network is None:
+            continue
+        if (network.vni, endpoint.ip) not in reachable:
+            continue
+        peer = members.get(record.owner)
+        alive = record.owner == own_id or (peer is not None and peer.state == "alive")
+        group = sure if alive else doubtful
+        group.setdefault((endpoint.service, record.network), set()).add(endpoint.ip)
+    return {key: tuple(sorted(sure.get(key) or doubtful[key])) for key in sure.keys() | doubtful.keys()}
+
+
+def _services(
+    assignments: Assignments,
+    ready: Mapping[tuple[str, str], tuple[str, ...]],
+    networks: Mapping[str, NetworkRow],
+) -> tuple[ServiceRow, ...]:
+    rows = []
+    for service in assignments.services.values():
+        for vip in service.endpoint.virtual_ips:
+            network = networks.get(vip.network_id)
+            if network is None or network.ingress:
+                continue
+            backends = ready.get((service.id, vip.network_id), ())
+            rows.append(ServiceRow(service.id, network.vni, vip.addr.partition("/")[0], backends))
+    return tuple(sorted(rows, key=lambda row: (row.vni, row.vip)))
+
+
+def _published(
+    assignments: Assignments, ready: Mapping[tuple[str, str], tuple[str, ...]], ingress: NetworkRow | None
+) -> tuple[PublishedRow, ...]:
+    if ingress is None:
+        return ()
+    rows = [
+        PublishedRow(
+            service=service.id,
+            protocol=port.protocol,
+            port=port.published_port,
+            target_port=port.target_port,
+            backends=ready.get((service.id, ingress.id), ()),
+        )
+        for service in assignments.services.values()
+        for port in service.endpoint.ports
+        if port.publish_mode == "ingress" and port.published_port
+    ]
+    return tuple(sorted(rows, key=lambda row: (row.protocol, row.port)))
+
+
+def _removed(
+    gone: Iterable[Gone],
+    assignments: Assignments,
+    networks: Mapping[str, NetworkRow],
+    taken: set[tuple[int, str]],
+) -> tuple[RemovedRow, ...]:
+    rows: dict[tuple[int, str], RemovedRow] = {}
+    for item in gone:
+        network = networks.get(item.network)
+        if network is None or (network.vni, item.ip) in taken:
+            continue
+        service = assignments.services.get(item.service)
+        vip = (service.vip(item.network) or "") if service and not network.ingress else ""
+        rows[network.vni, item.ip] = RemovedRow(network.vni, item.ip, vip)
+    return tuple(rows[key] for key in sorted(rows))
