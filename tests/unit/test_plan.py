@@ -72,7 +72,7 @@ def test_a_network_is_held_only_while_a_task_needs_it() -> None:
     """Without a local sandbox the node holds the ingress network alone, and nothing of the others."""
     idle = plan(NODE, ASSIGNED, [record("n2", "demo", "10.0.1.4")], PEERS, {})
     assert [row.name for row in idle.networks] == ["ingress"]
-    assert not (idle.endpoints or idle.remotes or idle.services)
+    assert not idle.endpoints + idle.remotes + idle.services
     assert idle.networks[0].node_address == "10.0.0.2"
     assert idle.networks[0].mtu == 1450
     busy = plan(NODE, ASSIGNED, [record("n2", "demo", "10.0.1.4")], PEERS, SANDBOXES)
