@@ -1,0 +1,107 @@
+"""Compiles bpf/*.c to bpf/*.o, once per content: `python -m meshnet.kernel.bpfbuild`.
+
+A checkout has the sources beside the package; an installed wheel ships sources and objects as the package
+`meshnet._bpf`. An object is up to date when the hash in its `.sum` file equals that of its source, all headers
+and the compiler's flags.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from meshnet.errors import MeshnetError
+
+FLAGS = ("-O2", "-g", "-target", "bpf", "-mcpu=v3", "-Wall", "-Wextra", "-Werror")
+
+
+def source_dir() -> Path:
+    """The folder with the BPF sources and objects: of this checkout, else of the installed package."""
+    checkout = Path(__file__).resolve().parents[2] / "bpf"
+    if checkout.is_dir():
+        return checkout
+    spec = importlib.util.find_spec("meshnet._bpf")
+    if spec is not None and spec.submodule_search_locations:
+        return Path(next(iter(spec.submodule_search_locations)))
+    raise MeshnetError("the BPF programs are missing from this installation: reinstall meshnet")
+
+
+def objects() -> list[Path]:
+    """The object files to load, compiled first where a source is newer than its object and clang is there.
+
+    MeshnetError: no compiler and no object, or a source that does not compile.
+    """
+    directory = source_dir()
+    sources = sorted(directory.glob("*.c"))
+    if not sources:
+        shipped = sorted(directory.glob("*.o"))
+        if shipped:
+            return shipped
+        raise MeshnetError(f"no BPF programs in {directory}: reinstall meshnet")
+    return [_object(source) for source in sources]
+
+
+def _object(source: Path) -> Path:
+    target, stamp = source.with_suffix(".o"), source.with_suffix(".sum")
+    digest = _digest(source)
+    if target.exists() and stamp.exists() and stamp.read_text().strip() == digest:
+        return target
+    clang = shutil.which("clang")
+    if clang is None:
+        if target.exists() and not stamp.exists():
+            return target  # shipped without a stamp: nothing to compare with
+        raise MeshnetError(f"{target.name} is not built and there is no clang: apt-get install clang libbpf-dev")
+    compile_object(clang, source, target)
+    stamp.write_text(digest + "\n")
+    return target
+
+
+def compile_object(clang: str, source: Path, target: Path) -> None:
+    """Runs the compiler; the target is replaced in one step. MeshnetError with the compiler's first error."""
+    with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".tmp", delete=False) as file:
+        temporary = Path(file.name)
+    command = [clang, *FLAGS, *_include_flags(), "-c", str(source), "-o", str(temporary)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            errors = [line for line in done.stderr.splitlines() if "error:" in line] or done.stderr.splitlines()
+            reason = errors[0] if errors else f"exit status {done.returncode}"
+            raise MeshnetError(f"clang cannot compile {source.name}: {reason}")
+        temporary.chmod(0o644)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _include_flags() -> list[str]:
+    """Debian keeps asm/types.h per architecture, out of clang's sight when it targets bpf."""
+    multiarch = Path(f"/usr/include/{platform.machine()}-linux-gnu")
+    return [f"-I{multiarch}"] if multiarch.is_dir() else []
+
+
+def _digest(source: Path) -> str:
+    digest = hashlib.sha256(" ".join(FLAGS).encode())
+    for path in (source, *sorted(source.parent.glob("*.h"))):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def main() -> int:
+    try:
+        for path in objects():
+            print(path)
+    except MeshnetError as error:
+        print(f"meshnet: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
