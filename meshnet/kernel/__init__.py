@@ -1,1 +1,1 @@
-"""The only code that talks to the kernel."""
+"""The only code that talks to the kernel: namespaces, netlink, BPF, nftables, sysctls and what they can do here."""
