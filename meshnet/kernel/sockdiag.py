@@ -1,0 +1,73 @@
+"""Ending TCP connections to an address that is gone: NETLINK_SOCK_DIAG's SOCK_DESTROY (Linux 4.5).
+
+A client that only reads never learns that its peer has gone, since nothing it sends can be answered by a reset.
+The kernel ends its socket as if a reset had come: ECONNABORTED. Needs CONFIG_INET_DIAG_DESTROY.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+import struct
+from collections.abc import Iterable
+
+from meshnet.kernel.rawnetlink import RawNetlink
+
+_SOCK_DIAG, _BY_FAMILY, _DESTROY = 4, 20, 21
+# enum tcp states: ESTABLISHED 1, SYN_SENT 2, SYN_RECV 3, FIN_WAIT 4 and 5, CLOSE_WAIT 8, LAST_ACK 9, CLOSING 11
+_CONNECTED = sum(1 << state for state in (1, 2, 3, 4, 5, 8, 9, 11))
+_ID_AT, _ID_SIZE, _DESTINATION_AT = 4, 48, 24
+_UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOENT, errno.EINVAL})
+
+
+def destroy_connections(addresses: Iterable[str]) -> int:
+    """Ends every TCP connection to one of `addresses` in the calling thread's namespace; returns how many.
+
+    Sockets of both families count: an IPv4 address is also looked for as its IPv4-mapped form. A kernel that
+    cannot do it ends none. OSError otherwise.
+    """
+    wanted = {_packed(address) for address in addresses}
+    if not wanted:
+        return 0
+    ended = 0
+    with RawNetlink(_SOCK_DIAG) as netlink:
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for ident in _connections(netlink, family):
+                if _destination(family, ident) in wanted:
+                    ended += _destroy(netlink, family, ident)
+    return ended
+
+
+def _connections(netlink: RawNetlink, family: int) -> list[bytes]:
+    """The `struct inet_diag_sockid` of every connected TCP socket."""
+    request = _request(family, _CONNECTED, bytes(_ID_SIZE))
+    return [body[_ID_AT : _ID_AT + _ID_SIZE] for _, body in netlink.dump(_BY_FAMILY, request)]
+
+
+def _destroy(netlink: RawNetlink, family: int, ident: bytes) -> int:
+    try:
+        netlink.request(_DESTROY, 0, _request(family, 0xFFFFFFFF, ident))
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        return 0
+    return 1
+
+
+def _request(family: int, states: int, ident: bytes) -> bytes:
+    return struct.pack("=BBxxI", family, socket.IPPROTO_TCP, states) + ident
+
+
+def _destination(family: int, ident: bytes) -> bytes:
+    raw = ident[_DESTINATION_AT - _ID_AT : _DESTINATION_AT - _ID_AT + 16]
+    return raw if family == socket.AF_INET6 else _mapped(raw[:4])
+
+
+def _packed(address: str) -> bytes:
+    packed = ipaddress.ip_address(address).packed
+    return packed if len(packed) == 16 else _mapped(packed)
+
+
+def _mapped(packed: bytes) -> bytes:
+    return bytes(10) + b"\xff\xff" + packed
