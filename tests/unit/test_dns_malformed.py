@@ -98,11 +98,14 @@ def test_harmless_extras_are_taken() -> None:
 
 
 def check(message: bytes) -> None:
-    """Any reply is parseable, is a response with the query's identifier, and keeps to the UDP limit."""
+    """Any reply is a response with the query's identifier and keeps to the UDP limit.
+
+    Labels may hold any octets (RFC 2181 §11), which dnslib does not read, so the header is looked at by itself.
+    """
     result = answer(message, ZONE, "udp", random.Random(0))
     if isinstance(result, Reply):
-        reply = DNSRecord.parse(result.data)
-        assert (reply.header.qr, result.data[:2]) == (1, message[:2])
+        identifier, flags = struct.unpack_from("!HH", result.data)
+        assert (flags >> 15, identifier) == (1, struct.unpack_from("!H", message)[0])
         assert len(result.data) <= 65507
     else:
         assert isinstance(result, Drop | Forward)
