@@ -1,0 +1,1 @@
+"""The manager: what should run, where, with which addresses."""
