@@ -34,6 +34,8 @@ def _fields(cls: type) -> tuple[tuple[str, str, Decoder], ...]:
 
 
 def _decoder(hint: Any) -> Decoder:
+    if hint is Any:
+        return lambda value, path: value
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         return _decoder(next(arg for arg in typing.get_args(hint) if arg is not type(None)))

@@ -1,0 +1,262 @@
+"""Reads `lab.yml` into a resolved Lab: every mistake is reported with its place, every address is filled in."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueError
+from pathlib import Path
+from typing import Any
+
+from meshnet import names
+from meshnet.errors import MeshnetError
+from meshnet.lab import compose
+from meshnet.lab.spec import Lab, LabCheck, LabClient, LabLink, LabNode
+from meshnet.lab.yamlnodes import Problems, Value, name_problem, read
+
+FILE = "lab.yml"
+DEFAULT_SUBNET = "172.17.0.0/16"
+DEFAULT_MTU = 1500
+# 50 bytes of VXLAN and the 576 that every IPv4 host takes.
+MIN_MTU, MAX_MTU = 626, 9216
+OVERLAY_POOL = IPv4Network("10.0.0.0/8")
+DATAPATHS = ("ebpf", "ipvs")
+# A unix socket's path has 107 bytes (sockaddr_un); the longest in a node's directory is this one.
+MAX_SOCKET_PATH = 107
+_LONGEST_SOCKET = "manager.sock"
+_RATE_UNITS = {"": 1, "bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
+_KEYS = (
+    "name",
+    "underlay",
+    "nodes",
+    "clients",
+    "links",
+    "resolvers",
+    "images",
+    "services",
+    "datapath",
+    "return",
+    "checks",
+)
+
+
+def load(directory: str | Path) -> Lab:
+    """The lab in a folder (or in a lab file, given by its own path).
+
+    Raises MeshnetError if there is none, LabFileError with a line per mistake if it is not right.
+    """
+    path = Path(directory)
+    if path.is_dir():
+        path = path / FILE
+    if not path.exists():
+        raise MeshnetError(f"{directory}: no {FILE} there; give the folder of a lab, such as labs/quickstart")
+    problems = Problems()
+    lab = _lab(read(path, problems), path.parent, problems)
+    problems.check()
+    return lab
+
+
+def _lab(root: Value, directory: Path, problems: Problems) -> Lab:
+    keys = root.map(_KEYS)
+    name = keys["name"].swarm_name() if "name" in keys else _name_of(directory.resolve(), root)
+    subnet, mtu = _underlay(keys.get("underlay"))
+    datapath = keys["datapath"].choice(*DATAPATHS) if "datapath" in keys else DATAPATHS[0]
+    node_values, client_values = _hosts(keys.get("nodes"), name), _hosts(keys.get("clients"), name)
+    for host in node_values.keys() & client_values.keys():
+        client_values[host].error("a node has this name already")
+    addresses = _addresses(subnet, (*node_values.values(), *client_values.values()))
+    nodes = tuple(_node(host, value, addresses[value.name], datapath) for host, value in node_values.items())
+    if not any(node.role == "manager" for node in nodes):
+        keys.get("nodes", root).error("a lab needs nodes, and one of them with role: manager")
+    stack = _stack(keys.get("services"), directory, subnet, problems)
+    images = _images(keys.get("images"))
+    return Lab(
+        name=name,
+        directory=str(directory.resolve()),
+        subnet=str(subnet),
+        mtu=mtu,
+        nodes=nodes,
+        clients=tuple(_client(host, value, addresses[value.name]) for host, value in client_values.items()),
+        links=_links(keys.get("links"), {*node_values, *client_values}),
+        resolvers=tuple(text for value in _list(keys, "resolvers") if (text := _address_text(value))),
+        images=images,
+        datapath=datapath,
+        direct_return="return" not in keys or keys["return"].choice("direct", "via") == "direct",
+        checks=tuple(_check(value, {*node_values, *client_values}) for value in _list(keys, "checks")),
+        networks=stack.networks,
+        services=stack.services,
+    )
+
+
+def _list(keys: dict[str, Value], key: str) -> list[Value]:
+    return keys[key].list() if key in keys else []
+
+
+def _name_of(directory: Path, root: Value) -> str:
+    """Without `name:`, a lab is called like its folder."""
+    problem = name_problem(directory.name)
+    if problem:
+        root.error(f"add name: to the file, because its folder's does not do: {problem}")
+        return ""
+    return directory.name
+
+
+def _underlay(value: Value | None) -> tuple[IPv4Network, int]:
+    keys = value.map(("subnet", "mtu")) if value else {}
+    subnet, mtu = IPv4Network(DEFAULT_SUBNET), DEFAULT_MTU
+    if "mtu" in keys:
+        mtu = keys["mtu"].integer(MIN_MTU, MAX_MTU)
+    if "subnet" in keys:
+        text = keys["subnet"].text()
+        try:
+            given = IPv4Network(text)
+        except (AddressValueError, NetmaskValueError, ValueError) as error:
+            keys["subnet"].error(f"an IPv4 subnet such as {DEFAULT_SUBNET} is needed: {error}")
+            return subnet, mtu
+        if given.prefixlen > 30:
+            keys["subnet"].error("too small: /30 is the smallest that holds two hosts")
+        elif given.overlaps(OVERLAY_POOL):
+            keys["subnet"].error(f"overlaps {OVERLAY_POOL}, where overlay networks get their subnets")
+        else:
+            subnet = given
+    return subnet, mtu
+
+
+def _hosts(value: Value | None, lab: str) -> dict[str, Value]:
+    """Entries of `nodes` or `clients` with right names; each value is the (perhaps empty) mapping of one host."""
+    hosts = {}
+    for host, entry in (value.map() if value else {}).items():
+        problem = name_problem(host)
+        room = MAX_SOCKET_PATH - len(f"{names.node_dir(lab, host)}/{_LONGEST_SOCKET}")
+        if problem:
+            entry.error(problem)
+        elif room < 0:
+            entry.error(f"this name and the lab's are {-room} characters too long together for a socket's path")
+        else:
+            hosts[host] = entry
+    return hosts
+
+
+def _addresses(subnet: IPv4Network, hosts: tuple[Value, ...]) -> dict[str, str]:
+    """Addresses by the hosts' path in the file: those given, then the lowest free ones. The first is left free."""
+    found: dict[str, str] = {}
+    owner: dict[str, str] = {}
+    for host in hosts:
+        value = host.map().get("address") if host.is_map else None
+        text = _address_text(value) if value else ""
+        if value and text:
+            address = IPv4Address(text)
+            if address not in subnet or address in (subnet.network_address, subnet.broadcast_address):
+                value.error(f"{text} is no host address of the underlay's subnet {subnet}")
+            elif text in owner:
+                value.error(f"{text} is the address of {owner[text]} already")
+            owner.setdefault(text, host.name)
+            found[host.name] = text
+    free = (str(address) for index, address in enumerate(subnet.hosts()) if index and str(address) not in owner)
+    for host in hosts:
+        if host.name not in found:
+            found[host.name] = next(free, "")
+            if not found[host.name]:
+                host.error(f"the underlay's subnet {subnet} has no address left for it")
+    return found
+
+
+def _address_text(value: Value) -> str:
+    text = value.text()
+    try:
+        return str(IPv4Address(text))
+    except AddressValueError:
+        if text:
+            value.error(f"an IPv4 address such as 172.17.0.2 is needed, not {text!r}")
+        return ""
+
+
+def _node(name: str, value: Value, address: str, datapath: str) -> LabNode:
+    keys = value.map(("address", "role", "labels", "datapath"))
+    return LabNode(
+        name=name,
+        address=address,
+        role=keys["role"].choice("worker", "manager") if "role" in keys else "worker",
+        labels=keys["labels"].text_map() if "labels" in keys else {},
+        datapath=keys["datapath"].choice(*DATAPATHS) if "datapath" in keys else datapath,
+    )
+
+
+def _client(name: str, value: Value, address: str) -> LabClient:
+    value.map(("address",))
+    return LabClient(name, address)
+
+
+def _links(value: Value | None, hosts: set[str]) -> tuple[LabLink, ...]:
+    links = []
+    for host, entry in (value.map() if value else {}).items():
+        keys = entry.map(("delay", "loss", "rate"))
+        if host not in hosts:
+            entry.error(f"no node or client is called {host}; there are {', '.join(sorted(hosts))}")
+        links.append(
+            LabLink(
+                node=host,
+                delay=keys["delay"].duration() if "delay" in keys else 0,
+                loss=_percent(keys["loss"]) if "loss" in keys else 0.0,
+                rate=_rate(keys["rate"]) if "rate" in keys else 0,
+            )
+        )
+    return tuple(links)
+
+
+def _percent(value: Value) -> float:
+    match = re.fullmatch(r"(\d{1,3}(?:\.\d{1,6})?)%?", value.text())
+    if match is None or float(match[1]) > 100:
+        value.error("a share such as 0.5% is needed")
+        return 0.0
+    return float(match[1])
+
+
+def _rate(value: Value) -> int:
+    """Bits per second, in tc's notation for bits: 100mbit."""
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)([a-z]*)", value.text().lower())
+    if match is None or match[2] not in _RATE_UNITS or float(match[1]) == 0:
+        value.error("a rate such as 100mbit is needed (bit, kbit, mbit, gbit)")
+        return 0
+    return round(float(match[1]) * _RATE_UNITS[match[2]])
+
+
+def _check(value: Value, hosts: set[str]) -> LabCheck:
+    keys = value.map(("name", "on", "run", "expect", "within"))
+    for needed in ("name", "on", "run"):
+        if needed not in keys and value.is_map:
+            value.error(f"{needed} is missing; a check has name, on and run")
+    on = keys["on"].text() if "on" in keys else ""
+    if on and on not in hosts:
+        keys["on"].error(f"no node or client is called {on}; there are {', '.join(sorted(hosts))}")
+    run: tuple[str, ...] = ()
+    if "run" in keys:
+        run = keys["run"].texts() if keys["run"].is_list else ("sh", "-c", keys["run"].text())
+        if not run:
+            keys["run"].error("a command is needed")
+    return LabCheck(
+        name=keys["name"].text() if "name" in keys else "",
+        on=on,
+        run=run,
+        expect=keys["expect"].text() if "expect" in keys else "",
+        within=keys["within"].duration() if "within" in keys else 10 * 10**9,
+    )
+
+
+def _images(value: Value | None) -> dict[str, Any]:
+    return {name: entry.plain() for name, entry in (value.map() if value else {}).items()}
+
+
+def _stack(value: Value | None, directory: Path, underlay: IPv4Network, problems: Problems) -> compose.Stack:
+    if value is None:
+        return compose.Stack()
+    path = directory / value.text()
+    if not path.is_file():
+        value.error(f"there is no compose file {path}")
+        return compose.Stack()
+    stack = compose.parse(read(path, problems))
+    for external in stack.external:
+        external.error("external networks do not exist in a lab that starts; describe the network instead")
+    for network, subnet in stack.subnets:
+        if subnet.overlaps(underlay):
+            network.error(f"{subnet} overlaps the underlay's subnet {underlay}")
+    return stack

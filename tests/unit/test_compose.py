@@ -1,0 +1,246 @@
+"""The compose file: what Swarm's part of the format means, and the exact words for what is wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from meshnet.lab.compose import Stack, parse
+from meshnet.lab.yamlnodes import LabFileError, Problems
+from meshnet.lab.yamlnodes import parse as parse_yaml
+from meshnet.model import (
+    SECOND,
+    ContainerSpec,
+    EndpointSpec,
+    Global,
+    Healthcheck,
+    IPAMConfig,
+    IPAMOptions,
+    NetworkAttachmentConfig,
+    NetworkSpec,
+    Placement,
+    PlacementPreference,
+    PortConfig,
+    Replicated,
+    RestartPolicy,
+    ServiceMode,
+    ServiceSpec,
+    SpreadOver,
+    TaskSpec,
+)
+
+
+def stack_of(text: str) -> Stack:
+    problems = Problems()
+    stack = parse(parse_yaml(text, "compose.yml", problems))
+    problems.check()
+    return stack
+
+
+def complaints(text: str) -> list[str]:
+    with pytest.raises(LabFileError) as caught:
+        stack_of(text)
+    return str(caught.value).splitlines()
+
+
+FULL = """\
+version: "3.8"
+x-base: &base
+  image: whoami:1
+  environment: {A: "1", B: yes, C: }
+services:
+  web:
+    <<: *base
+    command: sh -c 'echo "$$HOME"; exec whoami'
+    entrypoint: [/bin/env, "-i"]
+    hostname: web-{{.Task.Slot}}
+    user: nobody
+    working_dir: /srv
+    stop_grace_period: 1m30s
+    stop_signal: SIGINT
+    labels: [tier=front]
+    networks:
+      front: {aliases: [www, w]}
+      back:
+    ports:
+      - 8000:80
+      - "53:53/udp"
+      - "9"
+      - 7000-7001:70-71
+      - {target: 443, published: "8443", protocol: tcp, mode: host, name: tls}
+    healthcheck: {test: curl -f localhost, interval: 5s, timeout: 500ms, retries: 2, start_period: 1s}
+    deploy:
+      replicas: 3
+      endpoint_mode: vip
+      labels: {owner: me}
+      placement:
+        constraints: [node.role == worker, node.labels.zone!=east]
+        preferences: [{spread: node.labels.zone}]
+        max_replicas_per_node: 2
+      restart_policy: {condition: on-failure, delay: 2s, max_attempts: 3, window: 1m}
+  probe:
+    image: probe
+    networks: [back]
+    healthcheck: {disable: true}
+    deploy: {mode: global}
+  db:
+    image: db
+    healthcheck: {test: [CMD, pg_isready]}
+    deploy: {endpoint_mode: dnsrr}
+networks:
+  front: {driver: overlay, driver_opts: {encrypted: }, attachable: true, ipam: {config: [{subnet: 10.9.0.0/24}]}}
+  back: {internal: true, name: behind, labels: {a: b}}
+"""
+
+
+def test_a_full_stack() -> None:
+    """Every key of the subset arrives in the specs the manager is given."""
+    stack = stack_of(FULL)
+    web, probe, db = stack.services
+    assert web == ServiceSpec(
+        name="web",
+        labels={"owner": "me"},
+        task_template=TaskSpec(
+            container_spec=ContainerSpec(
+                image="whoami:1",
+                labels={"tier": "front"},
+                command=("/bin/env", "-i"),
+                args=("sh", "-c", 'echo "$HOME"; exec whoami'),
+                hostname="web-{{.Task.Slot}}",
+                env=("A=1", "B=yes", "C="),
+                dir="/srv",
+                user="nobody",
+                stop_signal="SIGINT",
+                stop_grace_period=90 * SECOND,
+                healthcheck=Healthcheck(
+                    ("CMD-SHELL", "curl -f localhost"), 5 * SECOND, SECOND // 2, 2, start_period=SECOND
+                ),
+            ),
+            networks=(NetworkAttachmentConfig("front", ("www", "w")), NetworkAttachmentConfig("behind")),
+            placement=Placement(
+                ("node.role == worker", "node.labels.zone!=east"),
+                (PlacementPreference(SpreadOver("node.labels.zone")),),
+                2,
+            ),
+            restart_policy=RestartPolicy("on-failure", 2 * SECOND, 3, 60 * SECOND),
+        ),
+        mode=ServiceMode(Replicated(3)),
+        endpoint_spec=EndpointSpec(
+            "vip",
+            (
+                PortConfig("", "tcp", 80, 8000),
+                PortConfig("", "udp", 53, 53),
+                PortConfig("", "tcp", 9, 0),
+                PortConfig("", "tcp", 70, 7000),
+                PortConfig("", "tcp", 71, 7001),
+                PortConfig("tls", "tcp", 443, 8443, "host"),
+            ),
+        ),
+    )
+    assert probe.mode == ServiceMode(global_=Global())
+    assert probe.task_template.container_spec.healthcheck == Healthcheck(("NONE",))
+    assert db.endpoint_spec.mode == "dnsrr"
+    assert db.task_template.networks == (NetworkAttachmentConfig("default"),)
+    assert db.task_template.container_spec.healthcheck == Healthcheck(("CMD", "pg_isready"))
+    assert stack.networks == (
+        NetworkSpec(
+            "front",
+            attachable=True,
+            options={"encrypted": ""},
+            ipam_options=IPAMOptions((IPAMConfig("10.9.0.0/24"),)),
+        ),
+        NetworkSpec("behind", {"a": "b"}, internal=True),
+        NetworkSpec("default"),
+    )
+    assert stack.warnings == ()
+
+
+def test_a_port_is_never_base_sixty() -> None:
+    """`22:22` without quotes is the ports 22 and 22, not YAML 1.1's number 1342."""
+    stack = stack_of("services: {a: {image: i, ports: [22:22]}}")
+    assert stack.services[0].endpoint_spec.ports == (PortConfig(target_port=22, published_port=22),)
+
+
+def test_what_is_not_in_force_is_said() -> None:
+    """An update_config is accepted with a warning that names it."""
+    stack = stack_of("services: {a: {image: i, deploy: {update_config: {parallelism: 2}}}}")
+    assert stack.warnings == ("services.a.deploy.update_config: accepted, and not in force yet",)
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("services:", ["1:1: there are no services in it"]),
+        ("services: {a: {}}", ["1:15: services.a: image is missing"]),
+        ("services: {a.b: {image: i}}", ["1:17: services.a.b: 'a.b' is no name: letters, digits, - and _ are"]),
+        ("services: {a: {image: i, build: .}}", ["1:26: services.a.build: unknown key; known here: image, command"]),
+        ("volumes: {}\nservices: {a: {image: i}}", ["1:1: volumes: unknown key; known here: version, services, net"]),
+        ("services: {a: {image: $I}}", ["1:23: services.a.image: variables are not substituted here; write $$"]),
+        ('services: {a: {image: i, command: "echo \'"}}', ["1:35: services.a.command: not a command line: No closing"]),
+        ("services: {a: {image: i, environment: [HOME]}}", ["1:40: services.a.environment[0]: write NAME=value;"]),
+        ("services: {a: {image: i, networks: [x]}}", ["1:37: services.a.networks[0]: the network x is not declared"]),
+        ("services: {a: {image: i, ports: [70000:80]}}", ["1:34: services.a.ports[0]: ports go from 1 to 65535"]),
+        ("services: {a: {image: i, ports: [0:80]}}", ["1:34: services.a.ports[0]: ports go from 1 to 65535"]),
+        ("services: {a: {image: i, ports: [1-3:80-81]}}", ["1:34: services.a.ports[0]: the two ranges of 1-3:80-81"]),
+        ("services: {a: {image: i, ports: ['127.0.0.1:1:1']}}", ["1:34: services.a.ports[0]: '127.0.0.1:1:1' is no"]),
+        ("services: {a: {image: i, ports: [80/sctp]}}", ["1:34: services.a.ports[0]: '80/sctp' is no port"]),
+        ("services: {a: {image: i, ports: [{published: 80}]}}", ["1:34: services.a.ports[0]: target is missing"]),
+        (
+            "services: {a: {image: i, ports: ['4789:1/udp']}}",
+            ["1:34: services.a.ports[0]: port 4789/udp is the nodes'"],
+        ),
+        ("services: {a: {image: i, ports: ['2377:1']}}", ["1:34: services.a.ports[0]: port 2377/tcp is the nodes'"]),
+        ("services: {a: {image: i, ports: [8:1, 8:2]}}", ["1:39: services.a.ports[1]: port 8/tcp is published twice"]),
+        (
+            "services:\n  a: {image: i, ports: [8:1]}\n  b: {image: i, ports: [8:1]}",
+            ["3:6: services.b: port 8/tcp is published by a already"],
+        ),
+        (
+            "services: {a: {image: i, ports: [8:1], deploy: {endpoint_mode: dnsrr}}}",
+            ["1:33: services.a.ports: a dnsrr service has no VIP to publish through ingress"],
+        ),
+        (
+            "services: {a: {image: i, deploy: {mode: global, replicas: 2}}}",
+            ["1:59: services.a.deploy.replicas: replicas can only be used with mode: replicated"],
+        ),
+        (
+            "services: {a: {image: i, deploy: {replicas: -1}}}",
+            ["1:45: services.a.deploy.replicas: a whole number from 0 to 10000 is needed, not '-1'"],
+        ),
+        (
+            "services: {a: {image: i, deploy: {placement: {constraints: [node.role=manager]}}}}",
+            ["1:61: services.a.deploy.placement.constraints[0]: 'node.role=manager' is no constraint"],
+        ),
+        (
+            "services: {a: {image: i, healthcheck: {test: [true], interval: 5}}}",
+            [
+                "1:46: services.a.healthcheck.test: a list begins with NONE, CMD or CMD-SHELL",
+                "1:64: services.a.healthcheck.interval: a time such as 5s or 1m30s is needed, not '5'",
+            ],
+        ),
+        (
+            "services: {a: {image: i}}\nnetworks: {ingress: }",
+            ["2:20: networks.ingress: ingress is the routing mesh's own network"],
+        ),
+        (
+            "services: {a: {image: i}}\nnetworks: {n: {driver: bridge}}",
+            ["2:24: networks.n.driver: one of overlay is needed, not 'bridge'"],
+        ),
+        (
+            "services: {a: {image: i}}\n"
+            "networks:\n"
+            "  n: {ipam: {config: [{subnet: 10.0.300.0/24}]}}\n"
+            "  o: {ipam: {config: [{subnet: 10.5.0.0/16}]}}\n"
+            "  p: {ipam: {config: [{subnet: 10.5.1.0/24}]}}\n",
+            [
+                "3:32: networks.n.ipam.config[0].subnet: an IPv4 subnet such as 10.0.9.0/24 is needed: Octet 300",
+                "5:32: networks.p.ipam.config[0].subnet: 10.5.1.0/24 overlaps 10.5.0.0/16 of networks.o",
+            ],
+        ),
+    ],
+)
+def test_the_words_for_a_mistake(text: str, lines: list[str]) -> None:
+    """Each mistake is one line that names the place and says what to do."""
+    found = complaints(text)
+    assert len(found) == len(lines), found
+    for complaint, line in zip(found, lines, strict=True):
+        assert complaint.startswith(f"compose.yml:{line}"), complaint
