@@ -91,6 +91,7 @@ def _load_object(path: Path, staging: Path, maps: Path, sizes: Mapping[str, int]
     aside = staging / "maps"
     progs = staging / f"p_{path.stem}"
     _bpftool(path, progs, aside, [name for name in names if (maps / name).exists()], maps)
+    aside.mkdir(exist_ok=True)  # of an object without maps there is none
     for pin in aside.iterdir():
         shared = pin.name in names and not (maps / pin.name).exists()
         if shared:
