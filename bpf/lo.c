@@ -49,7 +49,7 @@ static __always_inline void replace_port(struct __sk_buff *skb, __u8 protocol, _
 		bpf_skb_store_bytes(skb, offset, &to, sizeof(to), 0);
 }
 
-SEC("tc/lo")
+SEC("tc")
 int lo_steer(struct __sk_buff *skb)
 {
 	const __be32 resolver = bpf_htonl(RESOLVER_ADDRESS);

@@ -76,8 +76,9 @@ class Resolver:
         asyncio.get_running_loop().add_reader(self._udp, self._on_datagrams)
 
     async def stop(self) -> None:
-        """Stops answering, gives up what is under way, and closes both sockets."""
-        asyncio.get_running_loop().remove_reader(self._udp)
+        """Stops answering, gives up what is under way, and closes both sockets; stopping twice does no harm."""
+        if self._udp.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self._udp)
         if self._server:
             self._server.close()
         self._tcp.close()
