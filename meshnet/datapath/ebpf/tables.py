@@ -1,0 +1,211 @@
+"""From a plan to the contents of every map, as bytes: a pure function, and the whole truth about what maps hold.
+
+Two numbers are not in a plan: the set id under which a service's backends are stored, and its place in `turns`.
+Both are kept from what the maps hold already as long as the backends stay the same, so that applying an unchanged
+plan changes nothing, also after a restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from meshnet.datapath.ebpf import layout
+from meshnet.datapath.ebpf.layout import Endpoint, EndpointKey, Service
+from meshnet.datapath.rows import NetworkRow, Plan
+from meshnet.model import mac_of
+
+Table = dict[bytes, bytes]
+Tables = dict[str, Table]
+
+# The maps that the agent writes. `turns` and the flow tables are the programs'.
+NAMES = (
+    "config",
+    "networks",
+    "subnets",
+    "interfaces",
+    "endpoints",
+    "peers",
+    "addresses",
+    "backends",
+    "services",
+    "published",
+    "attached",
+)
+MARK = 0x6D6E  # "mn": carried by packets that leave the overlay, matched by the node's firewall
+_LAST_SET = (1 << 32) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What only the running kernel knows: interface indexes, namespace cookies, the underlay's MAC.
+
+    `ports` maps the names of node-side ends to their index, `cookies` paths of namespaces to their cookie.
+    `node_port` is the index of the other end of the node's own ingress interface, 0 if there is none.
+    """
+
+    node_cookie: int
+    underlay: int
+    underlay_mac: bytes
+    vxlan: int = 0
+    node_port: int = 0
+    ports: Mapping[str, int] = field(default_factory=dict)
+    cookies: Mapping[str, int] = field(default_factory=dict)
+    vxlan_port: int = 4789
+
+
+def tables(plan: Plan, facts: Facts, current: Mapping[str, Table], last_set: int = 0) -> Tables:
+    """The contents of all maps of `NAMES` for a plan.
+
+    `current` is what the maps hold; `last_set` the highest set id ever used, if the caller remembers. Endpoints
+    whose port or namespace is not among the facts are left out. ValueError for an address that is none.
+    """
+    made: Tables = {name: {} for name in NAMES}
+    made["config"] = {layout.u32(0): _config(plan, facts).pack()}
+    for network in plan.networks:
+        made["networks"][layout.u32(network.vni)] = layout.Network(0, network.mtu).pack()
+        made["subnets"][layout.subnet(network.subnet)] = layout.u32(network.vni)
+    made["interfaces"] = _interfaces(plan, facts)
+    made["endpoints"] = _endpoints(plan, facts)
+    for peer in plan.peers:
+        flags = layout.PEER_IPVS if peer.datapath == "ipvs" else 0
+        made["peers"][layout.address(peer.address)] = layout.Peer(flags).pack()
+    for own in plan.addresses:
+        made["addresses"][layout.address(own)] = layout.u32(1)
+    for row in plan.endpoints:
+        if row.netns in facts.cookies:
+            made["attached"][layout.AttachedKey(facts.cookies[row.netns], row.vni).pack()] = layout.u32(1)
+    _balance(plan, current, last_set, made)
+    return made
+
+
+def _ingress(plan: Plan) -> NetworkRow | None:
+    return next((network for network in plan.networks if network.vni == plan.ingress_vni and plan.ingress_vni), None)
+
+
+def _config(plan: Plan, facts: Facts) -> layout.Config:
+    ingress = _ingress(plan)
+    return layout.Config(
+        node_cookie=facts.node_cookie,
+        address=layout.address(plan.address),
+        ingress_address=layout.address(ingress.node_address if ingress else ""),
+        ingress_vni=plan.ingress_vni,
+        underlay=facts.underlay,
+        vxlan=facts.vxlan,
+        flags=layout.CONFIG_DIRECT_RETURN if plan.direct_return else 0,
+        mark=MARK,
+        vxlan_port=layout.be16(facts.vxlan_port),
+        ingress_mtu=ingress.mtu if ingress else 0,
+        underlay_mac=facts.underlay_mac,
+    )
+
+
+def _interfaces(plan: Plan, facts: Facts) -> Table:
+    networks = {network.vni: network for network in plan.networks}
+    made: Table = {}
+    for row in plan.endpoints:
+        index, network = facts.ports.get(row.port, 0), networks.get(row.vni)
+        if not index or network is None:
+            continue
+        flags = layout.INTERFACE_OUTSIDE if row.default_route and not network.internal else 0
+        flags |= layout.INTERFACE_INGRESS if network.ingress else 0
+        record = layout.Interface(layout.address(row.ip), row.vni, flags, network.mtu, layout.mac(row.mac))
+        made[layout.u32(index)] = record.pack()
+    ingress = _ingress(plan)
+    if ingress and ingress.node_address and facts.node_port:
+        flags = layout.INTERFACE_INGRESS | layout.INTERFACE_NODE_LOCAL
+        own = ingress.node_address
+        record = layout.Interface(layout.address(own), ingress.vni, flags, ingress.mtu, _mac(own))
+        made[layout.u32(facts.node_port)] = record.pack()
+    return made
+
+
+def _endpoints(plan: Plan, facts: Facts) -> Table:
+    """Later entries win: what is here over what is elsewhere, both over VIPs, gateways and tombstones."""
+    ipvs = {peer.address for peer in plan.peers if peer.datapath == "ipvs"}
+    made: Table = {}
+
+    def put(vni: int, ip: str, mac: bytes, kind: int, *, via: str = "", ifindex: int = 0, flags: int = 0) -> None:
+        key = EndpointKey(layout.address(ip), vni).pack()
+        made[key] = Endpoint(layout.address(via), ifindex, kind, flags, mac).pack()
+
+    for gone in plan.removed:
+        put(gone.vni, gone.ip, _mac(gone.ip), layout.REMOVED, via=gone.vip)
+    for network in plan.networks:
+        if network.gateway:
+            put(network.vni, network.gateway, _mac(network.gateway), layout.GATEWAY)
+    for service in plan.services:
+        put(service.vni, service.vip, _mac(service.vip), layout.VIP)
+    for remote in plan.remotes:
+        flags = layout.ENDPOINT_IPVS if remote.node in ipvs else 0
+        put(remote.vni, remote.ip, layout.mac(remote.mac), layout.REMOTE, via=remote.node, flags=flags)
+    ingress = _ingress(plan)
+    if ingress and ingress.node_address and facts.node_port:
+        own = ingress.node_address
+        flags = layout.ENDPOINT_NODE_LOCAL
+        put(ingress.vni, own, _mac(own), layout.LOCAL, ifindex=facts.node_port, flags=flags)
+    for row in plan.endpoints:
+        if facts.ports.get(row.port):
+            put(row.vni, row.ip, layout.mac(row.mac), layout.LOCAL, ifindex=facts.ports[row.port])
+    return made
+
+
+def _mac(ip: str) -> bytes:
+    return layout.mac(mac_of(ip))
+
+
+@dataclass(frozen=True, slots=True)
+class _Front:
+    """A VIP or a published port: where it stands, and who stands behind it."""
+
+    table: str
+    key: bytes
+    vni: int
+    backends: tuple[bytes, ...]
+    target_port: bytes = bytes(2)
+
+
+def _fronts(plan: Plan) -> list[_Front]:
+    fronts = [
+        _Front("services", layout.address(row.vip), row.vni, tuple(map(layout.address, row.backends)))
+        for row in plan.services
+    ]
+    for port in plan.published:
+        key = layout.PublishedKey(layout.be16(port.port), layout.PROTOCOLS[port.protocol]).pack()
+        backends = tuple(map(layout.address, port.backends))
+        fronts.append(_Front("published", key, plan.ingress_vni, backends, layout.be16(port.target_port)))
+    return fronts
+
+
+def _balance(plan: Plan, current: Mapping[str, Table], last_set: int, made: Tables) -> None:
+    """Fills `services`, `published` and `backends`: known backends keep their set, others get the next number."""
+    stored = {name: current.get(name, {}) for name in ("services", "published", "backends")}
+    known = {
+        (name, key): Service.unpack(value) for name in ("services", "published") for key, value in stored[name].items()
+    }
+    fronts = _fronts(plan)
+    kept = {known[front.table, front.key].turn for front in fronts if (front.table, front.key) in known}
+    last = max([last_set, *(service.set for service in known.values())])
+    turn = 0
+    for front in fronts:
+        before = known.get((front.table, front.key))
+        if before is not None and backends_of(before, stored["backends"]) == front.backends:
+            number = before.set
+        else:
+            last = number = 1 if last == _LAST_SET else last + 1
+        if before is None:
+            while turn in kept:
+                turn += 1
+            kept.add(turn)
+        value = Service(
+            front.vni, number, len(front.backends), turn if before is None else before.turn, front.target_port
+        )
+        made[front.table][front.key] = value.pack()
+        for index, backend in enumerate(front.backends):
+            made["backends"][layout.BackendKey(number, index).pack()] = backend
+
+
+def backends_of(service: Service, backends: Mapping[bytes, bytes]) -> tuple[bytes, ...] | None:
+    """The addresses that a stored service's set holds, in turn; None if one of them is missing."""
+    found = [backends.get(layout.BackendKey(service.set, index).pack()) for index in range(service.count)]
+    return tuple(item for item in found if item is not None) if None not in found else None

@@ -1,0 +1,90 @@
+"""The structures in Python are those of the compiled programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+import struct
+import subprocess
+from typing import Any
+
+import pytest
+
+from meshnet.datapath.ebpf import layout
+from meshnet.kernel import bpfbuild
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("bpftool") is None, reason="needs bpftool: apt-get install bpftool"),
+    pytest.mark.skipif(shutil.which("clang") is None, reason="needs clang: apt-get install clang"),
+]
+CLASSES: dict[str, type[layout.Packed]] = {
+    "config": layout.Config,
+    "interface": layout.Interface,
+    "endpoint_key": layout.EndpointKey,
+    "endpoint": layout.Endpoint,
+    "network": layout.Network,
+    "subnet_key": layout.SubnetKey,
+    "service": layout.Service,
+    "published_key": layout.PublishedKey,
+    "backend_key": layout.BackendKey,
+    "peer": layout.Peer,
+    "attached_key": layout.AttachedKey,
+    "peer_name": layout.PeerName,
+    "socket_key": layout.SocketKey,
+}
+
+
+@pytest.fixture(scope="module")
+def structures() -> dict[str, dict[str, Any]]:
+    path = next(path for path in bpfbuild.objects() if path.stem == "socket")
+    dump = subprocess.run(["bpftool", "-j", "btf", "dump", "file", str(path)], capture_output=True, check=True)
+    return {kind["name"]: kind for kind in json.loads(dump.stdout)["types"] if kind["kind"] == "STRUCT"}
+
+
+def offsets(kind: type[layout.Packed]) -> dict[str, int]:
+    """Byte offset of every field, from the format."""
+    found, at = {}, 0
+    fields = iter(field.name for field in dataclasses.fields(kind))  # type: ignore[arg-type]
+    for item in re.findall(r"\d*[A-Za-z]", kind.FORMAT):
+        if not item.endswith("x"):
+            found[next(fields)] = at
+        at += struct.calcsize("=" + item)
+    return found
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_structure_is_that_of_the_object(name: str, structures: dict[str, dict[str, Any]]) -> None:
+    """Size, field names and offsets equal the type information of the compiled object."""
+    compiled = structures[name]
+    assert struct.calcsize(CLASSES[name].FORMAT) == compiled["size"]
+    members = {m["name"]: m["bits_offset"] // 8 for m in compiled["members"] if m["name"] != "unused"}
+    assert offsets(CLASSES[name]) == members
+
+
+def test_values_survive_packing() -> None:
+    """What was packed is unpacked again as the same value."""
+    for kind in CLASSES.values():
+        assert kind.unpack(kind().pack()) == kind()
+
+
+def test_constants_are_those_of_the_header() -> None:
+    """The numbers of kinds and flags equal the header's."""
+    header = (bpfbuild.source_dir() / "types.h").read_text()
+    defined = {name: int(value) for name, value in re.findall(r"#define (\w+) (\d+)", header)}
+    ours = {
+        "CONFIG_DIRECT_RETURN": layout.CONFIG_DIRECT_RETURN,
+        "INTERFACE_OUTSIDE": layout.INTERFACE_OUTSIDE,
+        "INTERFACE_INGRESS": layout.INTERFACE_INGRESS,
+        "INTERFACE_NODE_LOCAL": layout.INTERFACE_NODE_LOCAL,
+        "ENDPOINT_LOCAL": layout.LOCAL,
+        "ENDPOINT_REMOTE": layout.REMOTE,
+        "ENDPOINT_VIP": layout.VIP,
+        "ENDPOINT_REMOVED": layout.REMOVED,
+        "ENDPOINT_GATEWAY": layout.GATEWAY,
+        "ENDPOINT_NODE_LOCAL": layout.ENDPOINT_NODE_LOCAL,
+        "ENDPOINT_IPVS": layout.ENDPOINT_IPVS,
+        "PEER_IPVS": layout.PEER_IPVS,
+    }
+    assert {name: defined[name] for name in ours} == ours
