@@ -1,0 +1,113 @@
+"""Creates containers, and finds those again that an earlier agent created.
+
+A container's directory tells how far it came: `spec.json` is written before anything is started, `processes.json`
+once it exists, `started` once its program runs. One that did not get that far is undone, not resumed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+
+from meshnet.errors import ConflictError, MeshnetError, NotFoundError
+from meshnet.sandbox import bundle, cgroup, process, runtime, users
+from meshnet.sandbox.container import STARTED, Container, Processes, signal_number
+from meshnet.sandbox.images import Catalogue, Image
+from meshnet.sandbox.spec import ContainerSpec, dump, load
+
+SPEC = "spec.json"
+PROCESSES = "processes.json"
+PARALLEL = 4  # creations, starts and checks at once; more only get in each other's way
+
+
+class Containers:
+    """The containers of one agent. Everything is kept in the containers' directories, nothing in this object."""
+
+    def __init__(self, images: Catalogue) -> None:
+        self._images = images
+        self._slots = asyncio.Semaphore(PARALLEL)
+
+    async def create(self, spec: ContainerSpec) -> Container:
+        """Makes a container up to the point where its program would run, in its group and its network namespace.
+
+        Raises NotFoundError for an unknown image, ConflictError if the directory is in use, MeshnetError for what
+        else cannot be; then nothing is left of it.
+        """
+        spec = dataclasses.replace(spec, hostname=spec.hostname or spec.id[:12])
+        image = self._images.find(spec.image)
+        signal_number(spec.stop_signal)
+        if os.path.exists(os.path.join(spec.dir, SPEC)):
+            raise ConflictError(f"task {spec.name}: {spec.dir} already holds a container")
+        for mount in spec.mounts:
+            if mount.type == "bind" and not os.path.exists(mount.source):
+                raise MeshnetError(f"mount {mount.target}: {mount.source} does not exist")
+        try:
+            return await self._create(spec, image)
+        except BaseException:
+            await asyncio.shield(_discard(spec))
+            raise
+
+    async def _create(self, spec: ContainerSpec, image: Image) -> Container:
+        user = users.lookup(
+            spec.user or image.user, users.read(image.lower, "etc/passwd"), users.read(image.lower, "etc/group")
+        )
+        try:
+            netns = os.open(spec.netns, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise NotFoundError(f"task {spec.name}: no network namespace at {spec.netns}: {error.strerror}") from None
+        try:
+            path = f"/proc/{os.getpid()}/fd/{netns}"
+            config = bundle.config(spec, image, user, path, os.uname().machine)
+            runtime.write_files(spec)
+            Path(spec.dir, SPEC).touch(0o600)
+            Path(spec.dir, SPEC).write_text(dump(spec))
+            runtime.write_private(os.path.join(spec.dir, "config.json"), config)
+            async with self._slots:
+                started = await runtime.create(spec, image, netns)
+        finally:
+            os.close(netns)
+        cgroup.join(spec.cgroup, started.init)
+        ticks = process.start_time(started.conmon), process.start_time(started.init)
+        if None in ticks:
+            raise MeshnetError(f"task {spec.name}: ended before it was started", 500)
+        processes = Processes(started.conmon, ticks[0] or 0, started.init, ticks[1] or 0)
+        runtime.write_private(os.path.join(spec.dir, PROCESSES), dataclasses.asdict(processes))
+        return Container(spec, processes, self._slots)
+
+    async def adopt(self, directory: str) -> Container | None:
+        """The container of that directory, running or ended meanwhile (`wait` then returns at once).
+
+        None if there is none; one that never ran its program is undone.
+        """
+        try:
+            spec = load(Path(directory, SPEC).read_text())
+        except (OSError, ValueError, KeyError, TypeError):
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(directory)
+            return None
+        try:
+            processes = Processes(**json.loads(Path(directory, PROCESSES).read_text()))
+            started = Path(directory, STARTED).exists()
+        except (OSError, ValueError, TypeError):
+            started = False
+        if not started:
+            await _discard(spec)
+            return None
+        container = Container(spec, processes, self._slots)
+        container.watch_health()
+        return container
+
+
+async def _discard(spec: ContainerSpec) -> None:
+    """Takes away whatever a creation that did not finish has made."""
+    conmon = runtime.conmon_of(spec.dir, spec.id)
+    if conmon is not None:
+        await runtime.end_conmon(conmon)
+    await cgroup.remove(spec.cgroup)
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(spec.dir)

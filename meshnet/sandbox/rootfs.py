@@ -1,0 +1,68 @@
+"""A task's file system: an overlay that only its own processes see, and that ends with them.
+
+The upper layer is a tmpfs of bounded size, so the image (the machine's own root, or an imported one) is never
+written. Both mounts are made in a mount namespace that belongs to the container's monitor and nobody else: when
+the monitor exits the kernel drops them, also after a crash of everything, and there is nothing to clean.
+That namespace also shows the one thing crun asks for: cgroup2 alone at /sys/fs/cgroup (it refuses to work where
+version 1 is mounted beside it).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from meshnet.errors import MeshnetError
+from meshnet.kernel import mounts
+
+CGROUP = "/sys/fs/cgroup"
+ROOTFS = "rootfs"
+WRITES = "writes"
+
+# What the monitor and the runtime need besides the task's own paths; every other mount is let go.
+_BASE = ("/proc", "/sys", "/dev", "/usr/bin", "/usr/sbin", "/usr/lib", "/bin", "/lib", "/lib64", "/etc")
+
+
+def _needed(point: str, paths: Iterable[str]) -> bool:
+    return any(path == point or path.startswith(point.rstrip("/") + "/") for path in paths)
+
+
+def unneeded(points: Iterable[str], paths: Iterable[str], trees: Iterable[str]) -> list[str]:
+    """The topmost mount points that hold none of `paths` and are not inside one of `trees`.
+
+    A private namespace is a copy of all mounts of the machine, and a copy keeps what it shows alive: network
+    namespaces that were deleted, disks that were unmounted. So it keeps only what it needs.
+    """
+    paths, trees = list(paths), list(trees)
+    dropped: list[str] = []
+    for point in points:
+        if any(point == top or point.startswith(top + "/") for top in dropped):
+            continue
+        if not _needed(point, paths) and not any(_needed(tree, (point,)) for tree in trees):
+            dropped.append(point)
+    return dropped
+
+
+def enter(directory: str, lower: str, writable: int, sources: tuple[str, ...] = ()) -> None:
+    """Moves the calling thread into a new mount namespace with the task's root file system at `<directory>/rootfs`.
+
+    `lower` is the image's root, `writable` the bound of what the task may write, in bytes; `sources` are paths that
+    the container will bind. Only for a thread that ends afterwards. Raises OSError, or MeshnetError for a path that
+    overlayfs cannot take.
+    """
+    for path in (directory, lower):
+        if any(character in path for character in ",:\\"):
+            raise MeshnetError(f"{path}: a path with a comma, colon or backslash cannot hold a task's files")
+    mounts.unshare_mounts()
+    trees = (lower.rstrip("/"), *sources) if lower != "/" else sources
+    for point in unneeded(mounts.mount_points(), (*_BASE, directory, lower, *sources), trees):
+        mounts.detach(point)
+    mounts.mount("cgroup2", CGROUP, "cgroup2", mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC)
+    writes, rootfs = os.path.join(directory, WRITES), os.path.join(directory, ROOTFS)
+    mounts.mount("meshnet", writes, "tmpfs", mounts.MS_NODEV, f"size={writable},mode=0700")
+    upper, work = os.path.join(writes, "upper"), os.path.join(writes, "work")
+    os.mkdir(upper, 0o755)
+    os.mkdir(work, 0o700)
+    # nodev: a task may have CAP_MKNOD, and no device filter stands behind it.
+    options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+    mounts.mount("meshnet", rootfs, "overlay", mounts.MS_NODEV, options)

@@ -1,0 +1,239 @@
+"""The outside programs: conmon, which stays with the container, and crun, which makes it and is gone.
+
+conmon writes the log and the exit code and outlives the agent: it leaves its parent's session, nothing of the
+agent's death reaches it, and its state is files in the container's directory. The agent does what crun would do
+with cgroups, so crun is told to leave them alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from meshnet.errors import MeshnetError
+from meshnet.sandbox import cgroup, process, rootfs
+from meshnet.sandbox.images import Image
+from meshnet.sandbox.spec import ContainerSpec
+
+LOG = "log"
+EXIT = "exit"
+CONMON_PID = "conmon.pid"
+INIT_PID = "init.pid"
+STATE = "runtime"
+LOG_BYTES = 4 * 1024 * 1024
+CREATE_TIMEOUT = 30.0
+_FAILURE_BYTES = 65536
+
+
+@cache
+def program(name: str) -> str:
+    """The path of conmon or crun. MeshnetError if it is not installed."""
+    found = shutil.which(name, path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+    if found is None:
+        raise MeshnetError(f"{name} is not installed; run: apt-get install {name}", 500)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Processes of a created container."""
+
+    init: int
+    conmon: int
+
+
+def _crun(directory: str, *words: str) -> list[str]:
+    state = os.path.join(directory, STATE)
+    return [program("crun"), f"--root={state}", "--cgroup-manager=disabled", *words]
+
+
+def _conmon(spec: ContainerSpec) -> list[str]:
+    directory = spec.dir
+    return [
+        program("conmon"),
+        "--sync",
+        *("--cid", spec.id, "--cuuid", spec.id, "--name", spec.name),
+        *("--runtime", program("crun"), "--bundle", directory, "--persist-dir", directory),
+        *("--container-pidfile", f"{directory}/{INIT_PID}", "--conmon-pidfile", f"{directory}/{CONMON_PID}"),
+        *("--exit-dir", f"{directory}/exits", "--full-attach", "--no-sync-log", "--no-new-keyring"),
+        *("--log-path", f"k8s-file:{directory}/{LOG}", "--log-size-max", str(LOG_BYTES)),
+        *("--runtime-arg", f"--root={directory}/{STATE}", "--runtime-arg", "--cgroup-manager=disabled"),
+    ]
+
+
+def write_files(spec: ContainerSpec) -> None:
+    """Makes the container's directory and the small files that are mounted into it."""
+    os.makedirs(spec.dir, mode=0o700, exist_ok=True)
+    for name in (rootfs.ROOTFS, rootfs.WRITES, "exits"):
+        os.makedirs(os.path.join(spec.dir, name), exist_ok=True)
+    for name, text in (
+        ("resolv.conf", spec.resolv_conf),
+        ("hosts", spec.hosts or f"127.0.0.1\tlocalhost\n::1\tlocalhost\n127.0.1.1\t{spec.hostname}\n"),
+        ("hostname", spec.hostname + "\n"),
+    ):
+        path = Path(spec.dir, name)
+        path.write_text(text)
+        path.chmod(0o644)
+
+
+def write_private(path: str, value: Any) -> None:
+    """Writes JSON that only root reads, whole or not at all."""
+    descriptor = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(value, file)
+    os.rename(path + ".new", path)
+
+
+async def create(spec: ContainerSpec, image: Image, netns: int) -> Started:
+    """Starts conmon, which has crun make the container up to the point where its program would run.
+
+    `netns` is a descriptor of the network namespace: the container's mount namespace has no /run/netns, so
+    `config.json` must name it as `/proc/<this process>/fd/<netns>`. Raises MeshnetError with crun's own words.
+    """
+    reading, writing = os.pipe()
+    sources = tuple(mount.source for mount in spec.mounts if mount.type == "bind")
+    programs = getattr(image, "programs", "")
+    conmon: list[int] = []
+
+    def launch() -> None:
+        rootfs.enter(spec.dir, image.lower, image.writable, (*sources, *((programs,) if programs else ())))
+        os.chdir("/")
+        conmon.append(_spawn_conmon(spec, writing))
+
+    report = process.Output(reading, _FAILURE_BYTES)
+    try:
+        try:
+            await process.in_own_thread(launch)
+        finally:
+            os.close(writing)
+        async with asyncio.timeout(CREATE_TIMEOUT):
+            await report.line.wait()
+        return Started(_reported_pid(spec, bytes(report.data)), conmon[0])
+    except BaseException as error:
+        if conmon:
+            await asyncio.shield(end_conmon(conmon[0]))
+        if isinstance(error, TimeoutError):
+            raise MeshnetError(f"task {spec.name}: cannot start: no answer for {CREATE_TIMEOUT:g} s", 500) from None
+        if isinstance(error, OSError):
+            raise MeshnetError(f"task {spec.name}: cannot start: {error}", 500) from error
+        raise
+    finally:
+        report.close()
+
+
+def _spawn_conmon(spec: ContainerSpec, report: int) -> int:
+    words = _conmon(spec)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    return os.posix_spawn(
+        words[0],
+        words,
+        {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "_OCI_SYNCPIPE": "3"},
+        file_actions=[
+            (os.POSIX_SPAWN_DUP2, report, 3),
+            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 2, os.path.join(spec.dir, "conmon.log"), flags, 0o600),
+        ],
+        setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
+        setsigmask=(),
+    )
+
+
+async def end_conmon(pid: int) -> None:
+    """Ends what a conmon watches, and thereby conmon itself; waits for it, and reaps it if it is our own child."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        # It takes its own leave once its children are gone; a child may be crun, or the container's init.
+        with contextlib.suppress(OSError):
+            for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(child), signal.SIGKILL)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5.0):
+                await process.readable(pidfd)
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        await process.readable(pidfd)
+        process.reap(pidfd)
+    finally:
+        os.close(pidfd)
+
+
+def _reported_pid(spec: ContainerSpec, report: bytes) -> int:
+    try:
+        answer = json.loads(report.splitlines()[-1])
+        pid = int(answer.get("data", answer.get("pid", -1)))
+    except (ValueError, IndexError, AttributeError):
+        raise MeshnetError(f"task {spec.name}: cannot start: conmon said {report[:200]!r}", 500) from None
+    if pid <= 0:
+        words = " ".join(str(answer.get("message", "no reason given")).split())
+        raise MeshnetError(f"task {spec.name}: cannot start: {words}", 500)
+    return pid
+
+
+async def start(spec: ContainerSpec) -> None:
+    """Lets a created container run its program. Raises MeshnetError with crun's words, as for a missing program."""
+    code, output = await process.run(_crun(spec.dir, "start", spec.id), timeout=CREATE_TIMEOUT)
+    if code != 0:
+        words = " ".join(output.decode(errors="replace").split())
+        raise MeshnetError(f"task {spec.name}: cannot start: {words or 'crun gave no reason'}", 500)
+
+
+# Joins the group first, so that whatever runs in the container can be killed with it.
+_JOIN = 'echo 0 > "$0/cgroup.procs" && exec "$@"'
+
+
+async def execute(
+    spec: ContainerSpec, run: dict[str, Any], serial: str, timeout: float, limit: int
+) -> tuple[int | None, bytes]:
+    """Runs an OCI `process` object in the container; returns its exit code (None after `timeout`) and its output.
+
+    It has the container's namespaces, capabilities and seccomp profile, and a group of its own below the
+    container's: all of it is killed at the timeout.
+    """
+    group = os.path.join(spec.cgroup, f"exec-{serial}")
+    file = os.path.join(spec.dir, f"exec-{serial}.json")
+    os.mkdir(group)
+    write_private(file, run)
+    words = _crun(spec.dir, "exec", f"--process={file}", spec.id)
+    try:
+        return await process.run(
+            ["/bin/sh", "-c", _JOIN, group, *words],
+            timeout=timeout,
+            limit=limit,
+            on_timeout=lambda: cgroup.kill(group),
+        )
+    finally:
+        os.unlink(file)
+        with contextlib.suppress(OSError):
+            cgroup.try_remove(group)
+
+
+def exit_code(directory: str) -> int | None:
+    """The exit code that conmon left in the container's directory (128 + signal if killed); None if there is none."""
+    try:
+        return int(Path(directory, EXIT).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def conmon_of(directory: str, ident: str) -> int | None:
+    """The pid of the conmon that serves this directory, from its pid file; None if it does not live."""
+    try:
+        pid = int(Path(directory, CONMON_PID).read_text())
+        words: Sequence[bytes] = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (OSError, ValueError):
+        return None
+    return pid if ident.encode() in words else None

@@ -1,0 +1,79 @@
+"""What a task's container is: everything its agent knows when it starts one, as plain data that survives on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class HealthConfig:
+    """A health check with Docker's defaults. `test` is ("CMD", ...), ("CMD-SHELL", text) or ("NONE",).
+
+    Times are seconds.
+    """
+
+    test: tuple[str, ...]
+    interval: float = 30.0
+    timeout: float = 30.0
+    retries: int = 3
+    start_period: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TaskMount:
+    """`type` is `bind` (`source` is a path of the machine) or `tmpfs` (`source` is ignored); `target` is inside."""
+
+    source: str
+    target: str
+    read_only: bool = False
+    type: str = "bind"
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSpec:
+    """One container.
+
+    `id` is 64 hex digits. `command` replaces the image's entry point, `args` its arguments; both may be empty.
+    `netns` is the path of a wired network namespace, `cgroup` the path of the task's cgroup2 group (made if it is
+    missing), `dir` the directory that is this container's alone (mode 0700). `resolv_conf` and `hosts` are whole
+    file texts. `stop_grace` is in seconds, `stop_signal` a name with or without SIG, or a number; "" is SIGTERM.
+    """
+
+    id: str
+    name: str
+    image: str
+    netns: str
+    cgroup: str
+    dir: str
+    command: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    hostname: str = ""
+    user: str = ""
+    workdir: str = ""
+    mounts: tuple[TaskMount, ...] = ()
+    stop_signal: str = ""
+    stop_grace: float = 10.0
+    health: HealthConfig | None = None
+    resolv_conf: str = ""
+    hosts: str = ""
+
+
+def dump(spec: ContainerSpec) -> str:
+    """The spec as JSON text, for the container's directory."""
+    return json.dumps(dataclasses.asdict(spec))
+
+
+def load(text: str) -> ContainerSpec:
+    """Reads what `dump` wrote. ValueError, KeyError or TypeError if the text is not that."""
+    values: dict[str, Any] = json.loads(text)
+    for name in ("command", "args", "env"):
+        values[name] = tuple(values[name])
+    values["mounts"] = tuple(TaskMount(**mount) for mount in values["mounts"])
+    if values["health"] is not None:
+        values["health"]["test"] = tuple(values["health"]["test"])
+        values["health"] = HealthConfig(**values["health"])
+    return ContainerSpec(**values)

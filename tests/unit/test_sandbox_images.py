@@ -1,0 +1,84 @@
+"""Which image a name means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshnet.errors import MeshnetError, NotFoundError
+from meshnet.sandbox.images import BUILT_IN, Catalogue, HostImage, RootfsImage, from_mapping, repository
+
+
+@pytest.mark.parametrize(
+    ("reference", "name"),
+    [
+        ("nginx", "nginx"),
+        ("nginx:1.25", "nginx"),
+        ("docker.io/library/nginx:alpine", "nginx"),
+        ("jwilder/whoami:latest", "jwilder/whoami"),
+        ("localhost:5000/team/app:1@sha256:00", "localhost:5000/team/app"),
+        ("localhost:5000/team/app", "localhost:5000/team/app"),
+    ],
+)
+def test_tags_and_the_default_registry_do_not_count(reference: str, name: str) -> None:
+    """A lab that has an image answers for it under every spelling."""
+    assert repository(reference) == name
+
+
+def test_a_labs_image_comes_before_the_built_in_one() -> None:
+    """A lab may replace an image that meshnet itself has."""
+    mine = HostImage(command=("/bin/true",))
+    catalogue = Catalogue({"whoami:1": mine})
+    assert catalogue.find("whoami") == mine
+    assert catalogue.find("alpine:3.20") == BUILT_IN["alpine"]
+
+
+def test_an_imported_image_is_found() -> None:
+    """What was imported into the store answers for its name, before the built-in images."""
+    made = RootfsImage("/images/x")
+    assert Catalogue(imported={"alpine:1": made}.get).find("alpine:1") == made
+
+
+def test_an_unknown_image_says_what_to_do() -> None:
+    """An image that exists nowhere is refused in Docker's words."""
+    with pytest.raises(NotFoundError, match="No such image: nosuch:1; ") as caught:
+        Catalogue().find("nosuch:1")
+    assert caught.value.status == 404
+
+
+def test_a_labs_catalogue_is_read(tmp_path: Path) -> None:
+    """Every form that a lab file may use."""
+    (tmp_path / "fs").mkdir()
+    images = from_mapping(
+        {
+            "a": {"entrypoint": ["/bin/x"], "command": ["1", 2], "env": {"A": 1}, "workdir": "/tmp", "user": "www"},
+            "b": ["/bin/sleep", "1"],
+            "c": "whoami",
+            "d": {"rootfs": "fs", "command": "echo $HOME"},
+        },
+        str(tmp_path),
+    )
+    assert images["a"] == HostImage(("/bin/x",), ("1", "2"), ("A=1",), "/tmp", "www")
+    assert images["b"] == HostImage(command=("/bin/sleep", "1"))
+    assert images["c"] == BUILT_IN["whoami"]
+    assert images["d"] == RootfsImage(str(tmp_path / "fs"), command=("/bin/sh", "-c", "echo $HOME"))
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (5, "images.x: a mapping"),
+        ("nosuch", "images.x: 'nosuch' is none of"),
+        ({"cmd": []}, "images.x.cmd: not known"),
+        ({"command": {"a": 1}}, "images.x.command: a list"),
+        ({"user": 1}, "images.x.user: str is needed"),
+        ({"rootfs": "/nonexistent"}, "images.x.rootfs: /nonexistent is not a directory"),
+    ],
+)
+def test_a_bad_catalogue_names_image_and_field(value: Any, words: str) -> None:
+    """A mistake in a lab file's images is one line that says where."""
+    with pytest.raises(MeshnetError) as caught:
+        from_mapping({"x": value})
+    assert str(caught.value).startswith(words)
