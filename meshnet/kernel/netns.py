@@ -112,6 +112,21 @@ def run_in(where: int | str, work: Callable[[], T]) -> T:
             os.close(fd)
 
 
+def run_in_new(work: Callable[[], T]) -> T:
+    """Calls `work` in a thread inside a new namespace without a name, which is gone when the thread is."""
+
+    def inside() -> T:
+        libc.unshare(libc.CLONE_NEWNET)
+        return work()
+
+    return _in_thread(inside)
+
+
+def run_maybe_in(where: int | str | None, work: Callable[[], T]) -> T:
+    """`run_in`, or a plain call when `where` is None: for functions whose default is the caller's namespace."""
+    return work() if where is None else run_in(where, work)
+
+
 def enter(name: str) -> None:
     """Moves the whole process into a namespace: for a freshly forked process that has one thread still.
 
