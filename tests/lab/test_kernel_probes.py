@@ -45,8 +45,8 @@ def test_a_changed_table_shows(namespaces: Make) -> None:
     nft.replace(TABLE, name)
     before = nft.fingerprint(netns=name)
     assert before
-    nft.apply("table ip other { chain c { type filter hook input priority 0\n } }", name)
-    nft.apply("table ip meshnet-other { chain c { type filter hook input priority 0\n } }", name)
+    for other in ("other", "meshnet-other"):
+        nft.apply(f"add table ip {other}\nadd chain ip {other} c {{ type filter hook input priority 0; }}", name)
     assert nft.fingerprint(netns=name) == before
     nft.apply("flush chain ip meshnet forward", name)
     assert nft.fingerprint(netns=name) not in ("", before)
