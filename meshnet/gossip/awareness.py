@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Awareness:
-    """A score from 0 (healthy) to `limit` - 1; timeouts stretch by score + 1 (Lifeguard, arXiv 1707.00788, LHA-Probe)."""
+    """A score from 0 (healthy) to `limit` - 1; timeouts stretch by score + 1 (LHA-Probe, arXiv 1707.00788)."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit

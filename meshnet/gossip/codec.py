@@ -212,9 +212,7 @@ def decode_fields(kind: int, fields: Fields) -> Message:
         case 1:
             target = address(fields, b"Target", b"Port")
             nack, name = fields.get(b"Nack") is True, text(fields, b"SourceNode")
-            return IndirectPing(
-                uint(fields, b"SeqNo"), target, text(fields, b"Node"), nack, _source(fields), name
-            )
+            return IndirectPing(uint(fields, b"SeqNo"), target, text(fields, b"Node"), nack, _source(fields), name)
         case 2:
             return Ack(uint(fields, b"SeqNo"), raw(fields, b"Payload") or None)
         case 11:
@@ -259,9 +257,7 @@ def encode_message(message: Message) -> bytes:
             return _typed(PING, body)
         case IndirectPing(seq, target, name, nack, source, source_name):
             where: dict[str, object] = {"Target": pack_ip(target[0]), "Port": target[1], "Nack": nack}
-            return _typed(
-                INDIRECT_PING, {"SeqNo": seq, "Node": name, **where, **_source_fields(source, source_name)}
-            )
+            return _typed(INDIRECT_PING, {"SeqNo": seq, "Node": name, **where, **_source_fields(source, source_name)})
         case Ack(seq, payload):
             return _typed(ACK, {"SeqNo": seq, "Payload": payload})
         case Nack(seq):

@@ -7,9 +7,8 @@ Nothing that a peer sends makes it raise: what cannot be used is counted in `sta
 
 from __future__ import annotations
 
-import random
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from meshnet.gossip import codec
@@ -32,6 +31,7 @@ from meshnet.gossip.outbox import PART_OVERHEAD, Outbox, StreamRequest
 from meshnet.gossip.probe import Prober
 from meshnet.gossip.queue import TransmitQueue
 from meshnet.gossip.replicate import Replicator
+from meshnet.gossip.rng import Random
 from meshnet.gossip.settings import Settings
 from meshnet.gossip.stream import Compressed, PushPull, StreamMessage, StreamParser
 from meshnet.gossip.timers import Timer, Timers
@@ -66,9 +66,7 @@ class _Stream:
 class Engine:
     """One member. `now` is always seconds on a monotonic clock; `urandom(n)` gives n unpredictable bytes."""
 
-    def __init__(
-        self, settings: Settings, rng: random.Random, urandom: Callable[[int], bytes], now: float
-    ) -> None:
+    def __init__(self, settings: Settings, rng: Random, urandom: Callable[[int], bytes], now: float) -> None:
         settings = replace(settings, meta=replace(settings.meta, epoch=settings.epoch))
         self.settings = settings
         self._rng = rng
@@ -211,16 +209,15 @@ class Engine:
         """The oldest event not handed out yet."""
         return self._events.popleft() if self._events else None
 
-    def statistics(self) -> dict[str, int]:
-        """Counters of all that was sent, received and dropped, and a few sizes."""
-        return {
-            **self._counters,
-            "members": len(self._members.nodes),
-            "live_members": self._members.count(),
-            "logs": len(self._records.logs),
-            "queued_broadcasts": len(self._queue) + len(self._record_queue),
-            "awareness": self._awareness.score,
-        }
+    def statistics(self) -> Counter[str]:
+        """Counters of all that was sent, received and dropped, and a few sizes. What never happened is 0."""
+        counters = Counter(self._counters)
+        counters["members"] = len(self._members.nodes)
+        counters["live_members"] = self._members.count()
+        counters["logs"] = len(self._records.logs)
+        counters["queued_broadcasts"] = len(self._queue) + len(self._record_queue)
+        counters["awareness"] = self._awareness.score
+        return counters
 
     # what the node wants
 
@@ -246,7 +243,7 @@ class Engine:
         """Whether nothing is left to be told by gossip."""
         return not len(self._queue) or not self._members.others("alive", "suspect")
 
-    def publish(self, network: str, kind: str, key: str, value: dict[str, object], now: float) -> int:
+    def publish(self, network: str, kind: str, key: str, value: Mapping[str, object], now: float) -> int:
         """Put a record in this node's log. Returns the number to give to `acknowledged`. Raises MeshnetError."""
         return self._records.publish((network, kind, key), value, now)
 

@@ -9,7 +9,6 @@ members are forgotten in time, also by the push/pull exchange.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from meshnet.gossip.awareness import Awareness
 from meshnet.gossip.codec import Alive, Dead, Suspect
 from meshnet.gossip.meta import MemberMeta, decode_meta, encode_meta
 from meshnet.gossip.queue import TransmitQueue
+from meshnet.gossip.rng import Random
 from meshnet.gossip.settings import Settings
 from meshnet.gossip.stream import NodeState
 from meshnet.gossip.suspicion import Suspicion
@@ -72,7 +72,7 @@ class Members:
         self,
         settings: Settings,
         timers: Timers,
-        rng: random.Random,
+        rng: Random,
         queue: TransmitQueue,
         awareness: Awareness,
         emit: Emit,
@@ -182,12 +182,7 @@ class Members:
         if node.state == "left":
             return True
         meta = decode_meta(said.meta)
-        return (
-            node.state == "dead"
-            and meta is not None
-            and node.peer is not None
-            and meta.epoch > node.peer.epoch
-        )
+        return node.state == "dead" and meta is not None and node.peer is not None and meta.epoch > node.peer.epoch
 
     def _answer_stale(self, node: Node, said: Alive, now: float) -> None:
         """An alive that is not news, of a member that is accused or has restarted: tell it, so that it refutes."""

@@ -45,15 +45,11 @@ class MemberMeta:
 
 def encode_meta(meta: MemberMeta) -> bytes:
     """The metadata as memberlist's Meta bytes. Raises MeshnetError when they exceed 512 bytes."""
-    fields: dict[str, object] = {
-        short: getattr(meta, name) for short, name in _TEXTS.items() if getattr(meta, name)
-    }
+    fields: dict[str, object] = {short: getattr(meta, name) for short, name in _TEXTS.items() if getattr(meta, name)}
     fields["e"] = meta.epoch
     packed = _MAGIC + bytes(msgpack.packb(fields))
     if len(packed) > META_LIMIT:
-        raise MeshnetError(
-            f"member metadata takes {len(packed)} bytes, the limit is {META_LIMIT}: shorten its names"
-        )
+        raise MeshnetError(f"member metadata takes {len(packed)} bytes, the limit is {META_LIMIT}: shorten its names")
     return packed
 
 

@@ -7,7 +7,6 @@ that were asked say so when they got no answer either: their silence is a sign t
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -16,6 +15,7 @@ from meshnet.gossip.awareness import Awareness
 from meshnet.gossip.codec import Ack, IndirectPing, Nack, Ping, Suspect
 from meshnet.gossip.members import Members, Node
 from meshnet.gossip.outbox import Outbox
+from meshnet.gossip.rng import Random
 from meshnet.gossip.settings import Settings
 from meshnet.gossip.timers import Timer, Timers
 from meshnet.gossip.types import LIVE, Address, Counters
@@ -46,7 +46,7 @@ class Prober:
         members: Members,
         outbox: Outbox,
         timers: Timers,
-        rng: random.Random,
+        rng: Random,
         awareness: Awareness,
         counters: Counters,
         on_ack: Callable[[Node, bytes | None, float], None],

@@ -212,9 +212,7 @@ class OwnerLog:
             return
         self.floor = floor
         if self._tombstones:
-            kept = {
-                key: each for key, each in self._records.items() if each.value is not None or each.seq > floor
-            }
+            kept = {key: each for key, each in self._records.items() if each.value is not None or each.seq > floor}
             self._records = kept
             self._tombstones = sum(1 for each in kept.values() if each.value is None)
 

@@ -12,6 +12,7 @@ The same answers tell the owner who has seen what, so that a drain can wait for 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from meshnet.errors import MeshnetError
@@ -99,7 +100,7 @@ class Replicator:
 
     # what the node says itself
 
-    def publish(self, key: Key, value: dict[str, object], now: float) -> int:
+    def publish(self, key: Key, value: Mapping[str, object], now: float) -> int:
         """Put `value` under (network, kind, key) in this node's log; the same value again changes nothing.
 
         Returns the log's number that covers it. Raises MeshnetError for a value that is too large or not plain.
@@ -133,7 +134,8 @@ class Replicator:
 
     def acknowledged(self, seq: int) -> tuple[frozenset[str], frozenset[str]]:
         """Names of live peers that have seen this node's log up to `seq`, and of those not known to have."""
-        seen, missing = set(), set()
+        seen: set[str] = set()
+        missing: set[str] = set()
         for node in self._members.peers():
             peer = self._peers.get(node.name)
             known = peer is not None and peer.seen is not None and peer.seen >= seq

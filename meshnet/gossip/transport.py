@@ -8,7 +8,8 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 
 from meshnet.errors import MeshnetError
 from meshnet.gossip.engine import Engine, StreamStep
@@ -55,7 +56,7 @@ class Gossip:
         self._tasks: set[asyncio.Task[None]] = set()
         self._inbound = 0
         self._outbound = 0
-        self._lost: dict[str, int] = {"send_errors": 0, "streams_refused": 0}
+        self._lost: Counter[str] = Counter()
         self._buffer = bytearray(65536)
 
     # life
@@ -101,9 +102,7 @@ class Gossip:
         joined = sum(1 for each in answers if not each)
         if wanted and not joined:
             reasons = "; ".join(f"{a[0]}:{a[1]}: {why}" for a, why in zip(wanted, answers, strict=True))
-            raise MeshnetError(
-                f"no member could be joined ({reasons}): is an agent running there, with the same key?"
-            )
+            raise MeshnetError(f"no member could be joined ({reasons}): is an agent running there, with the same key?")
         return joined
 
     async def leave(self, timeout: float = 1.0) -> None:
@@ -133,7 +132,7 @@ class Gossip:
 
     # records and members
 
-    def publish(self, network: str, kind: str, key: str, value: dict[str, object]) -> int:
+    def publish(self, network: str, kind: str, key: str, value: Mapping[str, object]) -> int:
         """Put a record in this node's log; returns the number to give to `wait_acknowledged`. Raises MeshnetError.
 
         What is published before `join` is part of the first exchange, and replaces the log of an earlier epoch.
@@ -186,9 +185,9 @@ class Gossip:
         """Wait until every live member has seen this node's log up to `seq`; False when `timeout` seconds passed."""
         return await self._until(lambda: not self._engine.acknowledged(seq)[1], timeout)
 
-    def statistics(self) -> dict[str, int]:
-        """Counters of what was sent, received and dropped, and a few sizes."""
-        return {**self._engine.statistics(), **self._lost}
+    def statistics(self) -> Counter[str]:
+        """Counters of what was sent, received and dropped, and a few sizes. What never happened is 0."""
+        return self._engine.statistics() + self._lost
 
     # between engine and sockets
 
@@ -287,7 +286,7 @@ class Gossip:
             except (BlockingIOError, InterruptedError):
                 break
             except OSError:
-                self._lost["receive_errors"] = self._lost.get("receive_errors", 0) + 1
+                self._lost["receive_errors"] += 1
                 break
             self._engine.receive_datagram(bytes(self._buffer[:count]), source[:2], time.monotonic())
         self._pump()
@@ -352,9 +351,7 @@ class Gossip:
             self._pump()
             writer.close()
 
-    async def _converse(
-        self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _converse(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Feed the engine until it has the message, and write what it answers."""
         while data := await reader.read(65536):
             step = self._engine.receive_stream(number, data, time.monotonic())
