@@ -1,0 +1,1 @@
+"""The `meshnet` command: one file per verb."""

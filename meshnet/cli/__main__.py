@@ -1,0 +1,5 @@
+"""`python -m meshnet.cli`, the same as `meshnet`."""
+
+from meshnet.cli.main import main
+
+main()

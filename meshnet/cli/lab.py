@@ -1,0 +1,22 @@
+"""`meshnet lab`: bringing labs up and down, and looking around in them."""
+
+from __future__ import annotations
+
+import click
+
+from meshnet.cli.main import LazyGroup
+
+VERBS = {
+    "up": "meshnet.cli.lab_up:up",
+    "down": "meshnet.cli.lab_up:down",
+    "ls": "meshnet.cli.lab_show:ls",
+    "inspect": "meshnet.cli.lab_show:inspect",
+    "env": "meshnet.cli.lab_show:env",
+    "exec": "meshnet.cli.lab_exec:execute",
+    "check": "meshnet.cli.lab_check:check",
+}
+
+
+@click.group(cls=LazyGroup, verbs=VERBS)
+def lab() -> None:
+    """Labs: many nodes in network namespaces on this machine."""

@@ -1,0 +1,23 @@
+"""`meshnet lab exec`."""
+
+from __future__ import annotations
+
+import click
+
+from meshnet.cli import options
+
+
+@click.command("exec", context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})
+@options.in_lab
+@click.argument("where", metavar="NODE|CLIENT|TASK")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[--] COMMAND [ARG...]")
+def execute(lab_name: str | None, where: str, command: tuple[str, ...]) -> None:
+    """Run a command on a node, on a client, or in a task; the exit status is the command's."""
+    from meshnet.lab import enter, state
+
+    lab = state.current(lab_name)
+    words = list(command[1:] if command[:1] == ("--",) else command)
+    if not words:
+        raise click.UsageError("a command is missing", click.get_current_context())
+    enter.enter_host(lab, where)
+    enter.become(words)

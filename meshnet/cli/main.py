@@ -1,0 +1,82 @@
+"""The entry of the `meshnet` command. Verbs are imported when they are called, so that the command starts at once."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from meshnet.errors import MeshnetError
+
+# A verb, and where its click command is.
+VERBS = {
+    "lab": "meshnet.cli.lab:lab",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are needed: `verbs` maps a name to `module:attribute`."""
+
+    def __init__(self, *args: object, verbs: dict[str, str] | None = None, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self.verbs = verbs or {}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.verbs)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.verbs:
+            return None
+        module, _, attribute = self.verbs[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+
+@click.group(
+    cls=LazyGroup,
+    verbs=VERBS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="meshnet")
+def cli() -> None:
+    """Docker Swarm's networking as a data plane you can run, watch, test and measure.
+
+    Begin with: meshnet lab up labs/quickstart
+    """
+
+
+def main() -> None:
+    """Runs the command and ends the process: 0 done, 1 refused or failed (one line on stderr), 2 wrong usage."""
+    try:
+        code = cli.main(standalone_mode=False, prog_name="meshnet")
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        sys.exit(2)
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "meshnet"
+        _say(f"{error.format_message().rstrip('.')}; see: {path} --help")
+        sys.exit(2)
+    except click.ClickException as error:
+        _say(error.format_message())
+        sys.exit(1)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output has gone; nothing may be written any more, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)
+    except MeshnetError as error:
+        _say(str(error))
+        sys.exit(getattr(error, "exit_code", 1))
+
+
+def _say(text: str) -> None:
+    """A complaint on stderr. Lines that begin with a place in a file stay as they are, for editors."""
+    for line in text.splitlines() or [text]:
+        placed = line.split(" ", 1)[0].count(":") >= 3
+        print(line if placed else f"meshnet: {line}", file=sys.stderr)

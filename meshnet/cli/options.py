@@ -1,0 +1,25 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def in_lab(command: F) -> F:
+    """Adds `--lab NAME`: the lab that is meant when several are up."""
+    return click.option("--lab", "lab_name", metavar="NAME", help="The lab, if several are up.")(command)
+
+
+def on_node(command: F) -> F:
+    """Adds `--node NAME`: the node that is asked."""
+    return click.option("--node", "node_name", metavar="NAME", help="The node to ask; a manager by default.")(command)
+
+
+def as_json(command: F) -> F:
+    """Adds `--json`."""
+    return click.option("--json", "json_output", is_flag=True, help="Print JSON instead of a table.")(command)

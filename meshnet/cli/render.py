@@ -1,0 +1,56 @@
+"""How the command shows things: tables with docker's columns, JSON, and progress while something takes time."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any
+
+GAP = 3  # docker's tables
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Prints a table on stdout, with the headers even if there are no rows."""
+    lines = [tuple(headers), *(tuple(str(cell) for cell in row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) + GAP for column in range(len(headers))]
+    for line in lines:
+        print("".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def as_json(value: Any) -> None:
+    """Prints a value as JSON on stdout, indented like docker does."""
+    print(json.dumps(value, indent=4))
+
+
+def message(text: str) -> None:
+    """Prints a line for the person, on stderr: stdout is for data."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """What is going on, on stderr: one line that changes on a terminal, a line per step elsewhere."""
+
+    def __init__(self) -> None:
+        self._live = sys.stderr.isatty()
+        self._last = ""
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live and self._last:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def __call__(self, text: str) -> None:
+        """Says what is being done now; saying it again changes nothing."""
+        if text == self._last:
+            return
+        self._last = text
+        if self._live:
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+        else:
+            message(text)

@@ -1,0 +1,76 @@
+"""Running a command on a node, on a client, or in a task: this process goes there and becomes the command.
+
+So the exit status, the terminal and the standard streams are the command's own, with nothing in between.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from typing import NoReturn
+
+from meshnet import names
+from meshnet.errors import MeshnetError, NotFoundError
+from meshnet.kernel import netns
+from meshnet.lab import cgroups
+from meshnet.lab.spec import Lab
+
+EXEC = "exec"
+_JOIN = 'echo 0 > "$0/cgroup.procs" && exec "$@"'
+
+
+class CommandError(MeshnetError):
+    """A command that could not be started; `exit_code` is what a shell would answer (126 or 127)."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def _check_host(lab: Lab, host: str) -> None:
+    if lab.host(host) is None:
+        have = ", ".join(one.name for one in lab.hosts)
+        raise NotFoundError(f"the lab {lab.name} has no node or client {host}; there are {have}")
+    if os.geteuid() != 0:
+        raise MeshnetError("entering a lab needs root; run it with sudo")
+
+
+def enter_host(lab: Lab, host: str) -> None:
+    """Moves this process into a node's or client's network namespace and into the group of its commands.
+
+    On a node, the group is what makes the node's published ports answer on 127.0.0.1.
+    Raises NotFoundError for an unknown name, MeshnetError without root.
+    """
+    _check_host(lab, host)
+    cgroups.join(cgroups.path(lab.name, host, EXEC))
+    netns.enter(names.node_netns(lab.name, host))
+
+
+def become(command: list[str]) -> NoReturn:
+    """Replaces this process by a command. Raises CommandError if there is no such program."""
+    try:
+        os.execvp(command[0], command)
+    except FileNotFoundError:
+        raise CommandError(f"{command[0]}: no such command on this machine", 127) from None
+    except OSError as error:
+        raise CommandError(f"{command[0]}: {error.strerror}", 126) from None
+
+
+def run_on_host(
+    lab: Lab, host: str, command: Sequence[str], timeout: float | None = None, stdin: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command on a node or client and waits; the result has its exit status, stdout and stderr.
+
+    Raises NotFoundError for an unknown name, subprocess.TimeoutExpired after `timeout` seconds.
+    """
+    _check_host(lab, host)
+    group = cgroups.path(lab.name, host, EXEC)
+    group.mkdir(parents=True, exist_ok=True)
+    words = ["/bin/sh", "-c", _JOIN, str(group), *command]
+
+    def work() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(words, capture_output=True, text=True, timeout=timeout, input=stdin, check=False)
+
+    # A process started by a thread begins in that thread's network namespace.
+    return netns.run_in(names.node_netns(lab.name, host), work)

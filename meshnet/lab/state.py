@@ -1,0 +1,78 @@
+"""Which labs are up, and what they are: the resolved lab as JSON in its directory, so that no verb needs its files."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from meshnet import names
+from meshnet.errors import ConflictError, MeshnetError, NotFoundError
+from meshnet.lab import spec
+from meshnet.lab.spec import Lab, LabNode
+
+FILE = "lab.json"
+
+
+def claim(lab: Lab) -> None:
+    """Takes the lab's directory, or raises ConflictError because the lab is up (or was left in the middle)."""
+    os.makedirs(names.RUN, mode=0o755, exist_ok=True)
+    try:
+        os.mkdir(names.lab_dir(lab.name), 0o755)  # to look at a lab needs no root; its nodes' directories do
+    except FileExistsError:
+        raise ConflictError(
+            f"the lab {lab.name} is up already; take it down with: meshnet lab down {lab.name}"
+        ) from None
+    fresh = Path(names.lab_dir(lab.name), FILE + ".new")
+    fresh.write_text(json.dumps(spec.to_json(lab)))
+    os.replace(fresh, fresh.with_name(FILE))
+    for node in lab.nodes:
+        os.mkdir(names.node_dir(lab.name, node.name), 0o700)
+
+
+def up() -> list[str]:
+    """Names of the labs that are up (or half up), sorted."""
+    try:
+        return sorted(entry.name for entry in os.scandir(names.RUN) if Path(entry.path, FILE).is_file())
+    except FileNotFoundError:
+        return []
+
+
+def load(name: str) -> Lab:
+    """The lab of that name. Raises NotFoundError if it is not up."""
+    try:
+        text = Path(names.lab_dir(name), FILE).read_text()
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFoundError(f"the lab {name} is not up; {_what_is_up()}") from None
+    except PermissionError:
+        raise MeshnetError(f"the lab {name} belongs to root; run this as root") from None
+    try:
+        return spec.from_json(json.loads(text))
+    except (ValueError, MeshnetError) as error:
+        raise MeshnetError(f"{names.lab_dir(name)}/{FILE} is damaged ({error}); meshnet lab down {name}") from None
+
+
+def current(name: str | None) -> Lab:
+    """The lab of that name; without a name the only one that is up."""
+    if name is not None:
+        return load(name)
+    found = up()
+    if not found:
+        raise NotFoundError("no lab is up; start one with: meshnet lab up DIR")
+    if len(found) > 1:
+        raise MeshnetError(f"several labs are up ({', '.join(found)}); say which with --lab NAME")
+    return load(found[0])
+
+
+def node_of(lab: Lab, name: str) -> LabNode:
+    """A node of the lab. Raises NotFoundError that names those there are."""
+    node = lab.node(name)
+    if node is None:
+        have = ", ".join(node.name for node in lab.nodes)
+        raise NotFoundError(f"the lab {lab.name} has no node {name}; its nodes are {have}")
+    return node
+
+
+def _what_is_up() -> str:
+    found = up()
+    return f"up are: {', '.join(found)}" if found else "none is; start one with: meshnet lab up DIR"

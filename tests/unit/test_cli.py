@@ -1,0 +1,98 @@
+"""The command itself: it starts at once, and bad usage is one line and a status."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from meshnet.cli import main as cli
+
+HEAVY = ("pyroute2", "aiohttp", "asyncio", "rich", "yaml", "cryptography", "dnslib", "scapy", "ctypes")
+
+
+def meshnet(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str, str]:
+    """Runs the command in this process: exit status, stdout, stderr."""
+    monkeypatch.setattr(sys, "argv", ["meshnet", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    out, err = capsys.readouterr()
+    code = ended.value.code
+    return (code if isinstance(code, int) else 0), out, err
+
+
+def test_the_command_starts_at_once() -> None:
+    """Importing the command takes under 100 ms of CPU time and loads none of the libraries that verbs need."""
+    program = (
+        "import sys, time; begun = time.process_time(); import meshnet.cli.main; "
+        f"print(time.process_time() - begun, *(name for name in {HEAVY} if name in sys.modules))"
+    )
+    runs = [
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+        for _ in range(3)
+    ]
+    assert runs[0][1:] == []
+    assert min(float(run[0]) for run in runs) < 0.1
+
+
+def test_every_verb_can_be_loaded(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each verb of each group is where the table says, and explains itself."""
+    groups: list[tuple[cli.LazyGroup, tuple[str, ...]]] = [(cli.cli, ())]
+    while groups:
+        group, path = groups.pop()
+        for verb in group.verbs:
+            command = group.get_command(None, verb)  # type: ignore[arg-type]
+            assert command is not None
+            assert command.help
+            code, out, _ = meshnet(capsys, monkeypatch, *path, verb, "--help")
+            assert (code, "Usage: meshnet" in out) == (0, True)
+            if isinstance(command, cli.LazyGroup):
+                groups.append((command, (*path, verb)))
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "line"),
+    [
+        (["nonsense"], 2, "meshnet: No such command 'nonsense'; see: meshnet --help"),
+        (["lab", "nonsense"], 2, "meshnet: No such command 'nonsense'; see: meshnet lab --help"),
+        (["lab", "up", "--fast"], 2, "meshnet: No such option"),
+        (
+            ["lab", "up", "/none"],
+            1,
+            "meshnet: /none: no lab.yml there; give the folder of a lab, such as labs/quickstart",
+        ),
+        (["lab", "down", "no-such-lab"], 1, "meshnet: the lab no-such-lab is not up; no lab is"),
+        (["lab", "inspect", "no-such-lab"], 1, "meshnet: the lab no-such-lab is not up; none is; start one with: "),
+        (["lab", "exec", "x", "--", "ls"], 1, "meshnet: no lab is up; start one with: meshnet lab up DIR"),
+        (["lab", "check", "no-such-lab"], 2, "meshnet: the lab no-such-lab is not up; no lab is"),
+    ],
+)
+def test_bad_usage_is_one_line(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    code: int,
+    line: str,
+) -> None:
+    """What cannot be done is one line on stderr that says what to do, with nothing on stdout."""
+    monkeypatch.setattr("meshnet.names.RUN", str(tmp_path))
+    found, out, err = meshnet(capsys, monkeypatch, *words)
+    assert (found, out) == (code, "")
+    assert err.startswith(line)
+    assert err.count("\n") == 1
+
+
+def test_mistakes_in_a_file_are_lines_for_an_editor(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each mistake in a lab file is a line that begins with file:line:column."""
+    (tmp_path / "lab.yml").write_text("name: x\nnodes: {a: {role: boss}}\n")
+    code, _, err = meshnet(capsys, monkeypatch, "lab", "up", str(tmp_path))
+    assert code == 1
+    assert err == (
+        f"{tmp_path}/lab.yml:2:8: nodes: a lab needs nodes, and one of them with role: manager\n"
+        f"{tmp_path}/lab.yml:2:19: nodes.a.role: one of worker, manager is needed, not 'boss'\n"
+    )
