@@ -17,7 +17,6 @@ from meshnet.kernel.bpf import Map, Objects, SkbContext, ensure_bpffs
 
 pytestmark = [
     pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: run as root"),
     pytest.mark.skipif(shutil.which("clang") is None, reason="needs clang: apt-get install clang"),
 ]
 
