@@ -28,7 +28,8 @@
 	X(NOT_OURS, "a reply through this node whose source is none of its addresses") \
 	X(UNSUPPORTED, "a protocol that the VIP or published port does not carry") \
 	X(HELPER, "the kernel refused to change the packet") \
-	X(NO_CONFIG, "the node is not configured yet")
+	X(NO_CONFIG, "the node is not configured yet") \
+	X(ARP_IGNORED, "ARP that asks for nobody else: announcements, replies, other kinds")
 
 #define EVENTS(X) \
 	X(ARP_ANSWERED, "ARP requests answered") \

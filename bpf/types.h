@@ -14,6 +14,7 @@ _Static_assert(sizeof(struct address) == 16, "address");
 
 /* config.flags */
 #define CONFIG_DIRECT_RETURN 1 /* replies of published ports go straight to the client, not via the ingress node */
+#define CONFIG_ROUTED 2        /* members are not all on the underlay link: look up the route to each */
 
 /* The node itself: the one element of `config`. */
 struct config {
@@ -141,7 +142,8 @@ _Static_assert(sizeof(struct flow_key) == 28, "flow_key");
 #define FLOW_SLOTS 4
 
 /* flow.flags, ingress_flow.flags */
-#define FLOW_CLOSING 1 /* a FIN or RST was seen: a newcomer may have the place */
+#define FLOW_CLOSING 1     /* a FIN or RST was seen: a newcomer may have the place */
+#define FLOW_ESTABLISHED 2 /* more than a SYN was seen: another SYN starts anew */
 
 struct flow {
 	struct address vip; /* what the client asked for */

@@ -1,0 +1,58 @@
+/* The last step of every path: into a task, to another node, or back to who must hear of it. */
+#ifndef MESHNET_DELIVER_H
+#define MESHNET_DELIVER_H
+
+#include "answer.h"
+
+/* The end of every program: counts drops. Verdicts below zero are reasons. */
+inlined int finish(int verdict)
+{
+	if (likely(verdict >= 0))
+		return verdict;
+	count_drop(-verdict);
+	return TC_ACT_SHOT;
+}
+
+/* Into a task of this node. The frame was for another MAC as far as the kernel knows, so its type is set first.
+ * redirect_peer refuses a peer in the same namespace: the node's own interface gets the packet the ordinary way,
+ * which drops silently what is larger than its MTU. */
+inlined int to_task(struct __sk_buff *skb, const struct packet *p, const struct config *config,
+		    const struct endpoint *task)
+{
+	if (write_macs(skb, task->mac, &p->source))
+		return DROP(MALFORMED);
+	if (unlikely(task->flags & ENDPOINT_NODE_LOCAL)) {
+		if (larger_than(skb, p, config->ingress_mtu))
+			return DROP(TOO_BIG);
+		return bpf_redirect(task->ifindex, 0);
+	}
+	bpf_skb_change_type(skb, PACKET_HOST);
+	return bpf_redirect_peer(task->ifindex, 0);
+}
+
+/* To an endpoint that is LOCAL or REMOTE; `from` is the inner source MAC towards another node. What is too big for
+ * the tunnel and may be cut goes through the kernel; what may not was answered before. */
+inlined int deliver(struct __sk_buff *skb, const struct packet *p, const struct config *config,
+		    const struct endpoint *endpoint, const void *from, __u32 mtu)
+{
+	if (endpoint->kind == ENDPOINT_LOCAL)
+		return to_task(skb, p, config, endpoint);
+	if (larger_than(skb, p, mtu)) {
+		struct ethhdr *eth = frame(skb, sizeof(*eth));
+
+		if (!eth)
+			return DROP(MALFORMED);
+		copy_mac(eth->h_dest, endpoint->mac);
+		copy_mac(eth->h_source, from);
+		return through_kernel(skb, config, p->to.vni, endpoint->via.word[3]);
+	}
+	return to_node(skb, p, config, &endpoint->via, endpoint->mac, from);
+}
+
+/* Whether an endpoint can be sent to. */
+inlined bool reachable(const struct endpoint *endpoint)
+{
+	return endpoint && endpoint->kind <= ENDPOINT_REMOTE;
+}
+
+#endif

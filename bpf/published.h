@@ -1,0 +1,297 @@
+/* Published ports: any node takes the packet, one task serves it, the client's address is kept both ways.
+ *
+ * The node that a packet came to (ingress node) picks a backend and keeps that in `ingress_flows`. To another node the
+ * packet goes unchanged, in the ingress network's VNI: the inner destination MAC names the backend. The backend's node
+ * translates, and keeps what it was in `backend_flows`, from which the reply gets the address and port that the client
+ * used. The reply goes to the client from there, or back through the ingress node: MAC 02:42:00:00:00:00. */
+#ifndef MESHNET_PUBLISHED_H
+#define MESHNET_PUBLISHED_H
+
+#include "service.h"
+
+/* published_reply: no reply of a published port. */
+#define NO_REPLY (TC_ACT_VALUE_MAX + 1)
+
+#define MOVE_TRIES 8
+
+/* The inner destination MAC of a reply on its way back to the ingress node. */
+inlined void mac_of_return(__u16 *mac)
+{
+	mac[0] = bpf_htons(0x0242);
+	mac[1] = 0;
+	mac[2] = 0;
+}
+
+/* From one of the ingress node's addresses to the client, by the node's routes but not its stack, which would take
+ * the source for martian. A client that is this node itself (it masquerades for a task) gets it from the underlay. */
+inlined int to_wire(struct __sk_buff *skb, const struct packet *p, const struct config *config)
+{
+	struct ethhdr *eth;
+
+	if (likely(!same_address(&p->to.ip, &config->address)))
+		return bpf_redirect_neigh(config->underlay, NULL, 0, 0);
+	eth = frame(skb, sizeof(*eth));
+	if (!eth)
+		return DROP(MALFORMED);
+	copy_mac(eth->h_dest, config->underlay_mac);
+	copy_mac(eth->h_source, config->underlay_mac);
+	return bpf_redirect(config->underlay, BPF_F_INGRESS);
+}
+
+/* A reply that has its original address back: to the client, or to the ingress node `node` that took the request. */
+inlined int to_client(struct __sk_buff *skb, const struct packet *p, const struct config *config,
+		      const struct address *node, const void *from)
+{
+	__u16 mac[3];
+
+	if (config->flags & CONFIG_DIRECT_RETURN || no_address(node))
+		return to_wire(skb, p, config);
+	mac_of_return(mac);
+	return to_node(skb, p, config, node, mac, from);
+}
+
+/* Backend's node -------------------------------------------------------------------------------------------------- */
+
+inlined bool same_original(const struct backend_flow *flow, const struct packet *p)
+{
+	return flow->client_port == p->source_port && flow->port == p->destination_port &&
+	       same_address(&flow->address, &p->to.ip);
+}
+
+/* Gives p's connection another client port, since the tuple in `key` is another's: both may be alive, or one in
+ * TIME_WAIT, so an entry is never overwritten. The port ends up in `key`. Returns 0 or a drop. */
+inlined int move(struct backend_flow_key *key, const struct backend_flow *entry, const struct moved_key *original)
+{
+	for (int i = 0; i < MOVE_TRIES; i++) {
+		key->client_port = bpf_htons(1024 + bpf_get_prandom_u32() % 64512);
+		if (bpf_map_update_elem(&backend_flows, key, entry, BPF_NOEXIST))
+			continue;
+		if (bpf_map_update_elem(&moved, original, &key->client_port, BPF_ANY)) {
+			bpf_map_delete_elem(&backend_flows, key);
+			return DROP(FLOW_TABLE);
+		}
+		count_event(EVENT_MOVED_CONNECTION);
+		return 0;
+	}
+	return DROP(FLOW_COLLISION);
+}
+
+/* Finds or makes the entry of a connection that `key` does not find as it is: it may have been moved, be new, or have
+ * been forgotten. Returns 0 or a drop; key->client_port is then what the task sees. */
+separate int serve_open(const struct packet *p, struct backend_flow_key *key, const struct address *node)
+{
+	struct moved_key original = {
+		.task = key->task,
+		.client = key->client,
+		.address = p->to.ip,
+		.client_port = p->source_port,
+		.port = p->destination_port,
+		.protocol = p->protocol,
+	};
+	struct backend_flow entry = {
+		.address = p->to.ip,
+		.node = *node,
+		.port = p->destination_port,
+		.client_port = p->source_port,
+	};
+	__be16 *port = bpf_map_lookup_elem(&moved, &original);
+	struct backend_flow *flow;
+
+	if (port)
+		key->client_port = *port;
+	flow = bpf_map_lookup_elem(&backend_flows, key);
+	if (flow && same_original(flow, p))
+		return 0;
+	if (!flow && !bpf_map_update_elem(&backend_flows, key, &entry, BPF_NOEXIST)) {
+		count_event(EVENT_SERVED_CONNECTION);
+		return 0;
+	}
+	flow = bpf_map_lookup_elem(&backend_flows, key);
+	if (!flow)
+		return DROP(FLOW_TABLE);
+	if (same_original(flow, p))
+		return 0; /* another CPU was faster */
+	count_event(EVENT_SERVED_CONNECTION);
+	return move(key, &entry, &original);
+}
+
+/* Into the task that was chosen for a published port. `node` is where the packet came to, zero for this node. */
+inlined int serve(struct __sk_buff *skb, struct packet *p, const struct config *config, const struct service *service,
+		  const struct address *backend, const struct endpoint *task, const struct address *node)
+{
+	struct backend_flow_key key = {
+		.task = *backend,
+		.client = p->source,
+		.task_port = service->target_port,
+		.client_port = p->source_port,
+		.protocol = p->protocol,
+	};
+	struct backend_flow *flow = bpf_map_lookup_elem(&backend_flows, &key);
+	int drop;
+
+	if (unlikely(!flow || !same_original(flow, p))) {
+		drop = serve_open(p, &key, node);
+		if (drop)
+			return drop;
+	} else if (unlikely(!same_address(&flow->node, node))) {
+		flow->node = *node;
+	}
+	if (translate(skb, p, DESTINATION, backend, key.task_port))
+		return DROP(HELPER);
+	if (unlikely(key.client_port != p->source_port) && translate(skb, p, SOURCE, &key.client, key.client_port))
+		return DROP(HELPER);
+	return to_task(skb, p, config, task);
+}
+
+/* What a task on the ingress network sends, if it is a reply of a published port. */
+inlined int published_reply(struct __sk_buff *skb, struct packet *p, const struct config *config)
+{
+	struct backend_flow_key key = { .task = p->source, .client = p->to.ip, .protocol = p->protocol };
+	struct backend_flow *flow;
+	struct address address, node;
+	__be16 client_port;
+	__u16 from[3];
+
+	if (!has_ports(p))
+		return NO_REPLY;
+	if (unlikely(p->fragment != WHOLE) && !fragment_ports(p))
+		return NO_REPLY;
+	key.task_port = p->source_port;
+	key.client_port = p->destination_port;
+	flow = bpf_map_lookup_elem(&backend_flows, &key);
+	if (!flow)
+		return NO_REPLY;
+	address = flow->address;
+	node = flow->node;
+	client_port = flow->client_port;
+	mac_of(from, &p->source);
+	if (translate(skb, p, SOURCE, &address, flow->port))
+		return DROP(HELPER);
+	if (unlikely(client_port != p->destination_port) && translate(skb, p, DESTINATION, &key.client, client_port))
+		return DROP(HELPER);
+	return to_client(skb, p, config, &node, from);
+}
+
+/* Ingress node ---------------------------------------------------------------------------------------------------- */
+
+/* Picks a backend for a new connection and enters it. Returns 0 or a drop. */
+separate int ingress_open(const struct packet *p, const struct published_key *port, struct endpoint_key *backend)
+{
+	struct ingress_key key = {
+		.client = p->source,
+		.address = p->to.ip,
+		.client_port = p->source_port,
+		.port = p->destination_port,
+		.protocol = p->protocol,
+	};
+	struct ingress_flow entry = {};
+	int result = DROP(NO_BACKEND);
+
+	for (int i = 0; i < 2; i++) { /* once more: the set may have been exchanged between the two lookups */
+		const struct service *service = bpf_map_lookup_elem(&published, port);
+
+		if (!service)
+			return DROP(UNPUBLISHED);
+		result = pick(service, backend);
+		if (!result || result == DROP(NO_BACKEND))
+			break;
+	}
+	if (result)
+		return result;
+	entry.backend = backend->ip;
+	if (bpf_map_update_elem(&ingress_flows, &key, &entry, BPF_ANY))
+		return DROP(FLOW_TABLE);
+	count_event(EVENT_PUBLISHED_CONNECTION);
+	return 0;
+}
+
+/* The backend of a packet to a published port, in `backend`, and its endpoint in `found`. Returns 0, NO_REPLY if the
+ * packet is not for this node, or a drop. */
+inlined int ingress_backend(const struct packet *p, const struct published_key *port, struct endpoint_key *backend,
+			    struct endpoint **found)
+{
+	struct ingress_key key = {
+		.client = p->source,
+		.address = p->to.ip,
+		.client_port = p->source_port,
+		.port = p->destination_port,
+		.protocol = p->protocol,
+	};
+	struct ingress_flow *flow = bpf_map_lookup_elem(&ingress_flows, &key);
+	int result;
+
+	if (likely(flow && !starts_anew(p, flow->flags))) {
+		follow(p, &flow->flags);
+		backend->ip = flow->backend;
+		*found = bpf_map_lookup_elem(&endpoints, backend);
+		if (likely(reachable(*found)))
+			return 0;
+		if (!*found)
+			return DROP(UNKNOWN_BACKEND);
+		if (!opens(p))
+			return DROP(REMOVED_BACKEND);
+		count_event(EVENT_REPICKED);
+	} else if (!flow) {
+		if (!bpf_map_lookup_elem(&addresses, &p->to.ip))
+			return NO_REPLY;
+		if (!opens(p))
+			return DROP(NO_FLOW);
+	}
+	result = ingress_open(p, port, backend);
+	if (result)
+		return result;
+	*found = bpf_map_lookup_elem(&endpoints, backend);
+	return reachable(*found) ? 0 : DROP(UNKNOWN_BACKEND);
+}
+
+/* Answers a client whose packet has no backend, as the node would. */
+separate int ingress_refuse(struct __sk_buff *skb, struct packet *p, int drop)
+{
+	int verdict;
+
+	if (drop == DROP(NO_BACKEND))
+		return refuse(skb, p);
+	if (p->protocol != IPPROTO_TCP || (drop != DROP(REMOVED_BACKEND) && drop != DROP(NO_FLOW)))
+		return drop;
+	verdict = reset(skb, p, -drop);
+	return verdict ? verdict : back(skb);
+}
+
+/* A packet on the underlay that is no tunnel's: for a published port of this node it goes to a backend, all else is
+ * the node's own. */
+inlined int from_client(struct __sk_buff *skb, struct packet *p, const struct config *config)
+{
+	struct endpoint_key backend = { .vni = config->ingress_vni };
+	const struct address here = {};
+	struct endpoint *found = NULL;
+	struct published_key port = {};
+	const struct service *service;
+	__u16 from[3];
+	int result;
+
+	if (!has_ports(p))
+		return TC_ACT_OK;
+	if (unlikely(p->fragment == LATER) && !fragment_ports(p))
+		return TC_ACT_OK;
+	port.port = p->destination_port;
+	port.protocol = p->protocol;
+	service = bpf_map_lookup_elem(&published, &port);
+	if (!service)
+		return TC_ACT_OK;
+	if (unlikely(p->fragment == FIRST) && !fragment_ports(p))
+		return DROP(FLOW_TABLE);
+	result = ingress_backend(p, &port, &backend, &found);
+	if (result == NO_REPLY)
+		return TC_ACT_OK;
+	if (unlikely(result || !found))
+		return ingress_refuse(skb, p, result);
+	if (p->dont_fragment && larger_than(skb, p, config->ingress_mtu))
+		return frag_needed(skb, p, config->ingress_mtu);
+	if (found->kind == ENDPOINT_LOCAL)
+		return serve(skb, p, config, service, &backend.ip, found, &here);
+	p->to.vni = config->ingress_vni;
+	mac_of(from, &config->ingress_address);
+	return deliver(skb, p, config, found, from, config->ingress_mtu);
+}
+
+#endif
