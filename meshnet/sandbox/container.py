@@ -59,9 +59,11 @@ class Container:
         self._slots = slots
         self._exit: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._callbacks: list[Callable[[str], None]] = []
+        self._waiters: list[asyncio.Future[None]] = []
         self._health_task: asyncio.Task[None] | None = None
         self._health: checks.Health | None = None
         self._serial = 0
+        self._groups: list[str] = []
         self._conmon = process.open_process(processes.conmon, processes.conmon_started)
         self._init = process.open_process(processes.init, processes.init_started)
         if self._conmon is None:
@@ -77,6 +79,11 @@ class Container:
     def pid(self) -> int:
         """The container's init as the machine numbers it."""
         return self._processes.init
+
+    @property
+    def monitor(self) -> int:
+        """The pid of conmon."""
+        return self._processes.conmon
 
     @property
     def status(self) -> str:
@@ -115,6 +122,7 @@ class Container:
             self._health_task.cancel()
         if not self._exit.done():
             self._exit.set_result(KILLED if code is None else code)
+        self._changed()
 
     def _signal(self, number: int) -> None:
         if self._init is not None:
@@ -138,6 +146,28 @@ class Container:
     def on_health(self, callback: Callable[[str], None]) -> None:
         """Calls back with the new status each time it changes."""
         self._callbacks.append(callback)
+
+    async def healthy(self) -> bool:
+        """Returns True once the task is healthy (at once without a check), False if it is unhealthy or ended first."""
+        while self.health == checks.STARTING and not self._exit.done():
+            await self._next_change()
+        return self.health in (checks.HEALTHY, checks.NONE) and not self._exit.done()
+
+    async def unhealthy(self) -> None:
+        """Returns once the task is unhealthy; never for one without a check."""
+        while self.health != checks.UNHEALTHY:
+            await self._next_change()
+
+    async def _next_change(self) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        await waiter
+
+    def _changed(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
     def _remembered_health(self) -> checks.Health | None:
         try:
@@ -164,6 +194,7 @@ class Container:
                 kept = {key: value for key, value in asdict(self._health).items() if key != "last"}
                 runtime.write_private(os.path.join(self.spec.dir, HEALTH), kept)
             if before.status != self._health.status:
+                self._changed()
                 for callback in self._callbacks:
                     callback(self._health.status)
 
@@ -189,13 +220,20 @@ class Container:
         if self.status != "running":
             raise ConflictError(f"container {self.spec.name} is not running")
         self._serial += 1
+        group = os.path.join(self.spec.cgroup, f"exec-{os.getpid()}-{self._serial}")
+        self._groups = [left for left in self._groups if not cgroup.try_remove(left)]
         run: dict[str, Any] = json.loads(Path(self.spec.dir, "config.json").read_text())["process"]
         if user:
             root = f"/proc/{self.pid}/root"
             account = users.lookup(user, users.read(root, "etc/passwd"), users.read(root, "etc/group"))
             run = bundle.process(argv, run["env"], account, run["cwd"])
         run.update(args=list(argv), env=[*run["env"], *env])
-        return await runtime.execute(self.spec, run, f"{os.getpid()}-{self._serial}", timeout, limit)
+        try:
+            return await runtime.execute(self.spec, run, group, timeout, limit)
+        finally:
+            # What it left running in the background, or what the kernel has not reaped yet, keeps the group.
+            if not cgroup.try_remove(group):
+                self._groups.append(group)
 
     def logs(self, *, tail: int | None = None, since: float | None = None) -> list[logs.LogLine]:
         """What the task wrote, oldest first; see `logs.read`."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from meshnet.errors import ConflictError, MeshnetError, NotFoundError
 from meshnet.sandbox import bundle, cgroup, process, runtime, users
 from meshnet.sandbox.container import STARTED, Container, Processes, signal_number
-from meshnet.sandbox.images import Catalogue, Image
+from meshnet.sandbox.images import Image, Images
 from meshnet.sandbox.spec import ContainerSpec, dump, load
 
 SPEC = "spec.json"
@@ -28,7 +28,7 @@ PARALLEL = 4  # creations, starts and checks at once; more only get in each othe
 class Containers:
     """The containers of one agent. Everything is kept in the containers' directories, nothing in this object."""
 
-    def __init__(self, images: Catalogue) -> None:
+    def __init__(self, images: Images) -> None:
         self._images = images
         self._slots = asyncio.Semaphore(PARALLEL)
 
@@ -105,7 +105,7 @@ class Containers:
 
 async def _discard(spec: ContainerSpec) -> None:
     """Takes away whatever a creation that did not finish has made."""
-    conmon = runtime.conmon_of(spec.dir, spec.id)
+    conmon = runtime.find_conmon(spec.id)
     if conmon is not None:
         await runtime.end_conmon(conmon)
     await cgroup.remove(spec.cgroup)

@@ -7,12 +7,13 @@ digest: a lab that has an `nginx` answers for `docker.io/library/nginx:alpine` t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from meshnet.errors import MeshnetError, NotFoundError
+from meshnet.sandbox.store import ImageStore
 
 MIB = 1024 * 1024
 PROGRAMS = "/usr/libexec/meshnet"  # where a host image finds the project's own programs
@@ -79,21 +80,20 @@ def repository(reference: str) -> str:
     return name
 
 
-class Catalogue:
-    """Finds images: the lab's own first, then imported ones, then the built-in ones."""
+class Images:
+    """Finds images: the lab's own first, then imported ones (`store`), then the built-in ones."""
 
-    def __init__(
-        self, images: Mapping[str, Image] | None = None, imported: Callable[[str], Image | None] | None = None
-    ) -> None:
-        self._images = {repository(name): image for name, image in (images or {}).items()}
-        self._imported = imported
+    def __init__(self, images: Mapping[str, Any] | None = None, store: str = "", base: str = ".") -> None:
+        """`images` and `base` as for `from_mapping`, `store` the directory of an image store ("" for none)."""
+        self._images = {repository(name): image for name, image in from_mapping(images or {}, base).items()}
+        self._store = ImageStore(store) if store else None
 
     def find(self, reference: str) -> Image:
-        """The image of that name at any tag. Raises NotFoundError in Swarm's words, with what to do."""
+        """The image of that name at any tag. Raises NotFoundError in Docker's words, with what to do."""
         name = repository(reference)
         image = self._images.get(name)
-        if image is None and self._imported is not None:
-            image = self._imported(reference)
+        if image is None and self._store is not None:
+            image = self._imported(self._store, name)
         if image is None:
             image = BUILT_IN.get(name)
         if image is None:
@@ -102,21 +102,31 @@ class Catalogue:
             )
         return image
 
+    @staticmethod
+    def _imported(store: ImageStore, name: str) -> Image | None:
+        found = store.find(name)
+        if found is None:
+            return None
+        return RootfsImage(store.rootfs(found), found.entrypoint, found.command, found.env, found.workdir, found.user)
+
     def names(self) -> list[str]:
-        """The names that the lab and the project itself define, sorted."""
-        return sorted({*self._images, *BUILT_IN})
+        """The names that the lab, the store and the project itself define, sorted."""
+        stored = self._store.names() if self._store is not None else ()
+        return sorted({*self._images, *stored, *BUILT_IN})
 
 
 def from_mapping(images: Mapping[str, Any], base: str = ".") -> dict[str, Image]:
     """A lab's `images`: name to `{command, entrypoint, env, workdir, user, writable}`, and `rootfs` for a directory.
 
-    A name may also stand for another one of the built-in images, or for a command line as a list. Relative
+    A name may also stand for one of the built-in images, for a command line as a list, or for an `Image`. Relative
     `rootfs` paths start at `base`. Raises MeshnetError that names the image and the field.
     """
     return {name: _image(name, value, base) for name, value in images.items()}
 
 
 def _image(name: str, value: Any, base: str) -> Image:
+    if isinstance(value, HostImage | RootfsImage):
+        return value
     if isinstance(value, str):
         known = BUILT_IN.get(repository(value))
         if known is None:

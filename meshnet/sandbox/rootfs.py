@@ -48,21 +48,21 @@ def enter(directory: str, lower: str, writable: int, sources: tuple[str, ...] = 
 
     `lower` is the image's root, `writable` the bound of what the task may write, in bytes; `sources` are paths that
     the container will bind. Only for a thread that ends afterwards. Raises OSError, or MeshnetError for a path that
-    overlayfs cannot take.
+    overlayfs cannot take. The thread's working directory is `directory` then.
     """
-    for path in (directory, lower):
-        if any(character in path for character in ",:\\"):
-            raise MeshnetError(f"{path}: a path with a comma, colon or backslash cannot hold a task's files")
+    if any(character in lower for character in ",:\\"):
+        raise MeshnetError(f"{lower}: overlayfs cannot take a path with a comma, colon or backslash")
     mounts.unshare_mounts()
     trees = (lower.rstrip("/"), *sources) if lower != "/" else sources
     for point in unneeded(mounts.mount_points(), (*_BASE, directory, lower, *sources), trees):
         mounts.detach(point)
     mounts.mount("cgroup2", CGROUP, "cgroup2", mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC)
-    writes, rootfs = os.path.join(directory, WRITES), os.path.join(directory, ROOTFS)
-    mounts.mount("meshnet", writes, "tmpfs", mounts.MS_NODEV, f"size={writable},mode=0700")
-    upper, work = os.path.join(writes, "upper"), os.path.join(writes, "work")
+    # Relative names, since the task reads these options in its mount table.
+    os.chdir(directory)
+    mounts.mount("meshnet", WRITES, "tmpfs", mounts.MS_NODEV, f"size={writable},mode=0700")
+    upper, work = f"{WRITES}/upper", f"{WRITES}/work"
     os.mkdir(upper, 0o755)
     os.mkdir(work, 0o700)
     # nodev: a task may have CAP_MKNOD, and no device filter stands behind it.
     options = f"lowerdir={lower},upperdir={upper},workdir={work}"
-    mounts.mount("meshnet", rootfs, "overlay", mounts.MS_NODEV, options)
+    mounts.mount("meshnet", ROOTFS, "overlay", mounts.MS_NODEV, options)

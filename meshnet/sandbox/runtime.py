@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,7 +25,6 @@ from meshnet.sandbox.spec import ContainerSpec
 
 LOG = "log"
 EXIT = "exit"
-CONMON_PID = "conmon.pid"
 INIT_PID = "init.pid"
 STATE = "runtime"
 LOG_BYTES = 4 * 1024 * 1024
@@ -63,7 +61,7 @@ def _conmon(spec: ContainerSpec) -> list[str]:
         "--sync",
         *("--cid", spec.id, "--cuuid", spec.id, "--name", spec.name),
         *("--runtime", program("crun"), "--bundle", directory, "--persist-dir", directory),
-        *("--container-pidfile", f"{directory}/{INIT_PID}", "--conmon-pidfile", f"{directory}/{CONMON_PID}"),
+        *("--container-pidfile", f"{directory}/{INIT_PID}"),
         *("--exit-dir", f"{directory}/exits", "--full-attach", "--no-sync-log", "--no-new-keyring"),
         *("--log-path", f"k8s-file:{directory}/{LOG}", "--log-size-max", str(LOG_BYTES)),
         *("--runtime-arg", f"--root={directory}/{STATE}", "--runtime-arg", "--cgroup-manager=disabled"),
@@ -155,20 +153,26 @@ async def end_conmon(pid: int) -> None:
     except ProcessLookupError:
         return
     try:
-        # It takes its own leave once its children are gone; a child may be crun, or the container's init.
-        with contextlib.suppress(OSError):
-            for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(child), signal.SIGKILL)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(5.0):
-                await process.readable(pidfd)
+        for _ in range(200):
+            _kill_children(pid)
+            # It takes its own leave once its children are gone, but may be about to start the next one.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.025):
+                    await process.readable(pidfd)
+                    break
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         await process.readable(pidfd)
         process.reap(pidfd)
     finally:
         os.close(pidfd)
+
+
+def _kill_children(pid: int) -> None:
+    with contextlib.suppress(OSError):
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(child), signal.SIGKILL)
 
 
 def _reported_pid(spec: ContainerSpec, report: bytes) -> int:
@@ -196,15 +200,14 @@ _JOIN = 'echo 0 > "$0/cgroup.procs" && exec "$@"'
 
 
 async def execute(
-    spec: ContainerSpec, run: dict[str, Any], serial: str, timeout: float, limit: int
+    spec: ContainerSpec, run: dict[str, Any], group: str, timeout: float, limit: int
 ) -> tuple[int | None, bytes]:
     """Runs an OCI `process` object in the container; returns its exit code (None after `timeout`) and its output.
 
-    It has the container's namespaces, capabilities and seccomp profile, and a group of its own below the
-    container's: all of it is killed at the timeout.
+    It has the container's namespaces, capabilities and seccomp profile, and `group`, a cgroup of its own below the
+    container's, made here: all of it is killed at the timeout. The caller removes the group.
     """
-    group = os.path.join(spec.cgroup, f"exec-{serial}")
-    file = os.path.join(spec.dir, f"exec-{serial}.json")
+    file = os.path.join(spec.dir, f"{os.path.basename(group)}.json")
     os.mkdir(group)
     write_private(file, run)
     words = _crun(spec.dir, "exec", f"--process={file}", spec.id)
@@ -217,8 +220,6 @@ async def execute(
         )
     finally:
         os.unlink(file)
-        with contextlib.suppress(OSError):
-            cgroup.try_remove(group)
 
 
 def exit_code(directory: str) -> int | None:
@@ -229,11 +230,14 @@ def exit_code(directory: str) -> int | None:
         return None
 
 
-def conmon_of(directory: str, ident: str) -> int | None:
-    """The pid of the conmon that serves this directory, from its pid file; None if it does not live."""
-    try:
-        pid = int(Path(directory, CONMON_PID).read_text())
-        words: Sequence[bytes] = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except (OSError, ValueError):
-        return None
-    return pid if ident.encode() in words else None
+def find_conmon(ident: str) -> int | None:
+    """The pid of the conmon that serves the container with this id, by its command line; None if there is none.
+
+    It reads all of /proc: for the rare case of a creation that its agent did not live to write down.
+    """
+    for name in filter(str.isdecimal, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            words = Path("/proc", name, "cmdline").read_bytes().split(b"\0")
+            if os.path.basename(words[0]) == b"conmon" and ident.encode() in words:
+                return int(name)
+    return None

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from meshnet.errors import MeshnetError, NotFoundError
-from meshnet.sandbox.images import BUILT_IN, Catalogue, HostImage, RootfsImage, from_mapping, repository
+from meshnet.sandbox.images import BUILT_IN, HostImage, Images, RootfsImage, from_mapping, repository
+from meshnet.sandbox.store import ImageStore, StoredImage
 
 
 @pytest.mark.parametrize(
@@ -30,21 +31,43 @@ def test_tags_and_the_default_registry_do_not_count(reference: str, name: str) -
 def test_a_labs_image_comes_before_the_built_in_one() -> None:
     """A lab may replace an image that meshnet itself has."""
     mine = HostImage(command=("/bin/true",))
-    catalogue = Catalogue({"whoami:1": mine})
+    catalogue = Images({"whoami:1": mine})
     assert catalogue.find("whoami") == mine
     assert catalogue.find("alpine:3.20") == BUILT_IN["alpine"]
 
 
-def test_an_imported_image_is_found() -> None:
-    """What was imported into the store answers for its name, before the built-in images."""
-    made = RootfsImage("/images/x")
-    assert Catalogue(imported={"alpine:1": made}.get).find("alpine:1") == made
+def test_an_imported_image_is_found(tmp_path: Path) -> None:
+    """What was imported into the store answers for its name, before the built-in images; the newest has the name."""
+    store = ImageStore(str(tmp_path))
+    for ident in ("1", "2"):
+        with store.unpacking() as place:
+            (place / "rootfs").mkdir()
+            store.add(StoredImage(ident, ("alpine",), command=("/bin/ash",), env=("A=1",)), place)
+    images = Images(store=str(tmp_path))
+    assert images.find("alpine:1") == RootfsImage(f"{tmp_path}/2/rootfs", command=("/bin/ash",), env=("A=1",))
+    store.remove("alpine")
+    assert images.find("alpine") == BUILT_IN["alpine"]
+    with pytest.raises(NotFoundError, match="No such image"):
+        store.remove("alpine")
+
+
+def test_an_import_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    """An image appears whole or not at all."""
+    store = ImageStore(str(tmp_path))
+
+    class StoppedError(Exception):
+        pass
+
+    with pytest.raises(StoppedError), store.unpacking():
+        raise StoppedError
+    assert list(tmp_path.iterdir()) == []
+    assert store.names() == []
 
 
 def test_an_unknown_image_says_what_to_do() -> None:
     """An image that exists nowhere is refused in Docker's words."""
     with pytest.raises(NotFoundError, match="No such image: nosuch:1; ") as caught:
-        Catalogue().find("nosuch:1")
+        Images().find("nosuch:1")
     assert caught.value.status == 404
 
 
