@@ -26,19 +26,22 @@ _MARK = "loaded_"
 def load(objects: Sequence[Path], directory: str | Path, sizes: Mapping[str, int] | None = None) -> Objects:
     """Loads object files into a pin directory (below a bpffs) and opens what is pinned there.
 
-    `sizes`: entries by map name, where a map shall be larger or smaller than its object says; it counts only
-    when the map is made, not when it is adopted. Blocks for about 25 ms per object; nothing happens when the
-    same objects are loaded already. MeshnetError: no bpftool, a program that the kernel refuses, no bpffs.
+    `sizes`: entries by map name, where a map shall be larger or smaller than its object says. A map that is pinned
+    in another size is replaced by one with the same entries. Blocks for about 25 ms per object; nothing happens
+    when the same was loaded already. MeshnetError: no bpftool, a program that the kernel refuses, no bpffs,
+    entries that do not fit the smaller map.
     """
     root = Path(directory)
     ensure_bpffs()
-    digest = _digest(objects)
+    digest = _digest(objects, sizes or {})
     if (root / f"{_MARK}{digest}").is_dir():
         return Objects(root)
     maps, progs = root / "maps", root / "progs"
     for path in (maps, progs):
         path.mkdir(parents=True, exist_ok=True)
     with _staging(root) as staging:
+        for name, size in (sizes or {}).items():
+            _resize(maps / name, size, staging)
         for path in objects:
             _load_object(path, staging, maps, sizes or {})
         _publish(staging / "progs", progs)
@@ -107,12 +110,27 @@ def _create_sized(path: Path, staging: Path, maps: Path, sizes: Mapping[str, int
     present = [name for name in map_names(path.read_bytes()) if (maps / name).exists()]
     _bpftool(path, trial / "progs", trial / "maps", present, maps)
     for name, size in sizes.items():
-        model = Map.open(trial / "maps" / name)
-        made = Map.create(model.type, model.key_size, model.value_size, size, model.flags, name)
-        made.pin(maps / name)
-        made.close()
-        model.close()
+        with contextlib.closing(Map.open(trial / "maps" / name)) as model:
+            kind = (model.type, model.key_size, model.value_size)
+            with contextlib.closing(Map.create(*kind, size, model.flags, name)) as made:
+                made.pin(maps / name)
     _remove(trial)
+
+
+def _resize(pin: Path, size: int, staging: Path) -> None:
+    """Replaces a pinned map by one of another size; the old one lives on in the programs that use it."""
+    if not pin.exists():
+        return
+    with contextlib.closing(Map.open(pin)) as old:
+        if old.max_entries == size:
+            return
+        with contextlib.closing(Map.create(old.type, old.key_size, old.value_size, size, old.flags, old.name)) as new:
+            try:
+                new.update(old.items())
+            except OSError as error:
+                raise MeshnetError(f"map {pin.name} holds too many entries for a size of {size}: {error}") from error
+            new.pin(staging / pin.name)
+    (staging / pin.name).rename(pin)
 
 
 def _publish(new: Path, current: Path) -> None:
@@ -182,8 +200,8 @@ def _string(elf: bytes, at: int) -> str:
     return elf[at : elf.index(b"\0", at)].decode()
 
 
-def _digest(objects: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
+def _digest(objects: Sequence[Path], sizes: Mapping[str, int]) -> str:
+    digest = hashlib.sha256(repr(sorted(sizes.items())).encode())
     for path in sorted(objects):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:24]

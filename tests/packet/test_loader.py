@@ -132,6 +132,20 @@ def test_map_size_is_configurable(pins: Path, tmp_path: Path) -> None:
         objects.progs["one"].test_run(FRAME)
 
 
+def test_map_grows_with_its_entries(pins: Path, tmp_path: Path) -> None:
+    """Loading again with another size keeps the entries; a size that is too small for them is refused."""
+    path = build(tmp_path, "one", 1)
+    with bpfload.load([path], pins) as objects:
+        objects.maps["seen"].update({u32(i): bytes(8) for i in range(4)})
+    with bpfload.load([path], pins, {"seen": 8}) as objects:
+        assert objects.maps["seen"].max_entries == 8
+        assert len(objects.maps["seen"].items()) == 4
+        objects.progs["one"].test_run(FRAME, SkbContext(mark=9))
+        assert len(objects.maps["seen"].items()) == 5
+    with pytest.raises(MeshnetError, match="map seen holds too many entries for a size of 2"):
+        bpfload.load([path], pins, {"seen": 2})
+
+
 def test_refused_program_gives_one_line(pins: Path, tmp_path: Path) -> None:
     """A program that the verifier refuses is reported in one line that names object, program and reason."""
     endless = SOURCE.replace("return %(value)d;", "return *(int *)(long)skb->data;")
