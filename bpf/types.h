@@ -77,9 +77,12 @@ struct endpoint {
 };
 _Static_assert(sizeof(struct endpoint) == 32, "endpoint");
 
+/* network.flags */
+#define NETWORK_INTERNAL 1 /* no way out; for readers of the table: the programs go by INTERFACE_OUTSIDE */
+
 /* A network this node holds: `networks`, by VNI. */
 struct network {
-	__u32 flags; /* none so far */
+	__u32 flags; /* NETWORK_* */
 	__u32 mtu;   /* of interfaces on it */
 };
 _Static_assert(sizeof(struct network) == 8, "network");

@@ -86,5 +86,6 @@ def test_constants_are_those_of_the_header() -> None:
         "ENDPOINT_NODE_LOCAL": layout.ENDPOINT_NODE_LOCAL,
         "ENDPOINT_IPVS": layout.ENDPOINT_IPVS,
         "PEER_IPVS": layout.PEER_IPVS,
+        "NETWORK_INTERNAL": layout.NETWORK_INTERNAL,
     }
     assert {name: defined[name] for name in ours} == ours

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from meshnet.datapath.ebpf import layout, reasons, tables, writer
+from meshnet.datapath.ebpf import layout, observe, reasons, tables, writer
 from meshnet.datapath.rows import (
     EndpointRow,
     NetworkRow,
@@ -165,6 +165,19 @@ def test_unknown_ports_and_namespaces_are_left_out() -> None:
     assert made["interfaces"] == {}
     assert made["attached"] == {}
     assert layout.EndpointKey(layout.address("10.0.1.5"), 4097).pack() not in made["endpoints"]
+
+
+def test_what_the_maps_hold_is_the_plan() -> None:
+    """Read back, the maps give the plan that was applied; without a known plan only the names are missing."""
+    networks = (PLAN.networks[0], dataclasses.replace(PLAN.networks[1], internal=True))
+    plan = dataclasses.replace(PLAN, networks=networks, direct_return=True)
+    made = tables.tables(plan, FACTS, {})
+    ports = {11: "mnta", 12: "mntb", 9: "mning0"}
+    assert observe.observed(made, ports, plan) == plan
+    blank = observe.observed(made, ports, Plan("", ""))
+    assert [(row.vip, row.backends) for row in blank.services] == [("10.0.1.2", ("10.0.1.5", "10.0.1.6"))]
+    assert blank.networks[1] == dataclasses.replace(networks[1], id="", name="")
+    assert observe.observed({name: {} for name in tables.NAMES}, {}, Plan("", "")) == Plan("", "")
 
 
 class FakeMap:

@@ -63,7 +63,8 @@ def tables(plan: Plan, facts: Facts, current: Mapping[str, Table], last_set: int
     made: Tables = {name: {} for name in NAMES}
     made["config"] = {layout.u32(0): _config(plan, facts).pack()}
     for network in plan.networks:
-        made["networks"][layout.u32(network.vni)] = layout.Network(0, network.mtu).pack()
+        flags = layout.NETWORK_INTERNAL if network.internal else 0
+        made["networks"][layout.u32(network.vni)] = layout.Network(flags, network.mtu).pack()
         made["subnets"][layout.subnet(network.subnet)] = layout.u32(network.vni)
     made["interfaces"] = _interfaces(plan, facts)
     made["endpoints"] = _endpoints(plan, facts)

@@ -1,0 +1,102 @@
+"""Where the programs sit: `endpoint` behind every task, `uplink` on the underlay, `overlay` on the fallback device,
+`lo_steer` on every task's loopback, the socket programs on the node's cgroup.
+
+Attaching is idempotent and replaces without a gap, so that an agent which starts with newer programs swaps them
+under running traffic.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from meshnet import names
+from meshnet.datapath.base import NodeContext
+from meshnet.datapath.ebpf.tables import Facts
+from meshnet.datapath.rows import Plan
+from meshnet.errors import MeshnetError
+from meshnet.kernel import bpf, tc
+from meshnet.kernel.bpf import Objects
+from meshnet.kernel.netlink import Netlink
+
+_GONE = frozenset({errno.ENODEV, errno.ENXIO, errno.ENOENT})
+_LOOPBACK = 1  # the first device of every namespace
+
+
+class Attachments:
+    """What this process attached in sandboxes, so that they are entered once each and not at every change."""
+
+    def __init__(self, context: NodeContext) -> None:
+        self._context = context
+        self._steered: dict[str, tuple[int, int]] = {}  # path -> (inode, program id)
+
+    def attach(self, plan: Plan, facts: Facts, objects: Objects, netlink: Netlink) -> int:
+        """Puts every program where the plan wants it; how many places changed. A device that went away is skipped."""
+        changed = 0
+        ports = [facts.ports.get(row.port, 0) for row in plan.endpoints] + [facts.node_port]
+        for index in (port for port in ports if port):
+            changed += _attach(index, tc.INGRESS, objects, "endpoint", netlink)
+        changed += _attach(facts.underlay, tc.INGRESS, objects, "uplink", netlink)
+        if facts.vxlan:
+            changed += _attach(facts.vxlan, tc.INGRESS, objects, "overlay", netlink)
+        changed += self._steer({row.netns for row in plan.endpoints}, objects)
+        return changed + self._hook(objects)
+
+    def _steer(self, sandboxes: Iterable[str], objects: Objects) -> int:
+        """DNS: the steering program on egress of each sandbox's lo."""
+        program = objects.progs["lo_steer"]
+        changed = 0
+        steered: dict[str, tuple[int, int]] = {}
+        for path in sandboxes:
+            try:
+                here = (os.stat(path).st_ino, program.id)
+                if self._steered.get(path) != here:
+                    with Netlink(path) as inside:
+                        changed += tc.attach(_LOOPBACK, tc.EGRESS, program, inside)
+            except OSError as error:
+                if error.errno not in _GONE | {errno.EINVAL}:  # EINVAL: a plain file, its namespace is gone
+                    raise
+                continue
+            steered[path] = here
+        self._steered = steered
+        return changed
+
+    def _hook(self, objects: Objects) -> int:
+        """The socket programs. Without cgroup2 there are none: VIPs are then translated per packet."""
+        group = self.cgroup()
+        if group is None:
+            return 0
+        group.mkdir(parents=True, exist_ok=True)
+        return sum(bpf.attach_cgroup(group, hook, objects.progs[f"meshnet_{hook}"]) for hook in bpf.CGROUP_HOOKS)
+
+    def cgroup(self) -> Path | None:
+        """The node's group in the file system, None without cgroup2."""
+        try:
+            return bpf.cgroup2_root() / names.cgroup(self._context.lab, self._context.node)
+        except MeshnetError:
+            return None
+
+    def detach(self, netlink: Netlink) -> None:
+        """Takes the programs off what outlives the data path: the underlay device and the cgroup."""
+        link = netlink.link(self._context.underlay)
+        if link is not None:
+            tc.detach(link.index, tc.INGRESS, netlink)
+        group = self.cgroup()
+        if group is not None:
+            for hook in bpf.CGROUP_HOOKS:
+                bpf.detach_cgroup(group, hook, f"meshnet_{hook}")
+        with contextlib.suppress(OSError):  # in use by processes, or never made
+            if group is not None:
+                group.rmdir()
+
+
+def _attach(index: int, parent: int, objects: Objects, name: str, netlink: Netlink) -> bool:
+    try:
+        return tc.attach(index, parent, objects.progs[name], netlink)
+    except OSError as error:
+        if error.errno in _GONE:
+            return False
+        raise
