@@ -1,0 +1,141 @@
+"""What one node is told: its node object, its tasks, and every service and network it needs to run and reach them.
+
+A node needs the ingress network and all services published on it; the networks of its tasks that have not ended; and
+all services on those networks, for their VIPs and names. A task is kept from its node while it must not start
+(`ready`), and stays with it after it has ended until the manager forgets it, so that its logs stay too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from meshnet.codec import from_json, to_json
+from meshnet.control.view import View, alive
+from meshnet.errors import MeshnetError
+from meshnet.model import Assignments, Network, Node, Service, Task, TaskStatus, Version
+
+Told = Node | Network | Service | Task
+TABLES = ("tasks", "services", "networks")
+_CLASSES: dict[str, type] = {"node": Node, "tasks": Task, "services": Service, "networks": Network}
+
+
+def assignments_of(view: View, node_id: str) -> Assignments:
+    """Everything that the node must know now. Empty for an unknown node."""
+    node = view.nodes.get(node_id)
+    if node is None:
+        return Assignments()
+    tasks = {t.id: t for t in view.tasks_on.get(node_id, {}).values() if t.desired_state != "ready"}
+    networks = {a.network_id for task in tasks.values() if alive(task) for a in task.networks_attachments}
+    services = {task.service_id for task in tasks.values() if alive(task)}
+    for network in networks:
+        services |= view.services_on.get(network, set())
+    if view.ingress is not None:
+        networks.add(view.ingress.id)
+    services |= view.published
+    return Assignments(
+        node=node,
+        tasks=tasks,
+        services={ident: view.services[ident] for ident in sorted(services) if ident in view.services},
+        networks={ident: view.networks[ident] for ident in sorted(networks) if ident in view.networks},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """The way from one `Assignments` to the next: objects new or changed, and ids that are gone, per table."""
+
+    upserts: dict[str, dict[str, Told]]
+    removals: dict[str, tuple[str, ...]]
+
+    def __bool__(self) -> bool:
+        return any(self.upserts.values()) or any(self.removals.values())
+
+
+def diff(before: Assignments, after: Assignments) -> Delta:
+    """What must be told. What the agent itself said (a task's status) is not told back to it."""
+    upserts: dict[str, dict[str, Told]] = {}
+    removals: dict[str, tuple[str, ...]] = {}
+    for table in TABLES:
+        old: Mapping[str, Told] = getattr(before, table)
+        new: Mapping[str, Told] = getattr(after, table)
+        upserts[table] = {ident: thing for ident, thing in new.items() if _differs(old.get(ident), thing)}
+        removals[table] = tuple(ident for ident in old if ident not in new)
+    if after.node is not None and _differs(before.node, after.node):
+        upserts["node"] = {after.node.id: after.node}
+    return Delta(upserts, removals)
+
+
+def _differs(old: Told | None, new: Told) -> bool:
+    if old is new:
+        return False
+    return old is None or _told(old) != _told(new)
+
+
+def _told(thing: Told) -> Told:
+    """The object without what changes for the manager's own use."""
+    if isinstance(thing, Task):
+        return dataclasses.replace(thing, version=Version(), updated_at="", status=TaskStatus())
+    return dataclasses.replace(thing, version=Version(), updated_at="")
+
+
+def snapshot_line(assignments: Assignments, rev: int) -> bytes:
+    """The first line of a stream: everything."""
+    return _line({"type": "snapshot", "rev": rev, "assignments": to_json(assignments)})
+
+
+def delta_line(delta: Delta, rev: int) -> bytes:
+    """A later line: what changed."""
+    return _line(
+        {
+            "type": "delta",
+            "rev": rev,
+            "upserts": {table: to_json(things) for table, things in delta.upserts.items() if things},
+            "removals": {table: list(idents) for table, idents in delta.removals.items() if idents},
+        }
+    )
+
+
+def bookmark_line(rev: int) -> bytes:
+    """Nothing changed, and the manager is there."""
+    return _line({"type": "bookmark", "rev": rev})
+
+
+def _line(message: dict[str, Any]) -> bytes:
+    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+
+
+def follow(assignments: Assignments | None, line: bytes) -> Assignments | None:
+    """The assignments after one line of a stream; the same object for a bookmark.
+
+    Raises MeshnetError for a line that is none of the three, or a delta before any snapshot.
+    """
+    try:
+        message = json.loads(line)
+        kind = message["type"]
+        if kind == "snapshot":
+            return from_json(Assignments, message["assignments"])
+        if kind == "bookmark":
+            return assignments
+        if kind != "delta" or assignments is None:
+            raise KeyError(kind)
+        return _patched(assignments, message["upserts"], message["removals"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise MeshnetError(f"the manager sent an assignment line that cannot be read: {error!r}") from error
+
+
+def _patched(assignments: Assignments, upserts: dict[str, Any], removals: dict[str, Any]) -> Assignments:
+    fields: dict[str, Any] = {}
+    for table in TABLES:
+        things = dict(getattr(assignments, table))
+        for ident in removals.get(table, ()):
+            things.pop(ident, None)
+        for ident, data in upserts.get(table, {}).items():
+            things[ident] = from_json(_CLASSES[table], data)
+        fields[table] = things
+    for data in upserts.get("node", {}).values():
+        fields["node"] = from_json(Node, data)
+    return dataclasses.replace(assignments, **fields)

@@ -1,0 +1,171 @@
+"""The manager's port for agents: join, the stream of assignments, reports. HTTP with JSON.
+
+    POST /v1/nodes/join                            a `Join` -> {"ID", "Heartbeat", "Managers"}
+    GET  /v1/nodes/{id}/assignments[?watch=1]      newline-delimited JSON (see `assignments`): everything, then changes
+    PUT  /v1/nodes/{id}/status                     {"Tasks": {id: TaskStatus}} -> {"Heartbeat", "Managers"}
+
+A report is a heartbeat, also an empty one. A node that the manager does not know is answered 404 and must join.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from meshnet.codec import from_json
+from meshnet.control import operations
+from meshnet.control.assignments import assignments_of, bookmark_line, delta_line, diff, snapshot_line
+from meshnet.control.operations import Join
+from meshnet.errors import MeshnetError, NotFoundError
+from meshnet.model import TaskStatus
+
+if TYPE_CHECKING:
+    from meshnet.control.manager import Manager
+
+log = logging.getLogger(__name__)
+BOOKMARK = 10.0
+BATCH = 0.002
+LIMIT = 4 * 2**20
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Dispatcher:
+    """Serves one manager's agents."""
+
+    def __init__(self, manager: Manager) -> None:
+        self._manager = manager
+        self._runner: web.AppRunner
+        self._streams = 0
+        self._reports = 0
+        self._stopping = asyncio.Event()
+
+    def statistics(self) -> dict[str, int]:
+        return {"streams": self._streams, "reports": self._reports}
+
+    async def start(self, address: str) -> str:
+        """Listens; returns the address with the port that it got. Raises MeshnetError if it cannot."""
+        host, _, port = address.rpartition(":")
+        app = web.Application(middlewares=[_refusals], client_max_size=LIMIT)
+        app.add_routes(
+            [
+                web.post("/v1/nodes/join", self._join),
+                web.get("/v1/nodes/{id}/assignments", self._assignments),
+                web.put("/v1/nodes/{id}/status", self._status),
+            ]
+        )
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5, handler_cancellation=True)
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, host, int(port), reuse_address=True).start()
+        except (OSError, ValueError) as error:
+            await self._runner.cleanup()
+            raise MeshnetError(f"the manager cannot listen on {address}: {error}") from error
+        return f"{host}:{self._runner.addresses[0][1]}"
+
+    async def stop(self) -> None:
+        self._stopping.set()
+        await self._runner.cleanup()
+
+    async def _join(self, request: web.Request) -> web.Response:
+        join = from_json(Join, await read_json(request))
+        manager = self._manager
+        identifier = ""
+
+        def decide(view: Any) -> Any:
+            nonlocal identifier
+            changes, identifier = operations.join_node(
+                view, join, manager.ledger(view), manager.new_id, manager.advertise
+            )
+            return changes
+
+        await manager.state.write(decide)
+        await manager.heard(identifier)
+        return web.json_response({"ID": identifier, **self._terms()})
+
+    async def _status(self, request: web.Request) -> web.Response:
+        node_id = self._known(request)
+        body = await read_json(request)
+        given = body.get("Tasks") if isinstance(body, dict) else None
+        if not isinstance(given, dict):
+            raise MeshnetError("Tasks: an object of task statuses by task id is needed")
+        statuses = {str(ident): from_json(TaskStatus, status) for ident, status in given.items()}
+        statuses = operations.checked_statuses(statuses, time.time())
+        self._reports += 1
+        await self._manager.heard(node_id)
+        if statuses:
+            await self._manager.state.write(lambda view: operations.report_tasks(view, node_id, statuses))
+        return web.json_response(self._terms())
+
+    def _terms(self) -> dict[str, Any]:
+        return {"Heartbeat": self._manager.settings.heartbeat, "Managers": [self._manager.advertise]}
+
+    def _known(self, request: web.Request) -> str:
+        node_id = request.match_info["id"]
+        if node_id not in self._manager.view.nodes:
+            raise NotFoundError(f"node {node_id} not found; join first")
+        return node_id
+
+    async def _assignments(self, request: web.Request) -> web.StreamResponse:
+        node_id = self._known(request)
+        view = self._manager.view
+        if request.query.get("watch") not in ("1", "true"):
+            line = snapshot_line(assignments_of(view, node_id), view.rev)
+            return web.Response(body=line, content_type="application/x-ndjson")
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+        self._streams += 1
+        changed = asyncio.Event()
+        silence = self._manager.state.listen(lambda _: changed.set())
+        try:
+            await self._stream(response, node_id, changed)
+        except (ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            silence()
+            self._streams -= 1
+        return response
+
+    async def _stream(self, response: web.StreamResponse, node_id: str, changed: asyncio.Event) -> None:
+        view = self._manager.view
+        told = assignments_of(view, node_id)
+        await response.write(snapshot_line(told, view.rev))
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            while not stopping.done() and node_id in view.nodes:
+                waiting = asyncio.ensure_future(changed.wait())
+                await asyncio.wait({waiting, stopping}, timeout=BOOKMARK, return_when=asyncio.FIRST_COMPLETED)
+                if not waiting.done():
+                    waiting.cancel()
+                    await response.write(bookmark_line(view.rev))
+                    continue
+                await asyncio.sleep(BATCH)
+                changed.clear()
+                now = assignments_of(view, node_id)
+                delta = diff(told, now)
+                told = now
+                if delta:
+                    await response.write(delta_line(delta, view.rev))
+        finally:
+            stopping.cancel()
+
+
+async def read_json(request: web.Request) -> Any:
+    """The body as JSON. Raises MeshnetError if it is none."""
+    try:
+        return json.loads(await request.read())
+    except (ValueError, UnicodeDecodeError, RecursionError) as error:
+        raise MeshnetError(f"the request body is not JSON: {error}") from error
+
+
+@web.middleware
+async def _refusals(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except MeshnetError as error:
+        return web.json_response({"message": str(error)}, status=error.status)

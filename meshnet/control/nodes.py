@@ -1,0 +1,60 @@
+"""Who is there: heartbeats, and the node objects that follow from them.
+
+A node is down when it has not been heard for `grace` periods (Swarm: 5 s and 3). Time that the manager itself did not
+run counts against nobody: a manager that starts gives every node a fresh term, and one that was stopped or starved
+for a while extends all terms by that while (`paused`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+from meshnet.model import Node, NodeStatus
+
+DOWN = "heartbeat failure"
+
+
+class Heartbeats:
+    """Terms of the nodes that are up. Times are seconds of any clock that only goes forward."""
+
+    def __init__(self, period: float = 5.0, grace: float = 3.0) -> None:
+        self.period = period
+        self._term = period * grace
+        self._until: dict[str, float] = {}
+
+    def start(self, nodes: Iterable[Node], now: float) -> None:
+        """Gives every node that the store says is ready a fresh term."""
+        self._until = {node.id: now + self._term for node in nodes if node.status.state == "ready"}
+
+    def beat(self, node_id: str, now: float) -> None:
+        self._until[node_id] = now + self._term
+
+    def forget(self, node_id: str) -> None:
+        self._until.pop(node_id, None)
+
+    def paused(self, seconds: float) -> None:
+        """The manager did not run for so long: nobody could be heard."""
+        self._until = {node_id: until + seconds for node_id, until in self._until.items()}
+
+    def expired(self, now: float) -> list[str]:
+        """The nodes whose term is over; each is named once."""
+        over = [node_id for node_id, until in self._until.items() if until <= now]
+        for node_id in over:
+            del self._until[node_id]
+        return over
+
+    def next_expiry(self) -> float | None:
+        return min(self._until.values(), default=None)
+
+
+def down(node: Node) -> Node:
+    """The node as lost."""
+    return dataclasses.replace(node, status=NodeStatus("down", DOWN, node.status.addr))
+
+
+def ready(node: Node) -> Node:
+    """The node as heard; the same object if it was ready."""
+    if node.status.state == "ready":
+        return node
+    return dataclasses.replace(node, status=NodeStatus("ready", "", node.status.addr))

@@ -1,0 +1,239 @@
+"""What people and nodes may ask for, as functions of the view: each gives the changes, or refuses and changes nothing.
+
+Refusals carry Swarm's own words where Swarm refuses the same (`rpc error: code = ...` is how its manager's errors
+reach a user through the Engine API) and the HTTP status that the Engine gives them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+
+from meshnet.control.allocator import Ledger, give_network, give_node, give_service
+from meshnet.control.objects import Changes, Cluster, stamp
+from meshnet.control.view import View, alive, wanted
+from meshnet.errors import ConflictError, MeshnetError, NotFoundError
+from meshnet.model import (
+    TERMINAL_STATES,
+    IPAMConfig,
+    IPAMOptions,
+    ManagerStatus,
+    Network,
+    NetworkAttachmentConfig,
+    NetworkSpec,
+    Node,
+    NodeDescription,
+    NodeSpec,
+    NodeStatus,
+    PortConfig,
+    Service,
+    ServiceSpec,
+    TaskStatus,
+    state_rank,
+)
+
+NewId = Callable[[], str]
+INGRESS = "ingress"
+
+
+def invalid(text: str) -> MeshnetError:
+    """Swarm's InvalidArgument."""
+    return MeshnetError(f"rpc error: code = InvalidArgument desc = {text}", 400)
+
+
+def precondition(text: str) -> MeshnetError:
+    """Swarm's FailedPrecondition."""
+    return MeshnetError(f"rpc error: code = FailedPrecondition desc = {text}", 400)
+
+
+def start_cluster(view: View, ledger: Ledger, new_id: NewId) -> Changes:
+    """Makes the swarm and its ingress network if they do not exist."""
+    if view.cluster is not None:
+        return Changes()
+    first = ledger.pools[0].partition("/")[0]
+    spec = NetworkSpec(name=INGRESS, ingress=True)
+    asked = dataclasses.replace(spec, ipam_options=IPAMOptions((IPAMConfig(f"{first}/{ledger.size}"),)))
+    ingress = give_network(ledger, Network(id=new_id(), spec=asked))
+    ledger.moved("subnet", ingress.subnet)
+    return Changes((Cluster(id=new_id()), dataclasses.replace(ingress, spec=spec), *ledger.cursors()))
+
+
+def create_network(view: View, spec: NetworkSpec, ledger: Ledger, new_id: NewId) -> Changes:
+    """A network with subnet, gateway and VNI. `spec` is validated."""
+    if spec.name in view.network_named:
+        raise ConflictError(f"network with name {spec.name} already exists")
+    if spec.ingress and view.ingress is not None:
+        text = f"ingress network ({view.ingress.id}) is already present"
+        raise ConflictError(f"rpc error: code = AlreadyExists desc = {text}")
+    network = give_network(ledger, Network(id=new_id(), spec=spec))
+    return Changes((network, *ledger.cursors()))
+
+
+def remove_network(view: View, network: Network) -> Changes:
+    """Deletes a network that no service and no wanted task uses."""
+    users = sorted(view.services_on.get(network.id, ()))
+    if not users and network.spec.ingress:
+        users = sorted(view.published)
+    if users:
+        raise precondition(f"network {network.id} is in use by service {users[0]}")
+    for task in view.tasks.values():
+        if wanted(task) and alive(task) and any(a.network_id == network.id for a in task.networks_attachments):
+            raise precondition(f"network {network.id} is in use by task {task.id}")
+    cursor = view.cursors.get(network.id)
+    return Changes(drop=(network, cursor) if cursor else (network,))
+
+
+def create_service(view: View, spec: ServiceSpec, ledger: Ledger, new_id: NewId) -> Changes:
+    """A service with its VIPs and ports. `spec` is validated; its networks may still be names."""
+    if spec.name in view.service_named:
+        text = f"name conflicts with an existing object: service {spec.name} already exists"
+        raise ConflictError(f"rpc error: code = AlreadyExists desc = {text}")
+    spec = _resolved(view, spec)
+    _check_ports(view, spec.endpoint_spec.ports, "")
+    service = give_service(ledger, Service(id=new_id(), spec=spec))
+    return Changes((service, *ledger.cursors()))
+
+
+def update_service(view: View, service: Service, version: int, spec: ServiceSpec, ledger: Ledger) -> Changes:
+    """The service under a new spec. `version` must be that of its last change; name and mode cannot change."""
+    if version != service.version.index:
+        raise MeshnetError("rpc error: code = Unknown desc = update out of sequence", 500)
+    if spec.name != service.spec.name:
+        raise MeshnetError("rpc error: code = Unimplemented desc = renaming services is not supported", 501)
+    if (spec.mode.global_ is None) != (service.spec.mode.global_ is None):
+        raise MeshnetError("rpc error: code = Unimplemented desc = service mode change is not allowed", 501)
+    spec = _resolved(view, spec)
+    _check_ports(view, spec.endpoint_spec.ports, service.id)
+    updated = give_service(ledger, dataclasses.replace(service, spec=spec))
+    return Changes((updated, *ledger.cursors()))
+
+
+def _resolved(view: View, spec: ServiceSpec) -> ServiceSpec:
+    """The spec with network ids for names. Raises NotFoundError for one that does not exist."""
+    networks: list[NetworkAttachmentConfig] = []
+    for item in spec.task_template.networks:
+        network = find_network(view, item.target)
+        if network.spec.ingress:
+            raise invalid(f'Service cannot be explicitly attached to the ingress network "{network.spec.name}"')
+        if all(network.id != known.target for known in networks):
+            networks.append(dataclasses.replace(item, target=network.id))
+    template = dataclasses.replace(spec.task_template, networks=tuple(networks))
+    return dataclasses.replace(spec, task_template=template)
+
+
+def find_network(view: View, name: str) -> Network:
+    """A network by id or name. Raises NotFoundError."""
+    network = view.networks.get(name) or view.networks.get(view.network_named.get(name, ""))
+    if network is None:
+        raise NotFoundError(f"network {name} not found")
+    return network
+
+
+def _check_ports(view: View, ports: Iterable[PortConfig], service_id: str) -> None:
+    """A published port belongs to one service; host mode and ingress mode exclude each other."""
+    asked = {(port.protocol, port.published_port): port for port in ports if port.published_port}
+    if not asked:
+        return
+    for other in view.services.values():
+        if other.id == service_id:
+            continue
+        for held in other.endpoint.ports:
+            port = asked.get((held.protocol, held.published_port))
+            if port is None or (port.publish_mode == "host" and held.publish_mode == "host"):
+                continue
+            kind = "an ingress port" if held.publish_mode == "ingress" else "a host-published port"
+            raise invalid(
+                f"port '{held.published_port}' is already in use by service '{other.spec.name}' ({other.id}) as {kind}"
+            )
+
+
+def remove_service(service: Service) -> Changes:
+    """Deletes a service; its tasks follow by themselves."""
+    return Changes(drop=(service,))
+
+
+def update_node(node: Node, version: int, spec: NodeSpec) -> Changes:
+    """The node under a new spec: labels and availability."""
+    if version != node.version.index:
+        raise MeshnetError("rpc error: code = Unknown desc = update out of sequence", 500)
+    if spec.role != node.spec.role:
+        if node.spec.role == "manager":
+            raise precondition("attempting to demote the last manager of the swarm")
+        raise MeshnetError("a swarm has one manager so far: a worker cannot be promoted", 501)
+    return Changes((dataclasses.replace(node, spec=spec),))
+
+
+def remove_node(view: View, node: Node, force: bool) -> Changes:
+    """Deletes a node that is down, or with `force` any worker; its tasks are orphaned."""
+    if node.spec.role == "manager":
+        text = "is a cluster manager and is a member of the raft cluster. It must be demoted to worker before removal"
+        raise precondition(f"node {node.id} {text}")
+    if node.status.state == "ready" and not force:
+        raise precondition(f"node {node.id} is not down and can't be removed")
+    return Changes(drop=(node,))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Join:
+    """What a node says of itself when it joins. `id` is that of an earlier join, if it still knows it."""
+
+    id: str = dataclasses.field(default="", metadata={"name": "ID"})
+    addr: str = ""
+    role: str = "worker"
+    labels: dict[str, str] = dataclasses.field(default_factory=dict)
+    description: NodeDescription = NodeDescription()
+
+
+def join_node(view: View, join: Join, ledger: Ledger, new_id: NewId, manager_addr: str) -> tuple[Changes, str]:
+    """The node as a member that is ready; the same one again if its id, or its hostname and address, are known.
+
+    Labels given with the first join are the node's own from then on. `manager_addr` is this manager's host:port.
+    Returns the changes and the node's id.
+    """
+    if not join.description.hostname or not join.addr:
+        raise MeshnetError("a node that joins must say its hostname and its address")
+    node = view.nodes.get(join.id) or next(
+        (n for n in view.nodes.values() if (n.status.addr, n.description.hostname) == _identity(join)), None
+    )
+    if node is None:
+        node = Node(id=new_id(), spec=NodeSpec(role=join.role, labels=join.labels))
+    host = manager_addr.rpartition(":")[0]
+    leads = join.role == "manager" and host == join.addr
+    joined = dataclasses.replace(
+        node,
+        description=join.description,
+        status=NodeStatus("ready", "", join.addr),
+        manager_status=ManagerStatus(True, "reachable", manager_addr) if leads else node.manager_status,
+    )
+    joined = give_node(ledger, joined)
+    return (Changes((joined, *ledger.cursors())) if joined != node else Changes()), joined.id
+
+
+def _identity(join: Join) -> tuple[str, str]:
+    return join.addr, join.description.hostname
+
+
+def report_tasks(view: View, node_id: str, statuses: dict[str, TaskStatus]) -> Changes:
+    """What a node says about its tasks. A state never goes back, and a node speaks of its own tasks only."""
+    put = []
+    for task_id, status in statuses.items():
+        task = view.tasks.get(task_id)
+        if task is None or task.node_id != node_id or task.status.state in TERMINAL_STATES:
+            continue
+        if state_rank(status.state) < state_rank(task.status.state) or status == task.status:
+            continue
+        put.append(dataclasses.replace(task, status=status))
+    return Changes(tuple(put))
+
+
+def checked_statuses(statuses: dict[str, TaskStatus], now: float) -> dict[str, TaskStatus]:
+    """Refuses unknown states; a status without a time gets the manager's."""
+    for task_id, status in statuses.items():
+        try:
+            state_rank(status.state)
+        except KeyError:
+            raise MeshnetError(f"Tasks.{task_id}.State: unknown state {status.state!r}") from None
+    return {
+        task_id: status if status.timestamp else dataclasses.replace(status, timestamp=stamp(now))
+        for task_id, status in statuses.items()
+    }

@@ -1,0 +1,272 @@
+"""Which tasks a service has: makes them, replaces them, ends them, forgets them (swarmkit manager/orchestrator).
+
+`reconcile` is a function of one service, its tasks, the nodes and the clock, and is called again after each change; it
+keeps nothing. A *place* is what a task fills: a slot of a replicated service, a node for a global one. Each place
+has at most one task that is wanted (`ready` waits for its delay or its predecessor, `running` may run) and a
+history of tasks that are not (`shutdown`). A task to be `remove`d belongs to no place any more and is deleted when
+it has ended.
+
+A task of an older spec is replaced stop-first, one place at a time, and the next only when the last one runs.
+A lost node's tasks are replaced at once: the delay paces what fails again and again, and a node does not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from meshnet.control.allocator import task_networks
+from meshnet.control.constraints import satisfied
+from meshnet.control.objects import seconds, stamp
+from meshnet.control.restart import ENDED_ALONE, restarts, starts_at
+from meshnet.control.scheduler import eligible
+from meshnet.control.view import View, alive, wanted
+from meshnet.model import Node, Service, Task, TaskStatus
+
+Place = int | str
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What to change: tasks to write and to delete, and when to look again (seconds since the epoch) if nothing else
+    happens before."""
+
+    put: dict[str, Task] = field(default_factory=dict)
+    drop: dict[str, Task] = field(default_factory=dict)
+    wake: float | None = None
+
+    def look_again(self, at: float) -> None:
+        self.wake = at if self.wake is None else min(self.wake, at)
+
+
+def reconcile(view: View, service_id: str, now: float, new_id: Callable[[], str], history: int = 5) -> Outcome:
+    """What the service's tasks must become. `history` is how many tasks a place keeps, the running one included."""
+    service = view.services.get(service_id)
+    tasks = view.tasks_of.get(service_id, {}).values()
+    work = _Work(view, service, now, new_id, history)
+    for task in tasks:
+        if service is None and task.desired_state != "remove":
+            work.end(task, "remove")
+        elif task.desired_state == "remove":
+            work.forget_if_over(task)
+        elif task.node_id and task.node_id not in view.nodes:
+            work.orphan(task)
+    if service is not None:
+        work.fill(service)
+    return work.outcome
+
+
+class _Work:
+    """One reconciliation. `now_is` reads a task as this reconciliation has changed it."""
+
+    def __init__(
+        self, view: View, service: Service | None, now: float, new_id: Callable[[], str], history: int
+    ) -> None:
+        self.view = view
+        self.nodes: Mapping[str, Node] = view.nodes
+        self.now = now
+        self.new_id = new_id
+        self.history = history
+        self.outcome = Outcome()
+        self.places: dict[Place, dict[str, Task]] = defaultdict(dict)
+        if service is not None:
+            for task in view.tasks_of.get(service.id, {}).values():
+                if task.desired_state != "remove":
+                    self.places[self.place_of(task)][task.id] = task
+
+    def place_of(self, task: Task) -> Place:
+        """A task of a global service has no slot; its place is its node."""
+        return task.slot or task.node_id
+
+    def fill(self, service: Service) -> None:
+        """Brings every place of the service to what it must hold."""
+        for place, tasks in list(self.places.items()):
+            for task in list(tasks.values()):
+                if wanted(task) and not self._fit(service, task):
+                    self._replace(service, place, task)
+        if service.spec.mode.global_ is not None:
+            self._fill_nodes(service)
+        else:
+            self._fill_slots(service, service.spec.mode.replicated.replicas if service.spec.mode.replicated else 1)
+        self._update(service)
+        for tasks in self.places.values():
+            self._promote(tasks)
+            self._prune(service, tasks)
+
+    def write(self, task: Task, place: Place | None = None) -> None:
+        self.outcome.put[task.id] = task
+        if place is not None:
+            self.places[place][task.id] = task
+
+    def end(self, task: Task, desired: str) -> None:
+        """Ends a task. One that no agent has heard of is over at once."""
+        if not alive(task) or not task.node_id or task.desired_state == "ready":
+            if desired == "remove":
+                self.forget(task)
+                return
+            if alive(task):
+                task = dataclasses.replace(task, status=TaskStatus(stamp(self.now), "shutdown", "never started"))
+        self.write(dataclasses.replace(task, desired_state=desired))
+        if desired == "remove":
+            self.forget_if_over(self.outcome.put[task.id])
+
+    def forget_if_over(self, task: Task) -> None:
+        if not alive(task) or task.node_id not in self.nodes:
+            self.forget(task)
+
+    def forget(self, task: Task) -> None:
+        """Deletes a task."""
+        self.outcome.put.pop(task.id, None)
+        if task.id in self.view.tasks:
+            self.outcome.drop[task.id] = task
+
+    def orphan(self, task: Task) -> None:
+        """The task's node was removed from the swarm: nobody will report about it."""
+        if isinstance(self.place_of(task), str):
+            self.places.pop(task.node_id, None)
+            self.forget(task)
+            return
+        if not alive(task):
+            return
+        status = dataclasses.replace(task.status, timestamp=stamp(self.now), state="orphaned", message="node removed")
+        ended = dataclasses.replace(task, desired_state="shutdown", status=status)
+        self.write(ended)
+        self.places[self.place_of(task)][task.id] = ended
+
+    def _fit(self, service: Service, task: Task) -> bool:
+        """Whether the task may go on: it has not ended and its node may run it."""
+        if not alive(task):
+            return False
+        node = self.nodes.get(task.node_id)
+        if node is None:
+            return not task.node_id
+        fine = node.status.state != "down" and node.spec.availability != "drain"
+        return fine and satisfied(service.spec.task_template.placement.constraints, node)
+
+    def _shut(self, place: Place, task: Task) -> None:
+        """Ends a task that stays in its place's history."""
+        self.end(task, "shutdown")
+        self.places[place][task.id] = self.outcome.put[task.id]
+
+    def _replace(self, service: Service, place: Place, task: Task) -> None:
+        self._shut(place, task)
+        if service.spec.mode.global_ is not None:
+            return
+        template = service.spec.task_template
+        tasks = self.places[place]
+        if any(wanted(other) for other in tasks.values()):
+            return
+        if alive(task) or task.spec != template or restarts(template.restart_policy, task, tasks.values()):
+            self._create(service, place)
+
+    def _create(self, service: Service, place: Place) -> None:
+        """A new task for a place. It waits as `ready` if its predecessor makes it wait."""
+        task = Task(
+            id=self.new_id(),
+            spec=service.spec.task_template,
+            service_id=service.id,
+            slot=place if isinstance(place, int) else 0,
+            node_id=place if isinstance(place, str) else "",
+            status=TaskStatus(stamp(self.now), "new", "created"),
+            desired_state="ready",
+        )
+        self.write(task, place)
+
+    def _fill_slots(self, service: Service, replicas: int) -> None:
+        filled = [slot for slot, tasks in self.places.items() if self._filled(service, tasks)]
+        slot = 0
+        for _ in range(replicas - len(filled)):
+            slot += 1
+            while slot in filled:
+                slot += 1
+            self._create(service, slot)
+        for victim in sorted(filled, key=self._usefulness)[: max(0, len(filled) - replicas)]:
+            self._remove_place(victim)
+        for slot_ in [slot_ for slot_ in self.places if slot_ not in filled and not self._wanted_in(slot_)]:
+            self._remove_place(slot_)
+
+    def _filled(self, service: Service, tasks: Mapping[str, Task]) -> bool:
+        """A slot counts while it has a wanted task, or one that ended for good under the present spec."""
+        if any(wanted(task) for task in tasks.values()):
+            return True
+        last = max(tasks.values(), key=_age)
+        return last.status.state in ENDED_ALONE and last.spec == service.spec.task_template
+
+    def _usefulness(self, place: Place) -> tuple[bool, int]:
+        """Least useful first: slots without a running task, then the highest."""
+        runs = any(wanted(t) and t.status.state == "running" for t in self.places[place].values())
+        return runs, -int(place)
+
+    def _wanted_in(self, place: Place) -> bool:
+        return any(wanted(task) for task in self.places[place].values())
+
+    def _remove_place(self, place: Place) -> None:
+        for task in self.places.pop(place).values():
+            self.end(task, "remove")
+
+    def _fill_nodes(self, service: Service) -> None:
+        template = service.spec.task_template
+        for node in self.nodes.values():
+            tasks = self.places[node.id]
+            if self._wanted_in(node.id) or not eligible(node, template.placement.constraints):
+                continue
+            last = max(tasks.values(), key=_age, default=None)
+            ended_alone = last is not None and last.status.state in ENDED_ALONE and last.spec == template
+            if last is None or not ended_alone or restarts(template.restart_policy, last, tasks.values()):
+                self._create(service, node.id)
+
+    def _update(self, service: Service) -> None:
+        """Replaces outdated tasks: those that do not run all at once, of the others one while all new ones run."""
+        networks = task_networks(self.view, service)
+        old: list[tuple[Place, Task]] = []
+        busy = False
+        for place, tasks in sorted(self.places.items(), key=lambda item: str(item[0]).zfill(9)):
+            for task in [task for task in tasks.values() if wanted(task)]:
+                if not _outdated(service, task, networks):
+                    busy = busy or task.status.state != "running"
+                elif task.status.state != "running":
+                    self._succeed(service, place, task)
+                    busy = True
+                else:
+                    old.append((place, task))
+        if old and not busy:
+            self._succeed(service, *old[0])
+
+    def _succeed(self, service: Service, place: Place, task: Task) -> None:
+        self._shut(place, task)
+        self._create(service, place)
+
+    def _promote(self, tasks: dict[str, Task]) -> None:
+        """Lets the waiting tasks of a place run whose time has come."""
+        for task in [task for task in tasks.values() if task.desired_state == "ready" and alive(task)]:
+            at = starts_at(task, tasks.values(), self.nodes)
+            if at is None:
+                continue
+            if at > self.now:
+                self.outcome.look_again(at)
+                continue
+            tasks[task.id] = dataclasses.replace(task, desired_state="running")
+            self.write(tasks[task.id])
+
+    def _prune(self, service: Service, tasks: dict[str, Task]) -> None:
+        """Forgets the oldest ended tasks of a place; as many stay as counting attempts needs."""
+        attempts = service.spec.task_template.restart_policy.max_attempts
+        keep = max(self.history - 1, attempts + 1 if attempts > 0 else 0, 0)
+        ended = sorted((task for task in tasks.values() if not alive(task) and not wanted(task)), key=_age)
+        for task in ended[: max(0, len(ended) - keep)]:
+            self.forget(task)
+            del tasks[task.id]
+
+
+def _age(task: Task) -> tuple[float, float, str]:
+    return seconds(task.created_at), seconds(task.status.timestamp), task.id
+
+
+def _outdated(service: Service, task: Task, networks: Iterable[str]) -> bool:
+    """Whether the task does not follow the service's present spec."""
+    if task.spec != service.spec.task_template:
+        return True
+    attached = {item.network_id for item in task.networks_attachments}
+    return task.status.state != "new" and attached != set(networks)

@@ -1,0 +1,32 @@
+"""What a manager can be told about its swarm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from meshnet.ipam import DEFAULT_POOLS, DEFAULT_SIZE
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`lab` names the lab that the manager belongs to; until there is TLS it runs nowhere else.
+
+    heartbeat: seconds between two reports of a node. Shorter notices a lost node sooner and costs one small request
+        per node and period.
+    grace: periods without a report until a node counts as down.
+    history: tasks that a place of a service keeps, the running one included.
+    pools, pool_size: where networks get their subnets from, and the prefix length of each.
+    avoid: subnets that no network may meet, such as that of the nodes themselves.
+    images: the images that nodes can run, by name; None if the manager cannot know.
+    advertise: host:port under which nodes reach this manager; the listening address if empty.
+    """
+
+    lab: str = ""
+    heartbeat: float = 5.0
+    grace: float = 3.0
+    history: int = 5
+    pools: tuple[str, ...] = DEFAULT_POOLS
+    pool_size: int = DEFAULT_SIZE
+    avoid: tuple[str, ...] = ()
+    images: tuple[str, ...] | None = None
+    advertise: str = ""
