@@ -12,6 +12,7 @@ from meshnet.errors import MeshnetError
 from meshnet.lab import compose
 from meshnet.lab.spec import Lab, LabCheck, LabClient, LabLink, LabNode
 from meshnet.lab.yamlnodes import Problems, Value, name_problem, read
+from meshnet.sandbox.images import Catalogue, from_mapping
 
 FILE = "lab.yml"
 DEFAULT_SUBNET = "172.17.0.0/16"
@@ -67,8 +68,14 @@ def _lab(root: Value, directory: Path, problems: Problems) -> Lab:
     nodes = tuple(_node(host, value, addresses[value.name], datapath) for host, value in node_values.items())
     if not any(node.role == "manager" for node in nodes):
         keys.get("nodes", root).error("a lab needs nodes, and one of them with role: manager")
+    images = _images(keys.get("images"), directory)
     stack = _stack(keys.get("services"), directory, subnet, problems)
-    images = _images(keys.get("images"))
+    catalogue = Catalogue(from_mapping(images))
+    for value, image in stack.images:
+        try:
+            catalogue.find(image)
+        except MeshnetError as error:
+            value.error(str(error))
     return Lab(
         name=name,
         directory=str(directory.resolve()),
@@ -242,8 +249,19 @@ def _check(value: Value, hosts: set[str]) -> LabCheck:
     )
 
 
-def _images(value: Value | None) -> dict[str, Any]:
-    return {name: entry.plain() for name, entry in (value.map() if value else {}).items()}
+def _images(value: Value | None, directory: Path) -> dict[str, Any]:
+    """The lab's catalogue as plain data; `rootfs` paths, which start at the lab's folder, are made absolute."""
+    found: dict[str, Any] = {}
+    for name, entry in (value.map() if value else {}).items():
+        found[name] = entry.plain()
+        if isinstance(found[name], dict) and isinstance(found[name].get("rootfs"), str):
+            found[name]["rootfs"] = str((directory / found[name]["rootfs"]).resolve())
+        try:
+            from_mapping({name: found[name]})
+        except MeshnetError as error:
+            entry.error(str(error).removeprefix(f"images.{name}").lstrip(".: "))
+            del found[name]
+    return found
 
 
 def _stack(value: Value | None, directory: Path, underlay: IPv4Network, problems: Problems) -> compose.Stack:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-import threading
 
 from meshnet import names
 from meshnet.errors import MeshnetError
-from meshnet.kernel import libc, netns
+from meshnet.kernel import netns
 from meshnet.lab.spec import Lab, LabLink
 from meshnet.lab.topology import DEVICE, port
 
@@ -65,13 +64,4 @@ def _tc(device: str, words: tuple[str, ...]) -> str:
 
 def _probe(words: tuple[str, ...]) -> str:
     """Why a discipline does not work here, tried on the loopback of a namespace that ends with its thread."""
-    reasons: list[str] = []
-
-    def work() -> None:
-        libc.unshare(libc.CLONE_NEWNET)
-        reasons.append(_tc("lo", words))
-
-    thread = threading.Thread(target=work, name="probe")
-    thread.start()
-    thread.join()
-    return reasons[0] if reasons else "no network namespace could be made"
+    return netns.run_in_new(lambda: _tc("lo", words))

@@ -208,12 +208,19 @@ class Value:
         return round(sum(float(number) * _UNITS[unit] for number, unit in parts))
 
     def plain(self) -> Any:
-        """The value as dicts, lists and strings (None for null), whatever its shape."""
+        """The value as dicts, lists, text, whole numbers, true and false (None for null), whatever its shape."""
         if self.is_map:
             return {key: value.plain() for key, value in self.map().items()}
         if self.is_list:
             return [value.plain() for value in self.list()]
-        return None if self.empty else self.text()
+        if self.empty:
+            return None
+        word = self.text()
+        if self.node.tag == _CORE + "int" and re.fullmatch(r"[+-]?\d{1,18}", word):
+            return int(word)
+        if self.node.tag == _CORE + "bool" and word.lower() in ("true", "false"):
+            return word.lower() == "true"
+        return word
 
     def _kind(self) -> str:
         if isinstance(self.node, yaml.MappingNode):

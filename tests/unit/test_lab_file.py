@@ -28,7 +28,8 @@ links:
   b: {delay: 10ms, loss: 0.5%, rate: 100mbit}
 resolvers: [192.168.7.9]
 images:
-  whoami: {host: [whoami, -v]}
+  who: {entrypoint: [whoami, -v], writable: 1000}
+  plain: alpine
 x-anything: [1, 2]
 checks:
   - {name: up, on: outside, run: "curl -s http://192.168.7.2", expect: "I'm", within: 1m}
@@ -61,7 +62,7 @@ def test_a_full_file(tmp_path: Path) -> None:
     assert lab.clients == (LabClient("outside", "192.168.7.5"),)
     assert lab.links == (LabLink("b", 10_000_000, 0.5, 100_000_000),)
     assert lab.resolvers == ("192.168.7.9",)
-    assert lab.images == {"whoami": {"host": ["whoami", "-v"]}}
+    assert lab.images == {"who": {"entrypoint": ["whoami", "-v"], "writable": 1000}, "plain": "alpine"}
     assert not lab.direct_return
     assert lab.checks == (
         LabCheck("up", "outside", ("sh", "-c", "curl -s http://192.168.7.2"), "I'm", 60 * 10**9),
@@ -156,6 +157,9 @@ checks:
         ("underlay: {subnet: 10.2.0.0/16}", "overlaps 10.0.0.0/8, where overlay networks get their subnets"),
         ("underlay: {subnet: 192.168.0.0/31}", "too small: /30 is the smallest that holds two hosts"),
         ("underlay: {subnet: fe80::/64}", "underlay.subnet: an IPv4 subnet such as 172.17.0.0/16 is needed"),
+        ("images: {a: {colour: red}}", "lab.yml:1:13: images.a: colour: not known; use command, entrypoint, env,"),
+        ("images: {a: {rootfs: none}}", "lab.yml:1:13: images.a: rootfs: /"),
+        ("images: {a: {writable: 1.5}}", "lab.yml:1:13: images.a: writable: int is needed, not '1.5'"),
         (
             "underlay: {subnet: 192.168.0.0/30}\nnodes: {a: {role: manager}, b: }",
             "lab.yml:2:31: nodes.b: the underlay's subnet 192.168.0.0/30 has no address left for it",
@@ -179,3 +183,24 @@ def test_no_lab_at_all(tmp_path: Path) -> None:
         load(tmp_path)
     with pytest.raises(MeshnetError, match=r"no lab\.yml there"):
         load(tmp_path / "nothing")
+
+
+def test_services_are_checked_against_the_lab(tmp_path: Path) -> None:
+    """What a compose file asks of the lab and cannot have is reported with the compose file's lines."""
+    (tmp_path / "stack.yml").write_text(
+        "services:\n"
+        "  a: {image: unheard/of:1, networks: [near]}\n"
+        "  b: {image: 'docker.io/library/alpine:3', networks: [far]}\n"
+        "networks:\n"
+        "  near: {ipam: {config: [{subnet: 172.17.9.0/24}]}}\n"
+        "  far: {external: true}\n"
+    )
+    found = complaints(tmp_path, "nodes: {m: {role: manager}}\nservices: stack.yml")
+    assert found == [
+        "stack.yml:2:14: services.a.image: No such image: unheard/of:1; name it in the lab's images, or import a root"
+        " file system under that name",
+        "stack.yml:5:35: networks.near.ipam.config[0].subnet: 172.17.9.0/24 overlaps the underlay's subnet"
+        " 172.17.0.0/16",
+        "stack.yml:6:8: networks.far: external networks do not exist in a lab that starts; describe the network"
+        " instead",
+    ]
