@@ -12,7 +12,7 @@ from meshnet.errors import MeshnetError
 from meshnet.lab import compose
 from meshnet.lab.spec import Lab, LabCheck, LabClient, LabLink, LabNode
 from meshnet.lab.yamlnodes import Problems, Value, name_problem, read
-from meshnet.sandbox.images import Catalogue, from_mapping
+from meshnet.sandbox.images import Images, from_mapping
 
 FILE = "lab.yml"
 DEFAULT_SUBNET = "172.17.0.0/16"
@@ -70,7 +70,7 @@ def _lab(root: Value, directory: Path, problems: Problems) -> Lab:
         keys.get("nodes", root).error("a lab needs nodes, and one of them with role: manager")
     images = _images(keys.get("images"), directory)
     stack = _stack(keys.get("services"), directory, subnet, problems)
-    catalogue = Catalogue(from_mapping(images))
+    catalogue = Images(images)
     for value, image in stack.images:
         try:
             catalogue.find(image)
