@@ -270,7 +270,7 @@ def encode_message(message: Message) -> bytes:
             return _typed(DEAD, {"Incarnation": incarnation, "Node": name, "From": accuser})
         case Alive(incarnation, name, where_, meta, versions):
             fields: dict[str, object] = {"Incarnation": incarnation, "Node": name, "Addr": pack_ip(where_[0])}
-            return _typed(ALIVE, {**fields, "Port": where_[1], "Meta": meta, "Vsn": versions})
+            return _typed(ALIVE, {**fields, "Port": where_[1], "Meta": meta or None, "Vsn": versions})
         case User(content):
             return bytes((USER,)) + content
 

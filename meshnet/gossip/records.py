@@ -3,7 +3,8 @@
 The owner numbers its changes 1, 2, 3 ... A newer record about the same (network, kind, key) supersedes the older,
 so a log holds each key once and its sequence numbers have gaps. A copy at `head` h holds exactly what the owner's
 log held after its h-th change. A delta (base, head] carries the records of that range which are not superseded;
-it fits a copy whose head is at least base. Base 0 is a snapshot: it replaces the copy.
+it fits a copy whose head is at least base. Base 0 is a snapshot: it replaces the copy. Snapshots carry the
+tombstones above the floor, too: whoever took one may be asked for a suffix next.
 
 Withdrawing a key leaves a tombstone, so that the suffix tells of it. The owner moves a floor: tombstones up to it
 are forgotten everywhere, and whoever is further behind than the floor takes a snapshot instead of a suffix. So
@@ -138,8 +139,7 @@ class OwnerLog:
         for record in reversed(self._records.values()):
             if record.seq <= base:
                 break
-            if base or record.value is not None:
-                records.append(record)
+            records.append(record)
         records.reverse()
         head = self.head
         if limit is not None and base and len(records) > limit:

@@ -78,7 +78,7 @@ def _encode(message: StreamMessage) -> bytes:
 def _encode_state(node: NodeState) -> bytes:
     alive = node.alive
     where: dict[str, object] = {"Addr": codec.pack_ip(alive.address[0]), "Port": alive.address[1]}
-    said: dict[str, object] = {"Incarnation": alive.incarnation, "Meta": alive.meta, "Vsn": alive.versions}
+    said: dict[str, object] = {"Incarnation": alive.incarnation, "Meta": alive.meta or None, "Vsn": alive.versions}
     return codec.pack_map({"Name": alive.name, "State": _STATES.index(node.state), **where, **said})
 
 

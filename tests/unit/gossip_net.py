@@ -8,6 +8,7 @@ import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from meshnet.gossip.engine import Engine
 from meshnet.gossip.outbox import StreamRequest
@@ -27,7 +28,7 @@ class Link:
 class Net:
     """Nodes by name. `run` moves the clock; `until` moves it until something holds."""
 
-    def __init__(self, seed: int, link: Link | None = None, **overrides: object) -> None:
+    def __init__(self, seed: int, link: Link | None = None, **overrides: Any) -> None:
         self.rng = random.Random(seed)
         self.link = link or Link()
         self.now = 1000.0
@@ -45,12 +46,12 @@ class Net:
 
     # nodes
 
-    def settings(self, name: str, **more: object) -> Settings:
+    def settings(self, name: str, **more: Any) -> Settings:
         number = sum(map(ord, name)) if not name[1:].isdigit() else int(name[1:])
         address = f"10.0.{number // 250}.{number % 250 + 1}"
-        return Settings(name=name, address=address, **{**self.overrides, **more})  # type: ignore[arg-type]
+        return Settings(name=name, address=address, **{**self.overrides, **more})
 
-    def add(self, name: str, settings: Settings | None = None, **more: object) -> Engine:
+    def add(self, name: str, settings: Settings | None = None, **more: Any) -> Engine:
         """A new life of the node, with the LAN's times unless told otherwise."""
         settings = settings or self.settings(name, **more)
         seed = self.rng.getrandbits(64)
@@ -66,7 +67,7 @@ class Net:
         """The node is gone without a word."""
         del self.engines[name]
 
-    def start(self, count: int, local: bool = True, **more: object) -> list[Engine]:
+    def start(self, count: int, local: bool = True, **more: Any) -> list[Engine]:
         """n0 ... joined to one another through n0."""
         for number in range(count):
             plain = self.settings(f"n{number}", **more)

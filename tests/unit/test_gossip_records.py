@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from gossip_net import Link, Net
 
@@ -11,7 +13,7 @@ from meshnet.gossip.types import EpochChanged, RecordsChanged
 BAD = Link(loss=0.25, repeat=0.1, delay=(0.0005, 0.03))
 
 
-def _joined(seed: int, count: int, link: Link | None = None, **settings: object) -> Net:
+def _joined(seed: int, count: int, link: Link | None = None, **settings: Any) -> Net:
     net = Net(seed, link, **settings)
     net.start(count)
     net.until(net.agree, 20)
