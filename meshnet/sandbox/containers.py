@@ -26,11 +26,12 @@ PARALLEL = 4  # creations, starts and checks at once; more only get in each othe
 
 
 class Containers:
-    """The containers of one agent. Everything is kept in the containers' directories, nothing in this object."""
+    """The containers of one agent. What must last is in the containers' directories, not in this object."""
 
     def __init__(self, images: Images) -> None:
         self._images = images
         self._slots = asyncio.Semaphore(PARALLEL)
+        self._seccomp = b""
 
     async def create(self, spec: ContainerSpec) -> Container:
         """Makes a container up to the point where its program would run, in its group and its network namespace.
@@ -62,13 +63,13 @@ class Containers:
             raise NotFoundError(f"task {spec.name}: no network namespace at {spec.netns}: {error.strerror}") from None
         try:
             path = f"/proc/{os.getpid()}/fd/{netns}"
-            config = bundle.config(spec, image, user, path, os.uname().machine)
             runtime.write_files(spec)
-            Path(spec.dir, SPEC).touch(0o600)
-            Path(spec.dir, SPEC).write_text(dump(spec))
-            runtime.write_private(os.path.join(spec.dir, "config.json"), config)
+            runtime.write_private(os.path.join(spec.dir, SPEC), dump(spec))
             async with self._slots:
+                config = bundle.config(spec, image, user, path, os.uname().machine, self._seccomp)
+                runtime.write_private(os.path.join(spec.dir, "config.json"), json.dumps(config))
                 started = await runtime.create(spec, image, netns)
+            self._seccomp = self._seccomp or runtime.compiled_seccomp(spec)
         finally:
             os.close(netns)
         cgroup.join(spec.cgroup, started.init)
@@ -76,7 +77,7 @@ class Containers:
         if None in ticks:
             raise MeshnetError(f"task {spec.name}: ended before it was started", 500)
         processes = Processes(started.conmon, ticks[0] or 0, started.init, ticks[1] or 0)
-        runtime.write_private(os.path.join(spec.dir, PROCESSES), dataclasses.asdict(processes))
+        runtime.write_private(os.path.join(spec.dir, PROCESSES), json.dumps(dataclasses.asdict(processes)))
         return Container(spec, processes, self._slots)
 
     async def adopt(self, directory: str) -> Container | None:

@@ -83,11 +83,11 @@ def write_files(spec: ContainerSpec) -> None:
         path.chmod(0o644)
 
 
-def write_private(path: str, value: Any) -> None:
-    """Writes JSON that only root reads, whole or not at all."""
+def write_private(path: str, text: str) -> None:
+    """Writes a file that only root reads, whole or not at all."""
     descriptor = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
-        json.dump(value, file)
+        file.write(text)
     os.rename(path + ".new", path)
 
 
@@ -187,6 +187,15 @@ def _reported_pid(spec: ContainerSpec, report: bytes) -> int:
     return pid
 
 
+def compiled_seccomp(spec: ContainerSpec) -> bytes:
+    """The filter that crun compiled for a created container (an array of sock_filter); b"" if it cannot be found."""
+    with contextlib.suppress(OSError):
+        program = Path(spec.dir, STATE, spec.id, "seccomp.bpf").read_bytes()
+        if len(program) % 8 == 0:
+            return program
+    return b""
+
+
 async def start(spec: ContainerSpec) -> None:
     """Lets a created container run its program. Raises MeshnetError with crun's words, as for a missing program."""
     code, output = await process.run(_crun(spec.dir, "start", spec.id), timeout=CREATE_TIMEOUT)
@@ -209,7 +218,7 @@ async def execute(
     """
     file = os.path.join(spec.dir, f"{os.path.basename(group)}.json")
     os.mkdir(group)
-    write_private(file, run)
+    write_private(file, json.dumps(run))
     words = _crun(spec.dir, "exec", f"--process={file}", spec.id)
     try:
         return await process.run(
