@@ -19,6 +19,7 @@ from pathlib import Path
 from meshnet.errors import MeshnetError
 from meshnet.kernel import bpf, netns, nft
 from meshnet.kernel import requests as rt
+from meshnet.kernel.dumps import Rule
 from meshnet.kernel.netlink import Netlink
 from meshnet.kernel.rawnetlink import NLM_F_CREATE, NLM_F_EXCL, RawNetlink, attribute
 
@@ -95,7 +96,7 @@ def _devices() -> list[Probe]:
         port = netlink.link("probe0")
         index = port.index if port else 1
         found.append(tried("clsact", "NET_SCH_INGRESS", rt.clsact_add(index)))
-        found.append(tried("policy routing", "IP_MULTIPLE_TABLES", rt.rule_add(100, 100, iif="lo", invert=True)))
+        found.append(tried("policy routing", "IP_MULTIPLE_TABLES", rt.rule_add(Rule(100, 100, iif="lo", invert=True))))
         netem = _tried("netem", lambda: _add_netem(index), _kernel_fix("NET_SCH_NETEM"), needed=False)
         return [*found, netem, _nft()]
 

@@ -161,19 +161,26 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A routing rule `[not] [iif IIF] lookup TABLE`."""
+    """A routing rule `[not] [iif IIF] [fwmark MARK] lookup TABLE`; `invert` is the `not`."""
 
     table: int
     priority: int
-    iif: str
-    invert: bool
+    iif: str = ""
+    mark: int = 0
+    invert: bool = False
 
     @classmethod
     def decode(cls, data: bytes) -> Rule:
         """From the payload of RTM_NEWRULE."""
         table, flags = struct.unpack_from("=4xB3xI", data)
         found = attributes(data, 12)
-        return cls(_u32(found.get(15), table), _u32(found.get(6)), _text(found.get(3)), bool(flags & 2))
+        return cls(
+            table=_u32(found.get(15), table),
+            priority=_u32(found.get(6)),
+            iif=_text(found.get(3)),
+            mark=_u32(found.get(10)),
+            invert=bool(flags & 2),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from meshnet.kernel.requests import EGRESS, INGRESS, Request
 
 _NETLINK_ROUTE, _SOL_NETLINK = 0, 270
 _NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK = 10, 11, 12
-_SO_RCVBUFFORCE = 33
+_SO_RCVBUFFORCE, _SO_NETNS_COOKIE = 33, 71
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NLM_F_DUMP, _DUMP_INTR, _ACK_TLVS = 0x301, 0x10, 0x200
 _RTM_GETLINK, _RTM_GETADDR, _RTM_GETROUTE, _RTM_GETNEIGH, _RTM_GETRULE, _RTM_GETTFILTER = 18, 22, 26, 30, 34, 46
@@ -58,6 +58,11 @@ class Netlink:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def cookie(self) -> int:
+        """The cookie of the namespace, as bpf_get_netns_cookie shows it."""
+        value: int = struct.unpack("=Q", self._socket.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8))[0]
+        return value
 
     def send(self, *requests: Request) -> None:
         """Carries out requests in order, many per system call.

@@ -112,6 +112,26 @@ def run_in(where: int | str, work: Callable[[], T]) -> T:
             os.close(fd)
 
 
+def visit(wanted: Iterable[str], work: Callable[[int], T]) -> list[T | OSError]:
+    """Calls `work` once in each namespace, with its descriptor, all in one thread: for many, cheaper than `run_in`.
+
+    Where a namespace cannot be entered, or `work` raises OSError, the error stands in the place of the result.
+    """
+
+    def one(name: str) -> T | OSError:
+        try:
+            fd = open(name)
+            try:
+                libc.setns(fd, libc.CLONE_NEWNET)
+                return work(fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            return error
+
+    return _in_thread(lambda: [one(name) for name in wanted])
+
+
 def run_in_new(work: Callable[[], T]) -> T:
     """Calls `work` in a thread inside a new namespace without a name, which is gone when the thread is."""
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from meshnet.kernel.dumps import Rule
 from meshnet.kernel.messages import fibmsg, ifaddrmsg, ifinfmsg, ndmsg, rtmsg, tcmsg
 
 NLM_F_REQUEST, NLM_F_ACK = 1, 4
@@ -155,6 +156,7 @@ def link_set(
     name: str | None = None,
     master: int | None = None,
     netns: int | None = None,
+    group: int | None = None,
     quiet: bool = False,
 ) -> Request:
     """Changes what is given. `master` 0 releases from a bridge; `name` renames (give `link` as an index then).
@@ -166,6 +168,8 @@ def link_set(
     fields = {"index": link} if isinstance(link, int) else {}
     if isinstance(link, str):
         attributes.insert(0, ("IFLA_IFNAME", link))
+    if group is not None:
+        attributes.append(("IFLA_GROUP", group))
     if alias is not None:
         attributes.append(("IFLA_IFALIAS", alias))
     if quiet and _HAS_IPV6:
@@ -181,6 +185,11 @@ def link_del(link: int | str, *, missing_ok: bool = False) -> Request:
     fields = {"index": link} if isinstance(link, int) else {}
     attributes = [] if isinstance(link, int) else [("IFLA_IFNAME", link)]
     return _request(ifinfmsg, RTM_DELLINK, 0, f"delete link {link}", fields, attributes, GONE if missing_ok else _NONE)
+
+
+def group_del(group: int) -> Request:
+    """Removes every device of a group at once; an error (ENODEV) when it is empty."""
+    return _request(ifinfmsg, RTM_DELLINK, 0, f"delete links of group {group}", {}, [("IFLA_GROUP", group)])
 
 
 def address_add(index: int, address: str, prefix: int) -> Request:
@@ -276,33 +285,30 @@ def route_del(
     return _route(RTM_DELROUTE, 0, "delete route", destination, index, via, table, metric, None, False, tolerated)
 
 
-def _rule(
-    kind: int, flags: int, table: int, priority: int, iif: str | None, invert: bool, tolerated: frozenset[int]
-) -> Request:
+def _rule(kind: int, flags: int, rule: Rule, tolerated: frozenset[int]) -> Request:
     fields = {
         "family": socket.AF_INET,
-        "table": table,
+        "table": rule.table if rule.table < 256 else 0,
         "action": 1,  # FR_ACT_TO_TBL
-        "flags": FIB_RULE_INVERT if invert else 0,
+        "flags": FIB_RULE_INVERT if rule.invert else 0,
     }
-    attributes: list[tuple[str, Any]] = [("FRA_TABLE", table), ("FRA_PRIORITY", priority)]
-    if iif is not None:
-        attributes.append(("FRA_IIFNAME", iif))
-    verb = "add" if kind == RTM_NEWRULE else "delete"
-    what = f"{verb} rule {'not ' if invert else ''}iif {iif} lookup {table} priority {priority}"
+    attributes: list[tuple[str, Any]] = [("FRA_TABLE", rule.table), ("FRA_PRIORITY", rule.priority)]
+    if rule.iif:
+        attributes.append(("FRA_IIFNAME", rule.iif))
+    if rule.mark:
+        attributes.append(("FRA_FWMARK", rule.mark))
+    what = f"{'add' if kind == RTM_NEWRULE else 'delete'} {rule}"
     return _request(fibmsg, kind, flags, what, fields, attributes, tolerated)
 
 
-def rule_add(table: int, priority: int, *, iif: str | None = None, invert: bool = False) -> Request:
-    """An IPv4 rule `[not] [iif IIF] lookup TABLE`; no error when it is there."""
-    return _rule(RTM_NEWRULE, _NEW, table, priority, iif, invert, EXISTS)
+def rule_add(rule: Rule) -> Request:
+    """An IPv4 rule; no error when it is there."""
+    return _rule(RTM_NEWRULE, _NEW, rule, EXISTS)
 
 
-def rule_del(
-    table: int, priority: int, *, iif: str | None = None, invert: bool = False, missing_ok: bool = False
-) -> Request:
-    """Removes the rule that `rule_add` with the same arguments made."""
-    return _rule(RTM_DELRULE, 0, table, priority, iif, invert, GONE if missing_ok else _NONE)
+def rule_del(rule: Rule, *, missing_ok: bool = False) -> Request:
+    """Removes an IPv4 rule."""
+    return _rule(RTM_DELRULE, 0, rule, GONE if missing_ok else _NONE)
 
 
 def neighbour_add(index: int, address: str, mac: str) -> Request:

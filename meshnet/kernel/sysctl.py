@@ -16,17 +16,24 @@ def get(key: str, netns: str | int | None = None) -> str:
     return namespaces.run_maybe_in(netns, lambda: (_ROOT / key).read_text().strip())
 
 
-def ensure(values: Mapping[str, str], netns: str | int | None = None) -> dict[str, str]:
-    """Writes what differs and returns it, each with its old value. Raises OSError naming the key."""
+def ensure(values: Mapping[str, str], netns: str | int | None = None, *, missing_ok: bool = False) -> dict[str, str]:
+    """Writes what differs and returns it, each with its old value. Raises OSError naming the key.
+
+    `missing_ok` passes over settings that do not exist, such as those of a device that has just gone.
+    """
 
     def work() -> dict[str, str]:
         changed = {}
         for key, value in values.items():
             file = _ROOT / key
-            old = file.read_text().strip()
-            if old != value:
-                file.write_text(value)
-                changed[key] = old
+            try:
+                old = file.read_text().strip()
+                if old != value:
+                    file.write_text(value)
+                    changed[key] = old
+            except FileNotFoundError:
+                if not missing_ok:
+                    raise
         return changed
 
     return namespaces.run_maybe_in(netns, work)

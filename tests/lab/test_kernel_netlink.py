@@ -92,11 +92,11 @@ def test_onlink_route(pair: tuple[Netlink, Netlink]) -> None:
 def test_rule(pair: tuple[Netlink, Netlink]) -> None:
     """`not iif lo lookup 100` is added once however often it is asked for, and removed."""
     one, _ = pair
-    add = rt.rule_add(100, 100, iif="lo", invert=True)
+    add = rt.rule_add(Rule(100, 100, iif="lo", invert=True))
     one.send(add, add)
-    assert one.rules().count(Rule(100, 100, "lo", True)) == 1
-    one.send(rt.rule_del(100, 100, iif="lo", invert=True))
-    assert Rule(100, 100, "lo", True) not in one.rules()
+    assert one.rules().count(Rule(100, 100, iif="lo", invert=True)) == 1
+    one.send(rt.rule_del(Rule(100, 100, iif="lo", invert=True)))
+    assert Rule(100, 100, iif="lo", invert=True) not in one.rules()
 
 
 def test_bridge_vxlan_and_fdb(pair: tuple[Netlink, Netlink]) -> None:
@@ -144,7 +144,7 @@ def test_missing_things_may_be_missing(pair: tuple[Netlink, Netlink]) -> None:
         (rt.route_del, ("10.9.0.0/16",)),
         (rt.neighbour_del, (port, "10.9.9.9")),
         (rt.address_del, (port, "10.9.9.9", 24)),
-        (rt.rule_del, (99, 99)),
+        (rt.rule_del, (Rule(99, 99),)),
         (rt.clsact_del, (port,)),
         (rt.bpf_detach, (port,)),
     ]
@@ -200,6 +200,13 @@ def test_works_inside_a_running_loop(pair: tuple[Netlink, Netlink]) -> None:
         return (time.monotonic() - began) / 20
 
     assert asyncio.run(main()) < 0.02  # 35 microseconds alone
+
+
+def test_cookie(namespaces: Make) -> None:
+    """A socket tells the cookie of the namespace that it lives in."""
+    name = namespaces()
+    with Netlink(name) as one:
+        assert one.cookie() == netns.cookie(name) != netns.cookie()
 
 
 def test_iproute2_agrees(namespaces: Make) -> None:

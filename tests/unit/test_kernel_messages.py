@@ -29,9 +29,10 @@ def test_requests_decode_to_what_was_asked() -> None:
     assert Route.decode(route) == Route("10.0.0.5/32", 7, "", 100, 3, 4, 1)
     default = Route.decode(rt.route_add("default", via="10.0.0.1", index=7).data[16:])
     assert (default.destination, default.via, default.table) == ("default", "10.0.0.1", 254)
+    marked = Rule(100, 90, iif="lo", mark=0x6D6E, invert=True)
     neighbour = rt.neighbour_add(7, "10.0.0.5", "02:42:0a:00:00:05").data[16:]
     assert Neighbour.decode(neighbour) == Neighbour(7, "10.0.0.5", "02:42:0a:00:00:05", True)
-    assert Rule.decode(rt.rule_add(100, 90, iif="lo", invert=True).data[16:]) == Rule(100, 90, "lo", True)
+    assert Rule.decode(rt.rule_add(marked).data[16:]) == marked
 
 
 def test_ipv6_addresses_are_told_from_ipv4() -> None:
