@@ -1,0 +1,84 @@
+"""Services and tasks."""
+
+from __future__ import annotations
+
+from random import SystemRandom
+
+from aiohttp import web
+
+from meshnet.api import filters, lists, shapes, validate
+from meshnet.api.http import answer, body_as, flag, manager_of, version_of
+from meshnet.control import operations
+from meshnet.control.manager import Manager
+from meshnet.model import ServiceSpec
+
+
+async def list_services(request: web.Request) -> web.Response:
+    """GET /services, with `filters` and `status`."""
+    view = manager_of(request).view
+    wanted = filters.parse(request.query.get("filters", ""), lists.SERVICES)
+    return answer([shapes.service(item, view, flag(request, "status")) for item in lists.services(view, wanted)])
+
+
+async def inspect_service(request: web.Request) -> web.Response:
+    """GET /services/{id}"""
+    view = manager_of(request).view
+    return answer(shapes.service(filters.find_service(view, request.match_info["id"]), view))
+
+
+async def create_service(request: web.Request) -> web.Response:
+    """POST /services/create"""
+    manager = manager_of(request)
+    spec = validate.service_spec(await body_as(ServiceSpec, request), SystemRandom())
+    changes = await manager.state.write(
+        lambda view: operations.create_service(view, spec, manager.ledger(view), manager.new_id)
+    )
+    created = {"ID": changes.put[0].id}
+    warnings = _warnings(manager, spec)
+    return answer({**created, "Warnings": warnings} if warnings else created, 201)
+
+
+async def update_service(request: web.Request) -> web.Response:
+    """POST /services/{id}/update?version=N"""
+    manager = manager_of(request)
+    reference, version = request.match_info["id"], version_of(request, "service")
+    if request.query.get("rollback", ""):
+        service = filters.find_service(manager.view, reference)
+        raise operations.precondition(f"service {service.id} does not have a previous spec")
+    spec = validate.service_spec(await body_as(ServiceSpec, request), SystemRandom())
+    await manager.state.write(
+        lambda view: operations.update_service(
+            view, filters.find_service(view, reference), version, spec, manager.ledger(view)
+        )
+    )
+    return answer({"Warnings": _warnings(manager, spec) or None})
+
+
+def _warnings(manager: Manager, spec: ServiceSpec) -> list[str]:
+    """A manager that knows which images there are says so when a service asks for another."""
+    image = spec.task_template.container_spec.image
+    images = manager.settings.images
+    if images is None or image in images or image.partition(":")[0] in images:
+        return []
+    return [f"image {image} is not known here: its tasks will be rejected"]
+
+
+async def remove_service(request: web.Request) -> web.Response:
+    """DELETE /services/{id}"""
+    await manager_of(request).state.write(
+        lambda view: operations.remove_service(filters.find_service(view, request.match_info["id"]))
+    )
+    return web.Response()
+
+
+async def list_tasks(request: web.Request) -> web.Response:
+    """GET /tasks, with `filters`."""
+    view = manager_of(request).view
+    wanted = filters.parse(request.query.get("filters", ""), lists.TASKS)
+    return answer([shapes.task(item, view) for item in lists.tasks(view, wanted)])
+
+
+async def inspect_task(request: web.Request) -> web.Response:
+    """GET /tasks/{id}"""
+    view = manager_of(request).view
+    return answer(shapes.task(filters.find_task(view, request.match_info["id"]), view))
