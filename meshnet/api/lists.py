@@ -18,7 +18,7 @@ TASKS = ("id", "name", "label", "service", "node", "desired-state", "runtime", "
 
 
 def _ordered(things: Iterable[T]) -> list[T]:
-    return sorted(things, key=lambda thing: (thing.created_at, thing.slot if isinstance(thing, Task) else 0, thing.id))
+    return sorted(things, key=lambda thing: (thing.created_at, getattr(thing, "slot", 0), thing.id))
 
 
 def nodes(view: View, filters: Filters) -> list[Node]:
