@@ -1,0 +1,214 @@
+"""The eBPF data path of one node: links, maps and programs brought to what a plan says.
+
+The order of an apply: links that the plan wants are made (those it no longer wants stay for now), the maps are
+written without a gap, programs are attached, sockets to removed addresses are told, links nobody wants go. Maps and
+programs are pinned and stay when the process ends; the next one adopts them by the same apply.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import functools
+import logging
+import struct
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from meshnet import names
+from meshnet.datapath import links
+from meshnet.datapath.base import Capability, NodeContext
+from meshnet.datapath.ebpf import layout, moves, observe, reasons, tables, writer
+from meshnet.datapath.ebpf.attach import Attachments
+from meshnet.datapath.ebpf.tables import Tables
+from meshnet.datapath.rows import Changes, Plan
+from meshnet.datapath.wiring import Wired, Wiring
+from meshnet.errors import MeshnetError
+from meshnet.kernel import bpfbuild, bpfload, capabilities, netns, sockdiag
+from meshnet.kernel.bpf import Objects
+from meshnet.kernel.netlink import Netlink
+
+_LOG = logging.getLogger(__name__)
+_NOTHING = Plan(node="", address="")
+
+
+class Ebpf:
+    """`map_sizes`: entries by map name, where the defaults of bpf/meshnet.h do not do. `space` (a name or path of a
+    network namespace) is for tests; by default the node's namespace is the caller's."""
+
+    kind = "ebpf"
+
+    def __init__(
+        self, context: NodeContext, map_sizes: Mapping[str, int] | None = None, space: str | None = None
+    ) -> None:
+        self._context = context
+        self._sizes = dict(map_sizes or {})
+        self._space = space
+        self._lock = asyncio.Lock()
+        self._pins = Path(names.pin_dir(context.lab, context.node))
+        self._objects: Objects | None = None
+        self._wiring: Wiring | None = None
+        self._netlink: Netlink | None = None
+        self._attachments = Attachments(context)
+        self._plan = _NOTHING
+        self._last_set = 0
+        self.failed: tuple[str, ...] = ()  # sandboxes that the last apply could not wire, one line each
+
+    def capabilities(self) -> list[Capability]:
+        """What of this data path works on this machine, with the fix for what does not."""
+        return [Capability(probe.name, probe.works, probe.detail, probe.fix) for probe in capabilities.probes()]
+
+    async def apply(self, plan: Plan) -> Changes:
+        """Brings the kernel to `plan`; a plan that was applied before is verified in every part.
+
+        MeshnetError: no underlay device, programs that the kernel refuses, or a map that is full; then everything
+        else is done all the same. A sandbox that cannot be wired (its task may just have ended) is left out and
+        named in `failed`.
+        """
+        async with self._lock:
+            return await asyncio.to_thread(self._apply, plan)
+
+    async def observe(self) -> Plan:
+        """The plan that the kernel holds now; names come from the last plan that this object applied."""
+        async with self._lock:
+            return await asyncio.to_thread(self._observe)
+
+    def statistics(self) -> dict[str, int]:
+        """Counters by name: what happened (`arp_answered` ...) and drops as `drop.<reason>`, since the maps were made.
+
+        Empty before the first apply.
+        """
+        if self._objects is None:
+            return {}
+        known = reasons.read(bpfbuild.source_dir())
+        found = _counters(self._objects, "events", list(known.events))
+        return found | _counters(self._objects, "drops", [f"drop.{name}" for name in list(known.drops)[1:]], first=1)
+
+    async def close(self) -> None:
+        """Lets go of file descriptors. Kernel state stays: packets go on while no agent runs."""
+        async with self._lock:
+            self._close()
+
+    async def destroy(self) -> None:
+        """Removes everything this node's data path put into the kernel."""
+        async with self._lock:
+            await asyncio.to_thread(self._destroy)
+
+    def _open(self) -> tuple[Objects, Wiring, Netlink]:
+        if self._objects is None:
+            self._objects = bpfload.load(bpfbuild.objects(), self._pins, self._sizes)
+        if self._netlink is None:
+            self._netlink = Netlink(self._space)
+        if self._wiring is None:
+            self._wiring = Wiring(self._context, self._space)
+        return self._objects, self._wiring, self._netlink
+
+    def _apply(self, plan: Plan) -> Changes:
+        objects, wiring, netlink = self._open()
+        before = self._plan
+        kept = {row.port for row in plan.endpoints}
+        going = tuple(row for row in before.endpoints if row.port not in kept)
+        standing = dataclasses.replace(plan, endpoints=(*plan.endpoints, *going))
+        wired = wiring.apply(links.desired(standing, self._context), full=plan == before or before is _NOTHING)
+        facts = self._facts(wired)
+        current = _read(objects)
+        wanted = tables.tables(plan, facts, current, self._last_set)
+        report = writer.write(objects.maps, current, wanted)
+        self._last_set = max(self._last_set, *_sets(wanted), 0)
+        self._plan = plan
+        attached = self._attachments.attach(plan, facts, objects, netlink)
+        self._tell_sockets(before, plan, current, wanted, objects)
+        added, removed = Counter(wired.changes.added), Counter(wired.changes.removed)
+        if going:
+            last = wiring.apply(links.desired(plan, self._context), full=False)
+            added, removed = added + Counter(last.changes.added), removed + Counter(last.changes.removed)
+            wired = last
+        self._complain(wired)
+        if report.errors:
+            raise MeshnetError("; ".join(report.errors))
+        added += Counter(report.added) + Counter(programs=attached)
+        return Changes(dict(added), dict(removed + Counter(report.removed)))
+
+    def _facts(self, wired: Wired) -> tables.Facts:
+        if not wired.underlay:
+            name, node = self._context.underlay, self._context.node
+            raise MeshnetError(f"node {node} has no device {name}: name its underlay device")
+        return tables.Facts(
+            node_cookie=wired.node_cookie,
+            underlay=wired.underlay,
+            underlay_mac=layout.mac(wired.underlay_mac),
+            vxlan=wired.fallback,
+            node_port=wired.node_port,
+            ports=wired.ports,
+            cookies=wired.cookies,
+            vxlan_port=self._context.vxlan_port,
+        )
+
+    def _complain(self, wired: Wired) -> None:
+        for line in set(wired.failed) - set(self.failed):
+            _LOG.warning("%s", line)
+        self.failed = wired.failed
+
+    def _tell_sockets(self, before: Plan, plan: Plan, current: Tables, wanted: Tables, objects: Objects) -> None:
+        everything, removed = moves.gone(current["endpoints"], wanted["endpoints"])
+        moves.forget(objects.maps, {ip for _, ip in everything})
+        for vni in {vni for vni, _ in removed}:
+            addresses = [ip for where, ip in removed if where == vni]
+            spaces: set[str | None] = {row.netns for row in plan.endpoints if row.vni == vni}
+            if vni == plan.ingress_vni:
+                spaces.add(self._space)
+            for space in spaces:
+                with contextlib.suppress(FileNotFoundError):  # the sandbox went meanwhile
+                    netns.run_maybe_in(space, functools.partial(sockdiag.destroy_connections, addresses))
+
+    def _observe(self) -> Plan:
+        objects, _, netlink = self._open()
+        ports = {link.index: link.name for link in netlink.links()}
+        return observe.observed(_read(objects), ports, self._plan)
+
+    def _close(self) -> None:
+        for opened in (self._objects, self._wiring, self._netlink):
+            if opened is not None:
+                opened.close()
+        self._objects = self._wiring = self._netlink = None
+
+    def _destroy(self) -> None:
+        wiring = self._wiring or Wiring(self._context, self._space)
+        netlink = self._netlink or Netlink(self._space)
+        self._wiring, self._netlink = wiring, netlink
+        wiring.destroy()
+        self._attachments.detach(netlink)
+        self._close()
+        remove_pins(self._context.lab, self._context.node)
+        self._plan = _NOTHING
+
+
+def remove_pins(lab: str, node: str) -> bool:
+    """Removes a node's pins of every layout version, and directories that this leaves empty; whether there were any.
+
+    Needs nothing of the node to be alive, so that a lab is taken down after a crash too.
+    """
+    directory = Path(names.pin_dir(lab, node)).parent
+    found = bpfload.unload(directory)
+    for parent in (directory.parent, directory.parent.parent):
+        with contextlib.suppress(OSError):  # another node's or lab's are in it
+            parent.rmdir()
+    return found
+
+
+def _read(objects: Objects) -> Tables:
+    return {name: objects.maps[name].items() for name in tables.NAMES}
+
+
+def _sets(wanted: Tables) -> list[int]:
+    return [layout.Service.unpack(value).set for name in ("services", "published") for value in wanted[name].values()]
+
+
+def _counters(objects: Objects, name: str, titles: list[str], first: int = 0) -> dict[str, int]:
+    counters = objects.maps[name]
+    return {
+        title: sum(struct.unpack("=Q", value)[0] for value in counters.percpu(layout.u32(index)))
+        for index, title in enumerate(titles, first)
+    }
