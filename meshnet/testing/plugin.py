@@ -8,9 +8,15 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from meshnet.datapath.rows import Plan
+    from meshnet.testing.bpf_run import PacketNode
 
 _numbers = itertools.count()
 
@@ -44,3 +50,34 @@ def namespaces() -> Iterator[Callable[..., str]]:
     yield make
     for name in made:
         netns.delete(name)
+
+
+@pytest.fixture(scope="session")
+def _packet_nodes() -> Iterator[list[PacketNode]]:
+    """The one node whose programs are loaded: that takes longer than most tests."""
+    made: list[PacketNode] = []
+    yield made
+    for node in made:
+        node.close()
+
+
+@pytest.fixture
+def packet_node(_packet_nodes: list[PacketNode]) -> Callable[[Plan], PacketNode]:
+    """A function that returns a node with the packet programs loaded, the plan in their maps, and no memory of
+    earlier tests. See `meshnet.testing.bpf_run`."""
+    from meshnet.testing.bpf_run import PacketNode
+
+    if os.geteuid() != 0:
+        pytest.skip("needs root: run pytest as root")
+    if shutil.which("bpftool") is None and not os.path.exists("/usr/sbin/bpftool"):
+        pytest.skip("needs bpftool: apt-get install bpftool")
+
+    def loaded(plan: Plan) -> PacketNode:
+        if not _packet_nodes:
+            _packet_nodes.append(PacketNode(plan))
+        node = _packet_nodes[0]
+        node.apply(plan)
+        node.forget()
+        return node
+
+    return loaded

@@ -1,0 +1,178 @@
+"""One node's packet programs, with maps filled from a plan, run on packets that are never sent.
+
+    with PacketNode(plan) as node:
+        result = node.run("endpoint", packet, port="mnta")
+        result.verdict, result.packet, result.drops, result.events
+
+The programs are the real ones and so are their maps; BPF_PROG_TEST_RUN shows what came out of a program, the
+packet and the verdict, but not the device that a redirect names.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meshnet.datapath.ebpf import layout, reasons, tables, writer
+from meshnet.datapath.rows import Plan
+from meshnet.kernel import bpfbuild, bpfload, netns
+from meshnet.kernel.bpf import SkbContext
+from meshnet.kernel.netlink import Netlink
+from meshnet.kernel.requests import VethEnd, veth_add
+
+PASS, DROP, REDIRECT = 0, 2, 7  # TC_ACT_OK, TC_ACT_SHOT, TC_ACT_REDIRECT
+UNDERLAY, VXLAN, NODE_PORT = "eth0", "vx0", "mning0"
+UNDERLAY_MAC = "02:00:00:00:00:0a"
+PROGRAMS = ("endpoint", "uplink", "overlay")
+FLOW_TABLES = ("flows", "ingress_flows", "backend_flows", "moved", "fragments")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a program did: its verdict, the frame as it left, and what it counted (names in lower case)."""
+
+    verdict: int
+    data: bytes
+    drops: Mapping[str, int]
+    events: Mapping[str, int]
+    mark: int
+
+    @property
+    def packet(self) -> Any:
+        """The frame as scapy reads it."""
+        from scapy.layers.l2 import Ether
+
+        return Ether(self.data)
+
+
+class PacketNode:
+    """A namespace with the devices a plan names, and the packet programs loaded beside it."""
+
+    def __init__(self, plan: Plan, sizes: Mapping[str, int] | None = None) -> None:
+        """`sizes`: entries by map name, where a test wants a small one."""
+        self.plan = plan
+        self.netns = f"mn-t{os.getpid()}-packets"
+        self.pins = Path(f"/sys/fs/bpf/meshnet_packets_{os.getpid()}")
+        self.ports: dict[str, int] = {}
+        netns.create(self.netns)
+        try:
+            self._make_devices(UNDERLAY, VXLAN, NODE_PORT)
+            paths = [path for path in bpfbuild.objects() if path.stem in PROGRAMS]
+            self.objects = bpfload.load(paths, self.pins, sizes)
+            self._names = reasons.read(bpfbuild.source_dir())
+            self.apply(plan)
+        except BaseException:
+            self.close()
+            raise
+
+    def _make_devices(self, *names: str) -> None:
+        with Netlink(self.netns) as link:
+            for name in names:
+                if name not in self.ports:
+                    mac = UNDERLAY_MAC if name == UNDERLAY else None
+                    link.send(veth_add(VethEnd(name, mac=mac), VethEnd(f"peer{len(self.ports)}")))
+                    self.ports[name] = link.index(name)
+
+    def __enter__(self) -> PacketNode:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Removes programs, maps and namespace."""
+        if hasattr(self, "objects"):
+            self.objects.close()
+        bpfload.unload(self.pins)
+        netns.delete(self.netns)
+
+    def apply(self, plan: Plan) -> None:
+        """Brings the maps to another plan, as the data path does."""
+        self.plan = plan
+        self._make_devices(*(row.port for row in plan.endpoints))
+        facts = tables.Facts(
+            node_cookie=1,
+            underlay=self.ports[UNDERLAY],
+            underlay_mac=layout.mac(UNDERLAY_MAC),
+            vxlan=self.ports[VXLAN],
+            node_port=self.ports[NODE_PORT],
+            ports={row.port: self.ports[row.port] for row in plan.endpoints},
+        )
+        maps = self.objects.maps
+        current = {name: maps[name].items() for name in tables.NAMES if name in maps}
+        wanted = tables.tables(plan, facts, current)
+        report = writer.write(maps, current, {name: wanted.get(name, {}) if name in maps else {} for name in wanted})
+        assert report.errors == []
+
+    def forget(self) -> None:
+        """Empties what the programs wrote: connections, turns and counters."""
+        maps = self.objects.maps
+        for name in FLOW_TABLES:
+            maps[name].discard(list(maps[name].keys()))
+        for name in ("turns", "flow_slots"):
+            for key, value in maps[name].items().items():
+                if any(value):
+                    maps[name].set(key, bytes(len(value)))
+        for name in ("drops", "events"):
+            for key in list(maps[name].keys()):
+                maps[name].set(key, bytes(8 * maps[name].cpus))
+
+    def run(self, program: str, packet: Any, *, port: str = "", gso_size: int = 0) -> Result:
+        """Runs `endpoint`, `uplink` or `overlay` on a scapy packet or bytes that came in at a device.
+
+        `port`: the device, by default the underlay's or the VXLAN device. `gso_size`: the frame is a GSO packet,
+        to be cut into segments of that size later.
+        """
+        device = port or {"uplink": UNDERLAY, "overlay": VXLAN}[program]
+        context = SkbContext(ifindex=self.ports[device], gso_size=gso_size, gso_segs=2 if gso_size else 0)
+        before = self._counted()
+        data = bytes(packet)
+        done = netns.run_in(self.netns, lambda: self.objects.progs[program].test_run(data, context))
+        drops, events = (after - old for after, old in zip(self._counted(), before, strict=True))
+        return Result(done.retval, done.data, dict(drops), dict(events), done.context.mark)
+
+    def _counted(self) -> tuple[Counter[str], Counter[str]]:
+        return self._read("drops", list(self._names.drops)), self._read("events", list(self._names.events))
+
+    def _read(self, name: str, names: list[str]) -> Counter[str]:
+        values = self.objects.maps[name].items()
+        step = 8
+        return Counter(
+            {
+                names[int.from_bytes(key, "little")]: sum(
+                    int.from_bytes(raw[at : at + step], "little") for at in range(0, len(raw), step)
+                )
+                for key, raw in values.items()
+            }
+        )
+
+
+def tunnel_port(source: str, destination: str, source_port: int = 0, destination_port: int = 0) -> int:
+    """The outer UDP source port that the programs derive from an inner packet (see `entropy` in bpf/tunnel.h)."""
+    first, second = (int.from_bytes(socket.inet_aton(ip), "little") for ip in (source, destination))
+
+    def swapped(port: int) -> int:
+        return int.from_bytes(port.to_bytes(2, "big"), "little")
+
+    mix = _mix(first, second, swapped(source_port) << 16 | swapped(destination_port))
+    return 0xC000 | mix >> 18
+
+
+def tunnel_id(inner_id: int, source: str, destination: str, source_port: int = 0, destination_port: int = 0) -> int:
+    """The outer IP id for an inner packet."""
+    first, second = (int.from_bytes(socket.inet_aton(ip), "little") for ip in (source, destination))
+
+    def swapped(port: int) -> int:
+        return int.from_bytes(port.to_bytes(2, "big"), "little")
+
+    mix = _mix(first, second, swapped(source_port) << 16 | swapped(destination_port)) & 0xFFFF
+    return swapped(swapped(inner_id) ^ mix)
+
+
+def _mix(first: int, second: int, ports: int) -> int:
+    return ((first ^ (second * 31 & 0xFFFFFFFF) ^ ports) * 0x9E3779B1) & 0xFFFFFFFF
