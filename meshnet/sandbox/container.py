@@ -244,9 +244,14 @@ class Container:
         return await asyncio.shield(self._exit)
 
     async def stop(self, grace: float | None = None) -> int:
-        """Asks with the stop signal, kills what is left after the grace period (seconds); returns the exit code."""
-        if self.status == "running":
-            self._signal(signal_number(self.spec.stop_signal))
+        """Asks with the stop signal, kills what is left after the grace period (seconds); returns the exit code.
+
+        A program that neither handles, blocks nor ignores the signal is killed at once: anywhere else the signal
+        would end it, but the kernel drops it for the first process of a PID namespace.
+        """
+        number = signal_number(self.spec.stop_signal)
+        if self.status == "running" and not process.would_drop(self.pid, number):
+            self._signal(number)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.spec.stop_grace if grace is None else grace):
                     return await self.wait()

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
+_HARMLESS = frozenset({signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH})
 
 
 async def readable(descriptor: int) -> None:
@@ -39,6 +41,22 @@ def start_time(pid: int) -> int | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     return None if fields[0] in "ZX" else int(fields[19])
+
+
+def would_drop(pid: int, number: int) -> bool:
+    """Whether the kernel drops a deadly signal to this init of a PID namespace, since its action is the default one.
+
+    A blocked signal is kept, for sigwait or signalfd. False also if the process is gone.
+    """
+    if number in _HARMLESS or number == signal.SIGKILL:
+        return False
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            rows = dict(line.split(":", 1) for line in file)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    known = int(rows["SigCgt"], 16) | int(rows["SigIgn"], 16) | int(rows["SigBlk"], 16)
+    return not known >> (number - 1) & 1
 
 
 def open_process(pid: int, started: int) -> int | None:

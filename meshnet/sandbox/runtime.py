@@ -27,7 +27,7 @@ LOG = "log"
 EXIT = "exit"
 INIT_PID = "init.pid"
 STATE = "runtime"
-LOG_BYTES = 4 * 1024 * 1024
+LOG_BYTES = 2 * 1024 * 1024
 CREATE_TIMEOUT = 30.0
 _FAILURE_BYTES = 65536
 

@@ -342,6 +342,32 @@ def test_a_task_that_ignores_the_signal_is_killed(bench: Bench) -> None:
     run(bench, body())
 
 
+@pytest.mark.parametrize(("setup", "patient"), [("", False), ("trap '' TERM;", True), ("trap : TERM;", True)])
+def test_a_task_that_cannot_hear_the_signal_does_not_wait(bench: Bench, setup: str, patient: bool) -> None:
+    """The grace period is for programs that handle or ignore the signal; for others the kernel drops it, so it ends."""
+
+    async def body() -> None:
+        container = await bench.start(f"{setup} echo ready; while :; do sleep 0.05; done")
+        await until(lambda: container.logs())
+        begun = asyncio.get_running_loop().time()
+        assert await container.stop(grace=0.5 if patient else 30.0) == 137
+        assert (asyncio.get_running_loop().time() - begun >= 0.5) is patient
+
+    run(bench, body())
+
+
+def test_the_log_is_bounded(bench: Bench) -> None:
+    """A task that prints without end fills its bound, and its newest lines are there."""
+
+    async def body() -> None:
+        container = await bench.start("head -c 9000000 /dev/zero | tr '\\0' x | fold -w 99; echo last")
+        assert await container.wait() == 0
+        assert Path(container.spec.dir, "log").stat().st_size <= 2 << 20
+        assert container.logs(tail=1)[0].text.endswith("last")
+
+    run(bench, body())
+
+
 def test_the_task_is_in_its_group(bench: Bench) -> None:
     """Every process of a task, and what is run inside later, is in the task's cgroup2 group or below it."""
 
