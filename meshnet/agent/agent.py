@@ -1,0 +1,311 @@
+"""One node's agent: what the manager assigns and the members say, made true in the kernel.
+
+The loop is small. Assignments arrive, runners bring tasks up and down, records come and go by gossip; each of
+these marks the world as changed, and `_reconcile` turns the world into a plan, gives it to the data path and
+hands fresh zones to the resolvers. Nothing else programs the kernel.
+
+A restart must go unnoticed. Tasks of the last run are adopted and announced before gossip begins, and the first
+plan is applied only when assignments (from disk at the latest) and the other members' records are known: a plan
+made of half the world would remove what the other half claims.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from meshnet.agent.neighbours import Neighbours
+from meshnet.agent.resolver import TaskResolver
+from meshnet.agent.runner import Runner, now
+from meshnet.agent.settings import AgentSettings
+from meshnet.agent.taskdir import TaskDirs
+from meshnet.agent.zones import Zones
+from meshnet.control.client import ManagerClient
+from meshnet.control.operations import Join
+from meshnet.datapath.base import NodeContext
+from meshnet.datapath.plan import LocalNode, plan
+from meshnet.datapath.rows import Plan
+from meshnet.datapath.select import open_datapath
+from meshnet.dns.zone import Zone
+from meshnet.errors import MeshnetError
+from meshnet.kernel.netlink import Netlink
+from meshnet.model import (
+    TERMINAL_STATES,
+    Assignments,
+    Endpoint,
+    Engine,
+    NodeDescription,
+    Resources,
+    Service,
+    Task,
+    TaskStatus,
+    mac_of,
+    state_rank,
+)
+from meshnet.sandbox.containers import Containers
+from meshnet.sandbox.images import Images
+
+log = logging.getLogger(__name__)
+
+REPAIR = 30.0  # s between looks at the kernel when nothing changes
+
+
+class Agent:
+    """Composes one node. `run()` returns when `stop()` was called; tasks then go on unless they were ended."""
+
+    neighbours: Neighbours  # from the moment that the node has an id
+
+    def __init__(self, settings: AgentSettings) -> None:
+        self.settings = settings
+        self.lab, self.node = settings.lab, settings.node
+        self.run_dir = Path(settings.run_dir)
+        self.containers = Containers(Images(settings.images, str(self.run_dir.parent / "images")))
+        self.datapath = open_datapath(
+            settings.datapath,
+            NodeContext(settings.lab, settings.node, settings.underlay, settings.run_dir, settings.vxlan_port),
+        )
+        self.assignments = Assignments()
+        self.runners: dict[str, Runner] = {}
+        self._id_file = self.run_dir / "node-id"
+        self.manager = ManagerClient(settings.managers, self._description(), self.run_dir / "assignments.json")
+        self.plan: Plan | None = None
+        self._dirs = TaskDirs(settings.run_dir)
+        self._upstreams = tuple((address, 53) for address in settings.resolvers)
+        self._sandboxes: dict[str, str] = {}
+        self._changed = asyncio.Event()
+        self._applied = asyncio.Condition()
+        self._stop = asyncio.Event()
+        self._zones = Zones(self.assignments, ())
+
+    # --- life -----------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until `stop()`. Raises what makes the node unusable (no data path, port taken)."""
+        kept = self._dirs.read_all()
+        cached = self.manager.cached()
+        self.assignments = cached or self.assignments
+        self.neighbours = Neighbours(self.settings, await self._identity(), self.datapath.kind)
+        for item in kept:
+            runner = Runner(self, self._dirs, self._resolver(), item.task, item)
+            if item.serving:
+                self.publish(item.task, "ready", runner.hostname, item.container_id)
+            self._add_runner(runner)
+        await self.neighbours.start(self._changed.set)
+        self._publish_node()
+        loops: list[asyncio.Task[None]] = [
+            asyncio.create_task(self._follow_manager()),
+            asyncio.create_task(self.manager.heartbeats()),
+            asyncio.create_task(self._reconcile_forever(adopting=cached is not None)),
+        ]
+        loops.append(asyncio.create_task(self._until_stopped()))
+        try:
+            done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in loops:
+                task.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+            await self._close()
+
+    async def _until_stopped(self) -> None:
+        await self._stop.wait()
+
+    def stop(self) -> None:
+        """Ends the agent; tasks go on and are adopted by the next one."""
+        self._stop.set()
+
+    async def stop_tasks(self) -> None:
+        """Drains and ends every task of this node, in the order of the book."""
+        for runner in self.runners.values():
+            runner.update(None)
+        await asyncio.gather(*(runner.done() for runner in self.runners.values()))
+        await self.neighbours.leave()
+
+    async def _close(self) -> None:
+        for runner in self.runners.values():
+            await runner.abandon()
+        await self.neighbours.stop()
+        await self.manager.close()
+        await self.datapath.close()
+
+    # --- identity -------------------------------------------------------------------------------------------
+
+    def _description(self) -> Join:
+        known = self._id_file.read_text().strip() if self._id_file.exists() else ""
+        settings = self.settings
+        engine = Engine("meshnet", {"datapath": settings.datapath})
+        return Join(
+            id=known,
+            addr=settings.address,
+            role=settings.role,
+            labels=settings.labels,
+            description=NodeDescription(hostname=settings.node, engine=engine, resources=_resources()),
+        )
+
+    async def _identity(self) -> str:
+        """The node's id: the manager gives it once. A node that has one does not wait for its manager."""
+        if self.manager.node_id:
+            return self.manager.node_id
+        node_id = await self.manager.join()
+        self._id_file.write_text(node_id)
+        return node_id
+
+    # --- members and records --------------------------------------------------------------------------------
+
+    def _publish_node(self) -> None:
+        """Announces this node's own addresses (on ingress, and where its data path needs one)."""
+        node = self.assignments.node
+        if node is None:
+            return
+        for attachment in node.attachments:
+            endpoint = Endpoint(
+                endpoint=f"node:{node.id}",
+                ip=attachment.address,
+                mac=mac_of(attachment.address),
+                hostname=self.settings.node,
+                state="ready",
+            )
+            self.neighbours.publish(attachment.network_id, endpoint)
+
+    # --- the manager's word ---------------------------------------------------------------------------------
+
+    async def _follow_manager(self) -> None:
+        async for assignments in self.manager.assignments():
+            self.assignments = assignments
+            self._publish_node()
+            self._sync_runners()
+            self._changed.set()
+
+    def _sync_runners(self) -> None:
+        for task_id, runner in list(self.runners.items()):
+            runner.update(self.assignments.tasks.get(task_id))
+            assigned = self.assignments.tasks.get(task_id)
+            if runner.finished and assigned is None:
+                del self.runners[task_id]
+            elif runner.finished and assigned is not None and assigned.status.state not in TERMINAL_STATES:
+                self.report(runner.task, runner.status)
+        for task in self.assignments.tasks.values():
+            if task.id in self.runners or task.status.state in TERMINAL_STATES:
+                continue
+            if state_rank(task.desired_state) <= state_rank("running"):
+                self._add_runner(Runner(self, self._dirs, self._resolver(), task))
+            else:
+                self.report(task, TaskStatus(now(), "shutdown", "shutdown"))
+
+    def _add_runner(self, runner: Runner) -> None:
+        self.runners[runner.task.id] = runner
+        runner.start()
+
+    def _resolver(self) -> TaskResolver:
+        return TaskResolver(self._zones.for_networks(()), self._upstreams)
+
+    # --- the world into the kernel --------------------------------------------------------------------------
+
+    async def _reconcile_forever(self, adopting: bool) -> None:
+        joining = asyncio.create_task(self.neighbours.join())
+        if adopting:
+            await joining
+        self._changed.set()
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), REPAIR)
+            self._changed.clear()
+            await self._reconcile()
+
+    async def _reconcile(self) -> None:
+        neighbours = self.neighbours
+        neighbours.look()
+        local = LocalNode(
+            id=self.assignments.node.id if self.assignments.node else self.node,
+            address=self.settings.address,
+            addresses=(self.settings.address,),
+            mtu=self._underlay_mtu(),
+            direct_return=self.settings.direct_return,
+        )
+        desired = plan(local, self.assignments, neighbours.located, neighbours.peers, self._sandboxes, neighbours.gone)
+        try:
+            changes = await self.datapath.apply(desired)
+        except MeshnetError as error:
+            log.error("%s", error)
+        else:
+            if changes:
+                log.info("applied: +%s -%s", changes.added, changes.removed)
+        self._zones = Zones(self.assignments, neighbours.located)
+        for runner in self.runners.values():
+            runner.resolver.set_zone(self._zone_of(runner.task))
+        async with self._applied:
+            self.plan = desired
+            self._applied.notify_all()
+
+    def _zone_of(self, task: Task) -> Zone:
+        return self._zones.for_networks([a.network_id for a in task.networks_attachments])
+
+    def _underlay_mtu(self) -> int:
+        with Netlink() as netlink:
+            link = netlink.link(self.settings.underlay)
+        if link is None:
+            raise MeshnetError(f"no underlay device {self.settings.underlay} on node {self.node}")
+        return link.mtu
+
+    # --- what runners ask (parts.Host) ----------------------------------------------------------------------
+
+    def service_of(self, task: Task) -> Service | None:
+        return self.assignments.services.get(task.service_id)
+
+    def publish(self, task: Task, state: str, hostname: str, container: str) -> int:
+        record = 0
+        for attachment in task.networks_attachments:
+            endpoint = Endpoint(
+                endpoint=task.id,
+                task=task.id,
+                slot=task.slot,
+                service=task.service_id,
+                ip=attachment.address,
+                mac=mac_of(attachment.address),
+                hostname=hostname,
+                container=container[:12],
+                aliases=attachment.aliases,
+                state=state,
+            )
+            record = self.neighbours.publish(attachment.network_id, endpoint)
+        self._changed.set()
+        return record
+
+    def withdraw(self, task: Task) -> None:
+        for attachment in task.networks_attachments:
+            self.neighbours.withdraw(attachment.network_id, task.id)
+        self._changed.set()
+
+    async def acknowledged(self, record: int) -> bool:
+        return await self.neighbours.acknowledged(record)
+
+    async def wire(self, task: Task, netns: str) -> None:
+        self._sandboxes[task.id] = netns
+        await self._until_plan(lambda p: len(task.networks_attachments) <= sum(e.task == task.id for e in p.endpoints))
+
+    async def unwire(self, task: Task) -> None:
+        if self._sandboxes.pop(task.id, None) is not None:
+            await self._until_plan(lambda p: all(e.task != task.id for e in p.endpoints))
+
+    async def _until_plan(self, holds: Callable[[Plan], bool]) -> None:
+        self._changed.set()
+        async with self._applied:
+            await self._applied.wait_for(lambda: self.plan is not None and holds(self.plan))
+
+    def report(self, task: Task, status: TaskStatus) -> None:
+        self.manager.report({task.id: status})
+
+
+def _resources() -> Resources:
+    """The machine's processors and memory, as the Engine counts them."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Resources((os.cpu_count() or 1) * 1_000_000_000, memory)
+
+
+def _write(file: Path, text: str) -> None:
+    file.write_text(text)

@@ -1,0 +1,137 @@
+"""What the agent knows of the other members, and tells them: gossip in the words of the plan.
+
+The members' addresses are kept on disk: an agent that restarts must find the others even if it was itself the
+address that everyone joined, before it lets a plan made without them near the kernel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from meshnet.agent import records
+from meshnet.agent.settings import AgentSettings
+from meshnet.datapath.plan import Gone, Located, Peer
+from meshnet.errors import MeshnetError
+from meshnet.gossip.meta import MemberMeta
+from meshnet.gossip.settings import Settings
+from meshnet.gossip.transport import Gossip
+from meshnet.gossip.types import LIVE, Address, Member
+from meshnet.model import Endpoint
+
+log = logging.getLogger(__name__)
+
+SETTLE = 10.0  # s to find another member after a restart, before going on alone
+JOIN_TRY = 1.0  # s that one address gets to answer
+JOIN_PAUSE = 0.05  # s between tries while a lab's agents start together
+ACKNOWLEDGE = 2.0  # s that a draining task waits for slow members: Swarm's fixed pause is the bound here
+
+
+class Neighbours:
+    """One node's gossip. `look()` reads it into `located`, `peers` and `gone`."""
+
+    def __init__(self, settings: AgentSettings, node_id: str, datapath: str) -> None:
+        self.located: list[Located] = []
+        self.peers: list[Peer] = []
+        self.gone: tuple[Gone, ...] = ()
+        self._settings = settings
+        self._epoch_file = Path(settings.run_dir, "epoch")
+        self._members_file = Path(settings.run_dir, "members")
+        self._members: list[str] = []
+        self._removals = records.Removals()
+        self._gossip = self._make(node_id, datapath)
+
+    def _make(self, node_id: str, datapath: str) -> Gossip:
+        epoch = (int(self._epoch_file.read_text()) if self._epoch_file.exists() else 0) + 1
+        self._keep_epoch(epoch)
+        key = base64.b64decode(self._settings.gossip_key)
+        meta = MemberMeta(
+            version="1",
+            epoch=epoch,
+            role=self._settings.role,
+            tunnel=self._settings.address,
+            datapath=datapath,
+            node_id=node_id,
+            hostname=self._settings.node,
+        )
+        settings = Settings(
+            name=node_id, address=self._settings.address, epoch=epoch, meta=meta, keys=(key,) if key else ()
+        )
+        gossip = Gossip(settings.local() if self._settings.lab != "host" else settings)
+        gossip.on_epoch(self._keep_epoch)
+        return gossip
+
+    def _keep_epoch(self, epoch: int) -> None:
+        self._epoch_file.write_text(str(epoch))
+
+    async def start(self, changed: Callable[[], None]) -> None:
+        """Opens the ports; `changed` is called in the loop when `look` would see something new."""
+        await self._gossip.start()
+        self._gossip.on_change(changed)
+
+    async def join(self) -> None:
+        """Tries known members until one answers or SETTLE has passed; gossip itself goes on trying after that."""
+        known = self._members_file.read_text().split() if self._members_file.exists() else []
+        addresses = [_address(text) for text in dict.fromkeys([*self._settings.join, *known])]
+        others = [address for address in addresses if address[0] != self._settings.address]
+        deadline = asyncio.get_running_loop().time() + SETTLE
+        while others:
+            try:
+                await self._gossip.join(others, JOIN_TRY)
+                return
+            except MeshnetError as error:
+                if asyncio.get_running_loop().time() > deadline:
+                    log.warning("%s", error)
+                    return
+            await asyncio.sleep(JOIN_PAUSE)
+
+    async def leave(self) -> None:
+        await self._gossip.leave()
+
+    async def stop(self) -> None:
+        await self._gossip.stop()
+
+    def members(self) -> list[Member]:
+        return self._gossip.members()
+
+    def statistics(self) -> dict[str, int]:
+        return self._gossip.statistics()
+
+    def look(self) -> None:
+        """Reads members and records into the attributes. Dead members are no peers; their records are not visible."""
+        members = self._gossip.members()
+        self.peers = [
+            Peer(m.name, m.meta.tunnel or m.address, m.state, m.meta.datapath or "ebpf")
+            for m in members
+            if m.state in LIVE and m.meta is not None
+        ]
+        known = sorted(f"{m.address}:{m.port}" for m in members if m.state in LIVE)
+        if known != self._members:
+            self._members = known
+            self._members_file.write_text("\n".join(known))
+        located = []
+        for record in self._gossip.records():
+            endpoint = records.decode(record.value or {}) if record.kind == records.KIND else None
+            if endpoint is not None:
+                located.append(Located(record.owner, record.network, endpoint))
+        self.located = located
+        self.gone = self._removals.update(located, (m.name for m in members if m.state != "dead"))
+
+    def publish(self, network: str, endpoint: Endpoint) -> int:
+        """Puts an endpoint into this node's log; returns its number for `acknowledged`."""
+        return self._gossip.publish(network, records.KIND, endpoint.endpoint, records.encode(endpoint))
+
+    def withdraw(self, network: str, endpoint: str) -> int:
+        return self._gossip.withdraw(network, records.KIND, endpoint)
+
+    async def acknowledged(self, record: int) -> bool:
+        """Waits, bounded, until every live member has seen this node's log up to `record`."""
+        return await self._gossip.wait_acknowledged(record, ACKNOWLEDGE)
+
+
+def _address(text: str) -> Address:
+    host, _, port = text.rpartition(":")
+    return (host, int(port))

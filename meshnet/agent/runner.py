@@ -1,0 +1,246 @@
+"""The life of one task on this node, from its assignment until nothing of it is left.
+
+A sandbox (network namespace) is made and wired first, then the container starts in it; with a health check the
+task joins its service when it is healthy, without one when it runs. Before a stop it leaves: its records say
+`draining`, every live member has seen that (or a bound passed), and only then the stop signal is sent. A task
+that ends by itself is withdrawn at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from typing import Any
+
+from meshnet import names
+from meshnet.agent.containers import container_spec
+from meshnet.agent.parts import Host
+from meshnet.agent.resolver import TaskResolver
+from meshnet.agent.taskdir import Kept, TaskDirs
+from meshnet.errors import MeshnetError
+from meshnet.kernel import netns
+from meshnet.model import ContainerStatus, Task, TaskStatus, state_rank
+from meshnet.sandbox.container import Container
+
+log = logging.getLogger(__name__)
+
+
+# s between "every member has seen that this task drains" and its stop signal: a member that has seen it still has to
+# tell its kernel, and a connection that was opened just before has yet to send its request.
+ON_THE_WAY = 0.2
+
+
+class EndedError(Exception):
+    """The task is over: carries its last state and why."""
+
+    def __init__(self, state: str, err: str = "", exit_code: int = 0) -> None:
+        super().__init__(state)
+        self.state, self.err, self.exit_code = state, err, exit_code
+
+
+class Runner:
+    """`start()` begins the life, `update()` brings a new desired state, `finished` is set when all is cleaned up."""
+
+    def __init__(
+        self, host: Host, dirs: TaskDirs, resolver: TaskResolver, task: Task, kept: Kept | None = None
+    ) -> None:
+        self.task = task
+        self.resolver = resolver
+        self.netns = names.netns_path(names.task_netns(host.lab, host.node, task.id))
+        self.container_id = kept.container_id if kept else os.urandom(32).hex()
+        self.status = task.status
+        self._host, self._dirs, self._kept = host, dirs, kept
+        self._container: Container | None = None
+        self._stop_wanted = asyncio.Event()
+        self._health_changed = asyncio.Event()
+        self._life: asyncio.Task[None] | None = None
+
+    @property
+    def hostname(self) -> str:
+        return self.task.spec.container_spec.hostname or self.container_id[:12]
+
+    @property
+    def container(self) -> Container | None:
+        return self._container
+
+    @property
+    def finished(self) -> bool:
+        return self._life is not None and self._life.done()
+
+    def start(self) -> None:
+        self._life = asyncio.create_task(self._live(), name=f"task {self.task.id}")
+
+    def update(self, task: Task | None) -> None:
+        """Takes the manager's latest word; None means that the task is no longer assigned here."""
+        if task is not None:
+            self.task = task
+        if task is None or state_rank(task.desired_state) > state_rank("running"):
+            self._stop_wanted.set()
+
+    async def done(self) -> None:
+        if self._life is not None:
+            await asyncio.wait([self._life])
+
+    async def abandon(self) -> None:
+        """Ends the watching, not the task: the agent stops, the task goes on and is adopted later."""
+        if self._life is not None:
+            self._life.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._life
+        if self._container is not None:
+            self._container.release()
+        await self.resolver.stop()
+
+    async def _live(self) -> None:
+        end = EndedError("failed", "the agent lost track of the task")
+        try:
+            await self._until_stop(self._begin())
+            await self._serve()
+        except EndedError as ended:
+            end = ended
+        except MeshnetError as error:
+            state = "failed" if state_rank(self.status.state) >= state_rank("starting") else "rejected"
+            end = EndedError(state, str(error))
+        except Exception as error:
+            log.exception("task %s", self.task.id)
+            end = EndedError("failed", f"{type(error).__name__}: {error}")
+        await self._clean(end)
+
+    async def _until_stop(self, work: Coroutine[Any, Any, None]) -> None:
+        """Runs a step of the start; a wish to stop ends it in the middle."""
+        step = asyncio.ensure_future(work)
+        stop = asyncio.ensure_future(self._stop_wanted.wait())
+        try:
+            await asyncio.wait([step, stop], return_when=asyncio.FIRST_COMPLETED)
+            if step.done():
+                step.result()
+            else:
+                raise EndedError("shutdown")
+        finally:
+            for future in (step, stop):
+                future.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await future
+
+    async def _begin(self) -> None:
+        if self._kept is not None:
+            await self._adopt()
+            return
+        self._say("accepted")
+        self._keep(serving=False)
+        self._say("preparing")
+        netns.create(os.path.basename(self.netns))
+        await self._host.wire(self.task, self.netns)
+        await self.resolver.start(self.netns)
+        self._host.publish(self.task, "starting", self.hostname, self.container_id)
+        spec = container_spec(self._host, self.task, self, self._dirs.container(self.task.id))
+        self._container = await self._host.containers.create(spec)
+        self._container.on_health(lambda _: self._health_changed.set())
+        self._say("ready")
+        self._say("starting")
+        await self._container.start()
+        await self._join_service()
+
+    async def _adopt(self) -> None:
+        """Takes over what a previous agent started. It must look as if nothing had happened."""
+        assert self._kept is not None
+        if not netns.exists(os.path.basename(self.netns)):
+            raise EndedError("failed", "its network namespace is gone")
+        self._container = await self._host.containers.adopt(self._dirs.container(self.task.id))
+        if self._container is None:
+            raise EndedError("failed", "its container is gone")
+        self._container.on_health(lambda _: self._health_changed.set())
+        self._host.publish(self.task, "ready" if self._kept.serving else "starting", self.hostname, self.container_id)
+        await self._host.wire(self.task, self.netns)
+        await self.resolver.start(self.netns)
+        await self._join_service()
+
+    async def _join_service(self) -> None:
+        """Waits until the task is healthy (or at once without a check), then it takes connections."""
+        assert self._container is not None
+        exited = asyncio.ensure_future(self._container.wait())
+        judged = asyncio.ensure_future(self._health_in("none", "healthy", "unhealthy"))
+        try:
+            await asyncio.wait([exited, judged], return_when=asyncio.FIRST_COMPLETED)
+            if exited.done():
+                raise _exit(exited.result())
+            if judged.result() == "unhealthy":
+                raise EndedError("failed", "task: unhealthy container")
+        finally:
+            exited.cancel()
+            judged.cancel()
+        self._keep(serving=True)
+        self._host.publish(self.task, "ready", self.hostname, self.container_id)
+        self._say("running", "started")
+
+    async def _health_in(self, *wanted: str) -> str:
+        """Waits until the container's health is one of `wanted`."""
+        assert self._container is not None
+        while self._container.health not in wanted:
+            self._health_changed.clear()
+            await self._health_changed.wait()
+        return self._container.health
+
+    async def _serve(self) -> None:
+        """Until the task ends, becomes unhealthy, or is to stop."""
+        assert self._container is not None
+        exited = asyncio.ensure_future(self._container.wait())
+        unhealthy = asyncio.ensure_future(self._health_in("unhealthy"))
+        stop = asyncio.ensure_future(self._stop_wanted.wait())
+        try:
+            await asyncio.wait([exited, unhealthy, stop], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for future in (exited, unhealthy, stop):
+                future.cancel()
+        if exited.done() and not exited.cancelled():
+            raise _exit(exited.result())
+        failed = unhealthy.done() and not unhealthy.cancelled()
+        await self._drain()
+        raise EndedError("failed", "task: unhealthy container") if failed else EndedError("shutdown")
+
+    async def _drain(self) -> None:
+        """Leaves the service before the stop signal: no client may meet a task that is going down."""
+        assert self._container is not None
+        record = self._host.publish(self.task, "draining", self.hostname, self.container_id)
+        if not await self._host.acknowledged(record):
+            log.warning("task %s: not every member confirmed that it drains", self.task.id)
+        await asyncio.sleep(ON_THE_WAY)
+        await self._container.stop()
+
+    async def _clean(self, end: EndedError) -> None:
+        self._host.withdraw(self.task)
+        if self._container is not None:
+            await self._container.remove()
+        self.status = TaskStatus(
+            timestamp=now(),
+            state=end.state,
+            message={"shutdown": "shutdown", "complete": "finished", "rejected": "preparing"}.get(end.state, "started"),
+            err=end.err,
+            container_status=ContainerStatus(self.container_id, 0, end.exit_code),
+        )
+        self._host.report(self.task, self.status)
+        await self.resolver.stop()
+        await self._host.unwire(self.task)
+        netns.delete(os.path.basename(self.netns))
+        self._dirs.remove(self.task.id)
+
+    def _keep(self, *, serving: bool) -> None:
+        self._dirs.write(Kept(self.task, self.container_id, serving))
+
+    def _say(self, state: str, message: str = "") -> None:
+        pid = self._container.pid if self._container is not None else 0
+        self.status = TaskStatus(now(), state, message or state, "", ContainerStatus(self.container_id, pid, 0))
+        self._host.report(self.task, self.status)
+
+
+def _exit(code: int) -> EndedError:
+    return EndedError("complete") if code == 0 else EndedError("failed", f"task: non-zero exit ({code})", code)
+
+
+def now() -> str:
+    """The present as the Engine API writes it."""
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
