@@ -9,6 +9,9 @@
 
 #define inlined static __attribute__((always_inline)) inline
 #define separate static __attribute__((noinline))
+/* Verified once, for any arguments, instead of at every call in every state that leads there: for functions with
+ * loops. The verifier lets pointers to structures through only as possibly NULL. */
+#define verified_once __attribute__((noinline))
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 /* Keeps clang from folding a length check away before the verifier has seen it. */

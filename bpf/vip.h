@@ -69,12 +69,16 @@ inlined struct flow *flow_by_backend(struct flow_key *key, const struct address 
 
 /* Enters a connection into the first slot that is free, closing, or its own VIP's; a datagram flow takes one of the
  * others' if it must. Returns 0, TAKEN, or a drop. */
-separate int flow_open(struct flow_key *key, const struct address *vip, const struct address *backend)
+verified_once int flow_open(struct flow_key *key, const struct address *vip, const struct address *backend)
 {
-	struct flow entry = { .vip = *vip, .backend = *backend };
-	__u32 place = FLOW_SLOTS, *slots = slots_of(&key->client);
-	struct flow *flow;
+	struct flow entry = {}, *flow;
+	__u32 place = FLOW_SLOTS, *slots;
 
+	if (!key || !vip || !backend)
+		return DROP(FLOW_TABLE);
+	entry.vip = *vip;
+	entry.backend = *backend;
+	slots = slots_of(&key->client);
 	for (__u32 slot = 0; slot < FLOW_SLOTS; slot++) {
 		key->slot = slot;
 		flow = bpf_map_lookup_elem(&flows, key);
@@ -118,11 +122,13 @@ inlined int hairpin_open(const struct flow_key *key, const struct address *vip)
 
 /* Picks a backend of the service at `service_vip` for a new connection of p to `to.ip`, and enters it.
  * `backend` is the answer. Returns 0 or a drop. */
-separate int vip_open(const struct packet *p, const struct address *service_vip, struct endpoint_key *backend)
+verified_once int vip_open(const struct packet *p, const struct address *service_vip, struct endpoint_key *backend)
 {
 	struct flow_key key;
 	int result;
 
+	if (!p || !service_vip || !backend)
+		return DROP(NO_BACKEND);
 	request_key(&key, p);
 	for (int i = 0; i < PICK_TRIES; i++) {
 		const struct service *service = bpf_map_lookup_elem(&services, service_vip);
