@@ -35,10 +35,12 @@ from meshnet.gossip.rng import Random
 from meshnet.gossip.settings import Settings
 from meshnet.gossip.stream import Compressed, PushPull, StreamMessage, StreamParser
 from meshnet.gossip.timers import Timer, Timers
-from meshnet.gossip.types import Address, Event, JoinResult, Member, MemberChanged, Record, WireError
+from meshnet.gossip.types import LIVE, Address, Event, JoinResult, Member, MemberChanged, Record, WireError
 
 PACKETS_PER_TICK = 4
 """Datagrams per target and queue in one gossip tick, when much is queued."""
+SEED_SHARE = 0.25
+"""How often, per reconnect interval, a node that is not alone looks for a seed that it does not see."""
 MANY_MEMBERS = 32
 """Beyond this number push/pull exchanges become rarer (memberlist's pushPullScale)."""
 
@@ -222,7 +224,7 @@ class Engine:
     # what the node wants
 
     def join(self, addresses: Iterable[Address], now: float) -> None:
-        """Exchange state with these members; each gives a JoinResult. They are tried again when all others are gone."""
+        """Exchange state with these members; each gives a JoinResult. While one is not seen it is tried again."""
         self._now = now
         for address in addresses:
             if address not in self._seeds and address != self._members.me.address:
@@ -233,7 +235,7 @@ class Engine:
         """Say farewell. Give it until `farewell_sent` (bounded) before closing the sockets."""
         self._now = now
         word = self._members.leave(now)
-        live = [node.address for node in self._members.others("alive", "suspect")]
+        live = [node.address for node in self._members.others(*LIVE)]
         if len(live) <= self.settings.direct_members:
             self._outbox.send(live, [word], crc=True)
         self._arm_gossip(now)
@@ -241,7 +243,7 @@ class Engine:
     @property
     def farewell_sent(self) -> bool:
         """Whether nothing is left to be told by gossip."""
-        return not len(self._queue) or not self._members.others("alive", "suspect")
+        return not len(self._queue) or not self._members.others(*LIVE)
 
     def publish(self, network: str, kind: str, key: str, value: Mapping[str, object], now: float) -> int:
         """Put a record in this node's log. Returns the number to give to `acknowledged`. Raises MeshnetError."""
@@ -387,7 +389,7 @@ class Engine:
             self._push_pull(self._rng.choice(alive).address, False)
 
     def _reconnect_tick(self, now: float) -> None:
-        """Look for a dead member, or for a seed when alone; forget what is long gone."""
+        """Look for a dead member and for absent seeds, so that islands merge; forget what is long gone."""
         self._timers.at(now + self._stagger(self.settings.reconnect_interval), self._reconnect_tick)
         if self._members.leaving:
             return
@@ -399,8 +401,10 @@ class Engine:
             self._prober.try_dead(self._rng.choice(dead), now)
         elif lost:
             self._push_pull(self._rng.choice(lost)[0], False)
-        if self._seeds and not self._members.others("alive", "suspect"):
-            self._push_pull(self._rng.choice(self._seeds), False)
+        live = {node.address for node in self._members.others(*LIVE)}
+        absent = [seed for seed in self._seeds if seed not in live]
+        if absent and (not live or self._rng.random() < SEED_SHARE):
+            self._push_pull(self._rng.choice(absent), False)
 
     def _arm_gossip(self, now: float) -> None:
         """A gossip tick happens only when there is something to tell, and then at once if the last one is old."""

@@ -84,10 +84,13 @@ class Gossip:
     async def join(self, addresses: Iterable[Address | str], timeout: float = 5.0) -> int:
         """Exchange state with these members ("10.0.0.1" or ("10.0.0.1", 7946)); returns how many answered.
 
-        Raises MeshnetError when none did within `timeout` seconds.
+        Raises MeshnetError when none did within `timeout` seconds; they are tried again in the background all the
+        same. This node's own address is passed over.
         """
         loop = asyncio.get_running_loop()
+        own = (self.settings.address, self.settings.port)
         wanted = [(each, self.settings.port) if isinstance(each, str) else each for each in addresses]
+        wanted = [each for each in wanted if each != own]
         results: list[asyncio.Future[str]] = []
         for address in wanted:
             results.append(loop.create_future())
