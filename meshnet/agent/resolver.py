@@ -21,7 +21,7 @@ class TaskResolver:
 
     async def start(self, path: str) -> None:
         """Opens the sockets in the namespace at `path` and begins to answer."""
-        sysctl.ensure({"net.ipv4.ip_local_reserved_ports": str(RESOLVER_PORT)}, path)
+        sysctl.ensure({"net/ipv4/ip_local_reserved_ports": str(RESOLVER_PORT)}, path)
         udp = netns.socket_in(path, socket.AF_INET, socket.SOCK_DGRAM)
         tcp = netns.socket_in(path, socket.AF_INET, socket.SOCK_STREAM)
         tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
