@@ -134,8 +134,9 @@ def _counts(task: Task) -> bool:
 
 
 def _explain(reasons: Counter[str]) -> str:
-    """Swarm's words: `no suitable node (scheduling constraints not satisfied on 3 nodes)`."""
+    """Swarm's words, with what excludes most nodes first."""
     if not reasons:
         return "no suitable node"
-    parts = [reason.format(f"{count} node{'s' if count != 1 else ''}") for reason, count in sorted(reasons.items())]
+    ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    parts = [reason.format(f"{count} node{'s' if count != 1 else ''}") for reason, count in ordered]
     return f"no suitable node ({'; '.join(parts)})"
