@@ -67,6 +67,7 @@ class Agent:
         self.datapath = open_datapath(
             settings.datapath,
             NodeContext(settings.lab, settings.node, settings.underlay, settings.run_dir, settings.vxlan_port),
+            settings.map_sizes,
         )
         self.assignments = Assignments()
         self.runners: dict[str, Runner] = {}

@@ -16,7 +16,8 @@ from meshnet.errors import MeshnetError
 class AgentSettings:
     """`lab` is `host` outside a lab. `managers` and `join` are `address:port`. `gossip_key` is base64 of 16, 24 or
     32 bytes, or "" for plain text. `images` is a lab's catalogue. `resolvers` answer unknown names; none means
-    that unknown names get SERVFAIL at once."""
+    that unknown names get SERVFAIL at once. `map_sizes`: entries by name of a BPF map that shall be larger or
+    smaller than bpf/meshnet.h says; takes effect at the next start, and keeps what is in the map."""
 
     lab: str
     node: str
@@ -33,6 +34,7 @@ class AgentSettings:
     direct_return: bool = False
     gossip_key: str = ""
     vxlan_port: int = 4789
+    map_sizes: dict[str, int] = field(default_factory=dict)
 
     def save(self, path: str | Path) -> None:
         """Writes the settings for a later start, readable by root only: they hold the gossip key."""

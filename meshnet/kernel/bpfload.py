@@ -29,9 +29,13 @@ def load(objects: Sequence[Path], directory: str | Path, sizes: Mapping[str, int
     `sizes`: entries by map name, where a map shall be larger or smaller than its object says. A map that is pinned
     in another size is replaced by one with the same entries. Blocks for about 25 ms per object; nothing happens
     when the same was loaded already. MeshnetError: no bpftool, a program that the kernel refuses, no bpffs,
-    entries that do not fit the smaller map.
+    entries that do not fit the smaller map, a size for a map that there is not.
     """
     root = Path(directory)
+    known = {name for path in objects for name in map_names(path.read_bytes())}
+    for name in sizes or {}:
+        if name not in known:
+            raise MeshnetError(f"no map is called {name}; there are {', '.join(sorted(known))}")
     ensure_bpffs()
     digest = _digest(objects, sizes or {})
     if (root / f"{_MARK}{digest}").is_dir():
@@ -59,31 +63,21 @@ def unload(directory: str | Path) -> bool:
     root = Path(directory)
     if not root.is_dir():
         return False
-    _remove(root)
+    shutil.rmtree(root)
     return True
-
-
-def _remove(root: Path) -> None:
-    """Like shutil.rmtree, which trips over bpffs: its files cannot be opened."""
-    for path in root.iterdir():
-        if path.is_dir():
-            _remove(path)
-        else:
-            path.unlink()
-    root.rmdir()
 
 
 @contextlib.contextmanager
 def _staging(root: Path) -> Iterator[Path]:
     """A place beside the pins for what is being loaded; leftovers of a killed loader are removed first."""
     for old in root.glob("staging_*"):
-        _remove(old)
+        shutil.rmtree(old)
     staging = root / f"staging_{os.getpid()}"
     (staging / "progs").mkdir(parents=True)
     try:
         yield staging
     finally:
-        _remove(staging)
+        shutil.rmtree(staging)
 
 
 def _load_object(path: Path, staging: Path, maps: Path, sizes: Mapping[str, int]) -> None:
@@ -99,7 +93,7 @@ def _load_object(path: Path, staging: Path, maps: Path, sizes: Mapping[str, int]
         shared = pin.name in names and not (maps / pin.name).exists()
         if shared:
             pin.rename(maps / pin.name)
-    _remove(aside)
+    shutil.rmtree(aside)
     for pin in progs.iterdir():
         pin.rename(staging / "progs" / pin.name)
 
@@ -114,7 +108,7 @@ def _create_sized(path: Path, staging: Path, maps: Path, sizes: Mapping[str, int
             kind = (model.type, model.key_size, model.value_size)
             with contextlib.closing(Map.create(*kind, size, model.flags, name)) as made:
                 made.pin(maps / name)
-    _remove(trial)
+    shutil.rmtree(trial)
 
 
 def _resize(pin: Path, size: int, staging: Path) -> None:

@@ -144,6 +144,8 @@ def test_map_grows_with_its_entries(pins: Path, tmp_path: Path) -> None:
         assert len(objects.maps["seen"].items()) == 5
     with pytest.raises(MeshnetError, match="map seen holds too many entries for a size of 2"):
         bpfload.load([path], pins, {"seen": 2})
+    with pytest.raises(MeshnetError, match="no map is called sean; there are runs, seen"):
+        bpfload.load([path], pins, {"sean": 2})
 
 
 def test_refused_program_gives_one_line(pins: Path, tmp_path: Path) -> None:

@@ -63,12 +63,15 @@ class Ebpf:
     async def apply(self, plan: Plan) -> Changes:
         """Brings the kernel to `plan`; a plan that was applied before is verified in every part.
 
-        MeshnetError: no underlay device, programs that the kernel refuses, or a map that is full; then everything
-        else is done all the same. A sandbox that cannot be wired (its task may just have ended) is left out and
-        named in `failed`.
+        MeshnetError: no underlay device, programs or requests that the kernel refuses, or a map that is full; in the
+        last case everything else is done all the same. A sandbox that cannot be wired (its task may just have ended)
+        is left out and named in `failed`.
         """
         async with self._lock:
-            return await asyncio.to_thread(self._apply, plan)
+            try:
+                return await asyncio.to_thread(self._apply, plan)
+            except OSError as error:
+                raise MeshnetError(f"the kernel of node {self._context.node} refused a change: {error}") from error
 
     async def observe(self) -> Plan:
         """The plan that the kernel holds now; names come from the last plan that this object applied."""
