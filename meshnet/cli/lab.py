@@ -13,6 +13,10 @@ VERBS = {
     "inspect": "meshnet.cli.lab_show:inspect",
     "env": "meshnet.cli.lab_show:env",
     "exec": "meshnet.cli.lab_exec:execute",
+    "logs": "meshnet.cli.lab_logs:logs",
+    "stop": "meshnet.cli.lab_node:stop",
+    "kill": "meshnet.cli.lab_node:kill",
+    "start": "meshnet.cli.lab_node:start",
     "check": "meshnet.cli.lab_check:check",
 }
 

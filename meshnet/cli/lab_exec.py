@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from meshnet.cli import options
@@ -13,11 +15,15 @@ from meshnet.cli import options
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[--] COMMAND [ARG...]")
 def execute(lab_name: str | None, where: str, command: tuple[str, ...]) -> None:
     """Run a command on a node, on a client, or in a task; the exit status is the command's."""
-    from meshnet.lab import enter, state
+    from meshnet.lab import enter, state, tasks
 
     lab = state.current(lab_name)
     words = list(command[1:] if command[:1] == ("--",) else command)
     if not words:
         raise click.UsageError("a command is missing", click.get_current_context())
-    enter.enter_host(lab, where)
-    enter.become(words)
+    if lab.host(where) is not None:
+        enter.enter_host(lab, where)
+        enter.become(words)
+    task = tasks.find(lab, where)
+    enter.enter_task(task)
+    enter.become(enter.task_command(task, words, sys.stdin.isatty() and sys.stdout.isatty()))

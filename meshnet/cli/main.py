@@ -13,6 +13,13 @@ from meshnet.errors import MeshnetError
 # A verb, and where its click command is.
 VERBS = {
     "lab": "meshnet.cli.lab:lab",
+    "service": "meshnet.cli.service:service",
+    "network": "meshnet.cli.network:network",
+    "node": "meshnet.cli.node:node",
+    "inspect": "meshnet.cli.inspect:inspect",
+    "doctor": "meshnet.cli.doctor:doctor",
+    "agent": "meshnet.cli.agent:agent",
+    "manager": "meshnet.cli.agent:manager",
 }
 
 

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
+from meshnet.errors import MeshnetError
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -23,3 +25,22 @@ def on_node(command: F) -> F:
 def as_json(command: F) -> F:
     """Adds `--json`."""
     return click.option("--json", "json_output", is_flag=True, help="Print JSON instead of a table.")(command)
+
+
+def detach(command: F) -> F:
+    """Adds docker's `--detach` and `--quiet`."""
+    command = click.option("-q", "--quiet", is_flag=True, help="Wait without showing progress.")(command)
+    return click.option("-d", "--detach", is_flag=True, help="Do not wait until the tasks run.")(command)
+
+
+def each(names: tuple[str, ...], act: Callable[[str], object]) -> None:
+    """Does something to each name and prints those that were done; raises after the last if any was refused."""
+    refused = []
+    for name in names:
+        try:
+            act(name)
+            print(name, flush=True)
+        except MeshnetError as error:
+            refused.append(str(error))
+    if refused:
+        raise MeshnetError("\n".join(refused))

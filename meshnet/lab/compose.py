@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 
 from meshnet.lab.compose_ports import ports
-from meshnet.lab.yamlnodes import Value, name_problem
+from meshnet.lab.words import name_problem
+from meshnet.lab.yamlnodes import Value
 from meshnet.model import (
     ContainerSpec,
     EndpointSpec,

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
+from meshnet.errors import MeshnetError
+from meshnet.lab import words
 from meshnet.lab.yamlnodes import Value
 from meshnet.model import PortConfig
-
-# What nodes themselves listen on: VXLAN, gossip, the manager.
-RESERVED = {(4789, "udp"), (7946, "tcp"), (7946, "udp"), (2377, "tcp")}
-_SHORT = re.compile(r"(?:(?P<published>\d+(?:-\d+)?):)?(?P<target>\d+(?:-\d+)?)(?:/(?P<protocol>tcp|udp))?")
 
 
 def ports(value: Value) -> tuple[PortConfig, ...]:
@@ -29,36 +25,17 @@ def _same(one: PortConfig, other: PortConfig) -> bool:
 
 
 def _refuse_reserved(value: Value, port: PortConfig) -> None:
-    if (port.published_port, port.protocol) in RESERVED:
+    if (port.published_port, port.protocol) in words.RESERVED_PORTS:
         value.error(f"port {port.published_port}/{port.protocol} is the nodes' own; publish another one")
 
 
 def _short(value: Value) -> list[PortConfig]:
     text = value.text()
-    match = _SHORT.fullmatch(text)
-    if match is None:
-        if text:
-            value.error(f"{text!r} is no port: write 8000, 8000:80, 53:53/udp or 8000-8002:80-82")
+    try:
+        return words.ports(text) if text else []
+    except MeshnetError as error:
+        value.error(str(error))
         return []
-    targets = _range(value, match["target"])
-    published = _range(value, match["published"]) if match["published"] else [0] * len(targets)
-    if not targets or not published:
-        return []
-    if len(published) != len(targets):
-        value.error(f"the two ranges of {text} are not equally long")
-        return []
-    protocol = match["protocol"] or "tcp"
-    pairs = zip(targets, published, strict=True)
-    return [PortConfig(protocol=protocol, target_port=inner, published_port=outer) for inner, outer in pairs]
-
-
-def _range(value: Value, text: str) -> list[int]:
-    first, _, last = text.partition("-")
-    low, high = int(first), int(last or first)
-    if not 1 <= low <= high <= 65535:
-        value.error(f"ports go from 1 to 65535, and ranges upward: {text}")
-        return []
-    return list(range(low, high + 1))
 
 
 def _long(value: Value) -> list[PortConfig]:

@@ -17,7 +17,7 @@ from meshnet.errors import MeshnetError, NotFoundError
 from meshnet.kernel import libc, netns
 from meshnet.kernel.bpf import cgroup2_root
 from meshnet.lab import cgroups, state, topology
-from meshnet.lab.yamlnodes import name_problem
+from meshnet.lab.words import name_problem
 
 _TASK = re.compile(r"[0-9a-z]{12}")
 

@@ -5,9 +5,11 @@ So the exit status, the terminal and the standard streams are the command's own,
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from meshnet import names
@@ -15,6 +17,7 @@ from meshnet.errors import MeshnetError, NotFoundError
 from meshnet.kernel import netns
 from meshnet.lab import cgroups
 from meshnet.lab.spec import Lab
+from meshnet.lab.tasks import LabTask
 
 EXEC = "exec"
 _JOIN = 'echo 0 > "$0/cgroup.procs" && exec "$@"'
@@ -47,6 +50,28 @@ def enter_host(lab: Lab, host: str) -> None:
     netns.enter(names.node_netns(lab.name, host))
 
 
+def task_command(task: LabTask, command: Sequence[str], terminal: bool) -> list[str]:
+    """The command line that runs `command` in a task as the task's own user, with its limits and environment.
+
+    It holds an inheritable descriptor of this process: to be started by it, or to be become.
+    """
+    process = json.loads(Path(task.spec.dir, "config.json").read_text())["process"]
+    process |= {"args": list(command), "terminal": terminal}
+    descriptor = os.memfd_create("process", 0)
+    os.write(descriptor, json.dumps(process).encode())
+    file = f"/proc/self/fd/{descriptor}"
+    runtime = ["crun", f"--root={task.spec.dir}/runtime", "--cgroup-manager=disabled"]
+    return [*runtime, "exec", f"--process={file}", task.spec.id]
+
+
+def enter_task(task: LabTask) -> None:
+    """Moves this process into a task's group, where what it does is balanced like the task's own traffic."""
+    try:
+        cgroups.join(Path(task.spec.cgroup))
+    except OSError:
+        raise NotFoundError(f"the task {task.name} has ended") from None
+
+
 def become(command: list[str]) -> NoReturn:
     """Replaces this process by a command. Raises CommandError if there is no such program."""
     try:
@@ -55,6 +80,26 @@ def become(command: list[str]) -> NoReturn:
         raise CommandError(f"{command[0]}: no such command on this machine", 127) from None
     except OSError as error:
         raise CommandError(f"{command[0]}: {error.strerror}", 126) from None
+
+
+def run_in_task(
+    task: LabTask, command: Sequence[str], timeout: float | None = None, stdin: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command in a task and waits; the result has its exit status, stdout and stderr."""
+    words = task_command(task, command, False)
+    descriptor = int(words[-2].rpartition("/")[2])
+    try:
+        return subprocess.run(
+            ["/bin/sh", "-c", _JOIN, task.spec.cgroup, *words],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            input=stdin,
+            pass_fds=(descriptor,),
+            check=False,
+        )
+    finally:
+        os.close(descriptor)
 
 
 def run_on_host(

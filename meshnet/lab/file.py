@@ -11,7 +11,8 @@ from meshnet import names
 from meshnet.errors import MeshnetError
 from meshnet.lab import compose
 from meshnet.lab.spec import Lab, LabCheck, LabClient, LabLink, LabNode
-from meshnet.lab.yamlnodes import Problems, Value, name_problem, read
+from meshnet.lab.words import name_problem
+from meshnet.lab.yamlnodes import Problems, Value, read
 from meshnet.sandbox.images import Images, from_mapping
 
 FILE = "lab.yml"

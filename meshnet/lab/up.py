@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 
 from meshnet import names
 from meshnet.errors import ConflictError, MeshnetError
 from meshnet.kernel import netns
-from meshnet.lab import impair, state, topology
+from meshnet.lab import converge, daemons, engine, impair, processes, state, topology
 from meshnet.lab.down import down
 from meshnet.lab.spec import Lab
 
 # A tool that a node needs, and the Debian package that brings it.
 TOOLS = {"nft": "nftables", "bpftool": "bpftool", "conmon": "conmon", "crun": "crun", "tc": "iproute2"}
 _PATH = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
+
+READY = 30.0  # s that nodes get to join
 
 Report = Callable[[str], None]
 
@@ -49,6 +52,46 @@ def up(lab: Lab, report: Report = lambda _: None) -> None:
         report(f"wiring {len(lab.nodes)} nodes and {len(lab.clients)} clients to {lab.subnet}")
         topology.create(lab)
         impair.apply(lab)
+        daemons.write_settings(lab)
+        report("starting managers and agents")
+        daemons.preload({daemons.AGENT, daemons.MANAGER})
+        processes.spawn([daemon for node in lab.nodes for daemon in daemons.of_node(lab, node)])
+        wait_ready(lab, [node.name for node in lab.nodes], report)
+        if lab.services:
+            converge.deploy(engine.of_lab(lab), lab, lambda progress: report(str(progress)))
     except BaseException:
         down(lab.name)
         raise
+
+
+def wait_ready(lab: Lab, nodes: list[str], report: Report, timeout: float = READY) -> None:
+    """Returns when the manager sees every one of `nodes` ready.
+
+    Raises MeshnetError with the end of a log as soon as a manager or agent of theirs has ended, or after `timeout`
+    seconds.
+    """
+    manager = engine.of_lab(lab)
+    deadline = time.monotonic() + timeout
+    while True:
+        for node in nodes:
+            for daemon in daemons.of_node(lab, state.node_of(lab, node)):
+                if not processes.alive(lab.name, node, daemon.role):
+                    end = processes.log_tail(lab.name, node, daemon.role)
+                    raise MeshnetError(f"the {daemon.role} of {node} ended: {end}")
+        ready = _ready(manager, nodes)
+        waiting = [node for node in nodes if node not in ready]
+        if not waiting:
+            return
+        report(f"{len(ready)} of {len(nodes)} nodes ready, waiting for {', '.join(waiting)}")
+        if time.monotonic() > deadline:
+            end = processes.log_tail(lab.name, waiting[0], daemons.AGENT)
+            raise MeshnetError(f"{waiting[0]} is not ready after {timeout:g} s: {end}")
+        time.sleep(engine.PAUSE)
+
+
+def _ready(manager: engine.Engine, nodes: list[str]) -> set[str]:
+    try:
+        members = manager.nodes()
+    except MeshnetError:
+        return set()
+    return {one.description.hostname for one in members if one.status.state == "ready"} & set(nodes)

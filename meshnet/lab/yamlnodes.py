@@ -15,28 +15,16 @@ from typing import Any
 import yaml
 
 from meshnet.errors import MeshnetError
+from meshnet.lab import words
 
 MAX_BYTES = 1 << 20
 MAX_MERGES = 50
 MAX_NODES = 100_000
-MAX_NAME = 63
-_NAME = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9_-]*[a-zA-Z0-9])?")
 _MERGE = "tag:yaml.org,2002:merge"
 _NULL = "tag:yaml.org,2002:null"
 _CORE = "tag:yaml.org,2002:"
 _TRUE = ("true", "yes", "on")
 _FALSE = ("false", "no", "off")
-_UNITS = {"h": 3600 * 10**9, "m": 60 * 10**9, "s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(h|ms|us|ns|m|s)")
-
-
-def name_problem(name: str) -> str:
-    """What is wrong with a name by Swarm's rule; "" if nothing is."""
-    if len(name) > MAX_NAME:
-        return f"the name {name[:20]}... has {len(name)} characters; at most {MAX_NAME} are allowed"
-    if not _NAME.fullmatch(name):
-        return f"{name!r} is no name: letters, digits, - and _ are allowed, a letter or digit first and last"
-    return ""
 
 
 class LabFileError(MeshnetError):
@@ -167,7 +155,7 @@ class Value:
     def swarm_name(self) -> str:
         """A name by Swarm's rule (swarmkit: a DNS name component); "" after a complaint."""
         word = self.text()
-        problem = name_problem(word) if word else ""
+        problem = words.name_problem(word) if word else ""
         if problem:
             self.error(problem)
             return ""
@@ -188,24 +176,21 @@ class Value:
             self.error(f"true or false is needed, not {self._kind()}")
         return word in _TRUE
 
-    def choice(self, *words: str) -> str:
+    def choice(self, *allowed: str) -> str:
         """One of the words; the first after a complaint."""
         word = self.node.value if isinstance(self.node, yaml.ScalarNode) else None
-        if word in words:
+        if word in allowed:
             return str(word)
-        self.error(f"one of {', '.join(words)} is needed, not {self._kind()}")
-        return words[0]
+        self.error(f"one of {', '.join(allowed)} is needed, not {self._kind()}")
+        return allowed[0]
 
     def duration(self) -> int:
         """A time such as `1m30s`, `500ms` or `0`, in nanoseconds; 0 after a complaint."""
-        word = self.node.value if isinstance(self.node, yaml.ScalarNode) else ""
-        if word == "0":
-            return 0
-        parts = _DURATION.findall(word)
-        if not parts or "".join(number + unit for number, unit in parts) != word:
+        found = words.duration(self.node.value) if isinstance(self.node, yaml.ScalarNode) else None
+        if found is None:
             self.error(f"a time such as 5s or 1m30s is needed, not {self._kind()}")
             return 0
-        return round(sum(float(number) * _UNITS[unit] for number, unit in parts))
+        return found
 
     def plain(self) -> Any:
         """The value as dicts, lists, text, whole numbers, true and false (None for null), whatever its shape."""

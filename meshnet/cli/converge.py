@@ -1,0 +1,40 @@
+"""Waiting for services, with docker's progress."""
+
+from __future__ import annotations
+
+import sys
+
+from meshnet.cli.render import message
+from meshnet.lab import converge
+from meshnet.lab.engine import Engine
+
+
+def wait(manager: Engine, name: str, quiet: bool) -> None:
+    """Waits until a service runs as wanted and shows how far it is. Raises MeshnetError if it does not."""
+    view = _View(quiet)
+    converge.wait(manager, [name], view)
+    if not quiet:
+        message(f"verify: Service {name} converged")
+
+
+class _View:
+    """On a terminal docker's block of lines, rewritten in place; elsewhere a line per change."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._live = sys.stderr.isatty()
+        self._shown: list[str] = []
+
+    def __call__(self, progress: converge.Progress) -> None:
+        lines = [f"overall progress: {progress.running} out of {progress.wanted} tasks"]
+        if self._live:
+            slots = sorted(progress.states.items(), key=lambda item: (len(item[0]), item[0]))
+            lines += [f"{slot}/{progress.wanted}: {state}" for slot, state in slots]
+        if progress.error:
+            lines.append(progress.error)
+        if self._quiet or lines == self._shown:
+            return
+        if self._live and self._shown:
+            print(f"\x1b[{len(self._shown)}A\x1b[J", end="", file=sys.stderr)
+        print("\n".join(lines), file=sys.stderr, flush=True)
+        self._shown = lines

@@ -1,0 +1,53 @@
+"""`meshnet inspect`: what a node knows and has programmed, asked of its agent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from meshnet.cli import options, render
+
+VIEWS = ("lb", "dns", "members", "endpoints", "statistics", "capabilities")
+
+
+@click.command()
+@options.in_lab
+@options.as_json
+@click.option("--node", "node_name", metavar="NAME", help="The node to ask; every node by default.")
+@click.argument("view", type=click.Choice(VIEWS))
+def inspect(lab_name: str | None, json_output: bool, node_name: str | None, view: str) -> None:
+    """Show what nodes have: lb (VIPs and their backends), dns, members, endpoints, statistics, capabilities."""
+    from meshnet.lab import engine, state
+
+    lab = state.current(lab_name)
+    nodes = [state.node_of(lab, node_name).name] if node_name else [node.name for node in lab.nodes]
+    found = {name: engine.agent(lab, name, f"/inspect/{view}") for name in nodes}
+    if json_output:
+        render.as_json(found if node_name is None else found[node_name])
+        return
+    for name, answer in found.items():
+        print(f"--- {name}")
+        _show(answer)
+
+
+def _show(answer: Any) -> None:
+    if isinstance(answer, list):
+        columns = list(dict.fromkeys(key for row in answer for key in row))
+        if columns:
+            render.table(
+                [key.upper() for key in columns], [[_cell(row.get(key, "")) for key in columns] for row in answer]
+            )
+        return
+    for group, counters in answer.items():
+        entries = counters.items() if isinstance(counters, dict) else [("", counters)]
+        render.table((group.upper(), ""), sorted((str(key), _cell(value)) for key, value in entries))
+
+
+def _cell(value: Any) -> str:
+    """A cell: lists one after another, mappings by their values (a backend is its address, task and node)."""
+    if isinstance(value, list):
+        return ", ".join(_cell(item) for item in value)
+    if isinstance(value, dict):
+        return " ".join(str(item) for item in value.values() if item != "")
+    return str(value)

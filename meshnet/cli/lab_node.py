@@ -1,0 +1,45 @@
+"""`meshnet lab stop`, `kill` and `start`."""
+
+from __future__ import annotations
+
+import click
+
+from meshnet.cli import options
+from meshnet.cli.render import Progress
+
+
+@click.command()
+@options.in_lab
+@click.argument("node")
+def stop(lab_name: str | None, node: str) -> None:
+    """End a node in order: its tasks, its agent, its manager."""
+    from meshnet.lab import nodes, state
+
+    lab = state.current(lab_name)
+    with Progress() as progress:
+        nodes.stop(lab, node, progress)
+    print(node)
+
+
+@click.command()
+@options.in_lab
+@click.argument("node")
+def kill(lab_name: str | None, node: str) -> None:
+    """End a node like a power cut does: cut its cable and kill everything on it at once."""
+    from meshnet.lab import nodes, state
+
+    nodes.kill(state.current(lab_name), node)
+    print(node)
+
+
+@click.command()
+@options.in_lab
+@click.argument("node")
+def start(lab_name: str | None, node: str) -> None:
+    """Connect a node again, start what of it does not run, and wait until it is ready."""
+    from meshnet.lab import nodes, state
+
+    lab = state.current(lab_name)
+    with Progress() as progress:
+        nodes.start(lab, node, progress)
+    print(node)

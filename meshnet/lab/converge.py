@@ -1,0 +1,90 @@
+"""Whether a service is what it was asked to be: how many of its tasks run, and what the others are doing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from meshnet.control.scheduler import eligible
+from meshnet.errors import MeshnetError
+from meshnet.lab.engine import PAUSE, Engine
+from meshnet.lab.spec import Lab
+from meshnet.model import TERMINAL_STATES, Node, Service, Task, state_rank
+
+PATIENCE = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """`running` of `wanted` tasks; `states` per slot (or node, for a global service); `error` the newest failure."""
+
+    service: str
+    running: int
+    wanted: int
+    states: dict[str, str]
+    error: str = ""
+
+    @property
+    def converged(self) -> bool:
+        return self.running == self.wanted
+
+    def __str__(self) -> str:
+        waiting = {slot: state for slot, state in self.states.items() if state != "running"}
+        shown = ", ".join(f"{slot} {state}" for slot, state in sorted(waiting.items())[:4])
+        line = f"{self.service}: {self.running} of {self.wanted} tasks"
+        return line + (f" ({shown})" if shown else "") + (f": {self.error}" if self.error else "")
+
+
+def progress(service: Service, tasks: Sequence[Task], nodes: Sequence[Node]) -> Progress:
+    """How far a service is. A task counts as running only on a node that is ready, as in `docker service ls`."""
+    ready = {node.id: node for node in nodes if node.status.state == "ready"}
+    mine = [task for task in tasks if task.service_id == service.id]
+    wanted = [task for task in mine if task.desired_state not in TERMINAL_STATES]
+    names = {node.id: node.description.hostname for node in nodes}
+    states: dict[str, str] = {}
+    for task in sorted(wanted, key=lambda task: state_rank(task.status.state)):
+        states[str(task.slot) if task.slot else names.get(task.node_id, task.node_id)] = task.status.state
+    running = sum(task.status.state == "running" and task.node_id in ready for task in wanted)
+    if service.spec.mode.replicated is not None:
+        target = service.spec.mode.replicated.replicas
+    else:
+        constraints = service.spec.task_template.placement.constraints
+        target = sum(eligible(node, constraints) for node in nodes)
+    failures = [task for task in mine if task.status.err and running < target]
+    newest = max(failures, key=lambda task: task.status.timestamp, default=None)
+    return Progress(service.spec.name, running, target, states, newest.status.err if newest else "")
+
+
+def wait(
+    engine: Engine,
+    names: Sequence[str],
+    heard: Callable[[Progress], None],
+    timeout: float = PATIENCE,
+) -> None:
+    """Waits until services run as wanted; `heard` is told of every look at one that does not yet.
+
+    Raises MeshnetError with the last state of the first that did not converge in `timeout` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        tasks, nodes = engine.tasks(), engine.nodes()
+        services = {service.spec.name: service for service in engine.services()}
+        found = [progress(services[name], tasks, nodes) for name in names if name in services]
+        for one in found:
+            heard(one)
+        lagging = [one for one in found if not one.converged]
+        if not lagging:
+            return
+        if time.monotonic() > deadline:
+            raise MeshnetError(f"{lagging[0]} after {timeout:g} s; see: meshnet service ps {lagging[0].service}")
+        time.sleep(PAUSE)
+
+
+def deploy(engine: Engine, lab: Lab, heard: Callable[[Progress], None]) -> None:
+    """Creates a lab's networks and services and waits until they run. Raises MeshnetError."""
+    for network in lab.networks:
+        engine.create_network(network)
+    for service in lab.services:
+        engine.create_service(service)
+    wait(engine, [service.name for service in lab.services], heard)

@@ -1,0 +1,163 @@
+"""Talking to a lab's manager and agents: their HTTP over unix sockets, with the model's objects."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from meshnet import names
+from meshnet.api.client import EngineClient
+from meshnet.codec import from_json, to_json
+from meshnet.errors import MeshnetError, NotFoundError
+from meshnet.lab.spec import Lab
+from meshnet.model import NetworkSpec, Node, NodeSpec, Service, ServiceSpec, Task
+
+UNAVAILABLE = 503
+PAUSE = 0.02
+T = TypeVar("T")
+Thing = TypeVar("Thing", Service, Node)
+
+
+class Engine:
+    """The manager of a lab, seen through the socket of one of its manager nodes."""
+
+    def __init__(self, lab: str, node: str) -> None:
+        self.lab = lab
+        self._node = node
+        self._client = EngineClient(f"{names.node_dir(lab, node)}/manager.sock")
+
+    def get(self, path: str) -> Any:
+        """GET of the Engine API. Raises MeshnetError; if the manager does not answer, with what to do."""
+        return self._said(lambda: self._client.get(path))
+
+    def post(self, path: str, body: Any = None, **query: Any) -> Any:
+        """POST of the Engine API. Raises MeshnetError."""
+        return self._said(lambda: self._client.post(path, body, **query))
+
+    def delete(self, path: str) -> Any:
+        """DELETE of the Engine API. Raises MeshnetError."""
+        return self._said(lambda: self._client.delete(path))
+
+    def _said(self, ask: Callable[[], Any]) -> Any:
+        try:
+            return ask()
+        except MeshnetError as error:
+            if error.status != UNAVAILABLE:
+                raise
+            if os.geteuid() != 0:
+                raise MeshnetError(f"the manager on {self._node} belongs to root; run this as root") from None
+            raise MeshnetError(
+                f"the manager on {self._node} does not answer; "
+                f"start it with: meshnet lab start {self._node}, or see: meshnet lab logs {self._node}",
+                UNAVAILABLE,
+            ) from None
+
+    def nodes(self) -> list[Node]:
+        return self._all(Node, "/nodes")
+
+    def services(self) -> list[Service]:
+        return self._all(Service, "/services")
+
+    def tasks(self) -> list[Task]:
+        return self._all(Task, "/tasks")
+
+    def networks(self) -> list[dict[str, Any]]:
+        """Networks in the Engine's own shape, which differs from that of the other objects."""
+        found: list[dict[str, Any]] = self.get("/networks")
+        return found
+
+    def _all(self, kind: type[T], target: str) -> list[T]:
+        return [from_json(kind, item) for item in self.get(target)]
+
+    def service(self, name: str) -> Service:
+        """A service by name, id, or the beginning of an id. Raises NotFoundError."""
+        return _one(self.services(), name, "service", lambda service: service.spec.name)
+
+    def node(self, name: str) -> Node:
+        """A node by hostname, id, or the beginning of an id. Raises NotFoundError."""
+        return _one(self.nodes(), name, "node", lambda node: node.description.hostname)
+
+    def network(self, name: str) -> dict[str, Any]:
+        """A network by name, id, or the beginning of an id, in the Engine's shape. Raises NotFoundError."""
+        found = [one for one in self.networks() if name in (one["Name"], one["Id"])]
+        found = found or [one for one in self.networks() if name and one["Id"].startswith(name)]
+        if len(found) != 1:
+            raise NotFoundError(f"network {name} not found" if not found else f"several networks begin with {name}")
+        return found[0]
+
+    def create_network(self, spec: NetworkSpec) -> str:
+        """Creates an overlay network and returns its id."""
+        configs = [
+            {"Subnet": one.subnet, "IPRange": one.range, "Gateway": one.gateway} for one in spec.ipam_options.configs
+        ]
+        body = {
+            "Name": spec.name,
+            "Driver": "overlay",
+            "Internal": spec.internal,
+            "Attachable": spec.attachable,
+            "Labels": spec.labels,
+            "Options": spec.options,
+            "IPAM": {"Driver": "default", "Config": [{k: v for k, v in one.items() if v} for one in configs]},
+        }
+        return str(self.post("/networks/create", body)["Id"])
+
+    def remove_network(self, name: str) -> None:
+        self.delete(f"/networks/{self.network(name)['Id']}")
+
+    def create_service(self, spec: ServiceSpec) -> str:
+        """Creates a service and returns its id."""
+        return str(self.post("/services/create", to_json(spec))["ID"])
+
+    def update_service(self, service: Service, spec: ServiceSpec) -> None:
+        """Gives a service a new spec; refused if it changed since `service` was read."""
+        self.post(f"/services/{service.id}/update", to_json(spec), version=service.version.index)
+
+    def remove_service(self, name: str) -> None:
+        self.delete(f"/services/{self.service(name).id}")
+
+    def update_node(self, node: Node, spec: NodeSpec) -> None:
+        """Gives a node a new spec; refused if it changed since `node` was read."""
+        self.post(f"/nodes/{node.id}/update", to_json(spec), version=node.version.index)
+
+
+def _one(things: Sequence[Thing], name: str, kind: str, name_of: Callable[[Thing], str]) -> Thing:
+    found = [thing for thing in things if name in (thing.id, name_of(thing))]
+    found = found or [thing for thing in things if name and thing.id.startswith(name)]
+    if not found:
+        raise NotFoundError(f"{kind} {name} not found")
+    if len(found) > 1:
+        raise MeshnetError(f"several {kind}s begin with {name}; give more of the id")
+    return found[0]
+
+
+def of_lab(lab: Lab, node: str | None = None) -> Engine:
+    """The engine of a lab, through `node` or the first manager. Raises MeshnetError for a node that is no manager."""
+    chosen = next((one for one in lab.managers if node in (None, one.name)), None)
+    if chosen is None:
+        raise MeshnetError(
+            f"{node} is not a swarm manager, and only managers know services and nodes; "
+            f"use --node {lab.managers[0].name}"
+        )
+    return Engine(lab.name, chosen.name)
+
+
+def agent(lab: Lab, node: str, path: str) -> Any:
+    """GET of an agent's own socket, such as `/inspect/lb`. Raises MeshnetError if the agent does not answer."""
+    return _agent(lab, node, lambda client: client.get(path))
+
+
+def stop_agent(lab: Lab, node: str) -> None:
+    """Tells an agent to end its tasks in order, and then itself. Raises MeshnetError if it does not answer."""
+    _agent(lab, node, lambda client: client.post("/stop"))
+
+
+def _agent(lab: Lab, node: str, ask: Callable[[EngineClient], Any]) -> Any:
+    try:
+        return ask(EngineClient(f"{names.node_dir(lab.name, node)}/agent.sock"))
+    except MeshnetError as error:
+        if error.status != UNAVAILABLE:
+            raise
+        if os.geteuid() != 0:
+            raise MeshnetError(f"the agent on {node} belongs to root; run this as root") from None
+        raise MeshnetError(f"the agent on {node} does not answer; start it with: meshnet lab start {node}") from None

@@ -1,0 +1,79 @@
+"""Stopping, killing and starting one node of a lab that is up."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from meshnet.errors import ConflictError, MeshnetError
+from meshnet.lab import cgroups, daemons, engine, processes, state, topology
+from meshnet.lab.spec import Lab
+from meshnet.lab.up import Report, wait_ready
+
+END = 15.0  # s that a process gets to end after it was told to
+
+
+def _node(lab: Lab, name: str) -> None:
+    state.node_of(lab, name)
+    if os.geteuid() != 0:
+        raise MeshnetError("this needs root; run it with sudo")
+
+
+def stop(lab: Lab, name: str, report: Report = lambda _: None) -> None:
+    """Ends a node in order: its tasks are drained and stopped, then its agent, then its manager.
+
+    Raises ConflictError if it does not run, MeshnetError if something of it does not end.
+    """
+    _node(lab, name)
+    if not any(processes.alive(lab.name, name, role) for role in (daemons.AGENT, daemons.MANAGER)):
+        raise ConflictError(f"{name} does not run; start it with: meshnet lab start {name}")
+    if processes.alive(lab.name, name, daemons.AGENT):
+        report(f"stopping the tasks and the agent of {name}")
+        engine.stop_agent(lab, name)
+        _ended(lab, name, daemons.AGENT)
+    if processes.alive(lab.name, name, daemons.MANAGER):
+        report(f"stopping the manager of {name}")
+        for pid in cgroups.processes(cgroups.path(lab.name, name, daemons.MANAGER)):
+            os.kill(pid, signal.SIGTERM)
+        _ended(lab, name, daemons.MANAGER)
+
+
+def _ended(lab: Lab, name: str, role: str) -> None:
+    deadline = time.monotonic() + END
+    while processes.alive(lab.name, name, role):
+        if time.monotonic() > deadline:
+            raise MeshnetError(f"the {role} of {name} did not end; end it with: meshnet lab kill {name}")
+        time.sleep(engine.PAUSE)
+
+
+def kill(lab: Lab, name: str) -> None:
+    """Cuts a node's cable and kills every process of it at once, like a power cut. Running it twice does no harm."""
+    _node(lab, name)
+    topology.plug(lab, name, False)
+    group = cgroups.path(lab.name, name)
+    if group.is_dir():
+        Path(group, "cgroup.kill").write_text("1")
+        for role in (daemons.AGENT, daemons.MANAGER):
+            _ended(lab, name, role)
+
+
+def start(lab: Lab, name: str, report: Report = lambda _: None) -> None:
+    """Connects a node again and starts what of it does not run; returns when the manager sees it ready.
+
+    Raises ConflictError if it runs already, MeshnetError if it does not get ready.
+    """
+    _node(lab, name)
+    missing = [
+        daemon
+        for daemon in daemons.of_node(lab, state.node_of(lab, name))
+        if not processes.alive(lab.name, name, daemon.role)
+    ]
+    if not missing and topology.is_plugged(lab, name):
+        raise ConflictError(f"{name} runs already")
+    topology.plug(lab, name, True)
+    report(f"starting {name}")
+    daemons.preload({daemon.role for daemon in missing})
+    processes.spawn(missing)
+    wait_ready(lab, [name], report)
