@@ -1,14 +1,12 @@
 """Compiles bpf/*.c to bpf/*.o, once per content: `python -m meshnet.kernel.bpfbuild`.
 
-A checkout has the sources beside the package; an installed wheel ships sources and objects as the package
-`meshnet._bpf`. An object is up to date when the hash in its `.sum` file equals that of its source, all headers
-and the compiler's flags.
+In a checkout `meshnet/_bpf` is a link to that folder; an installed wheel has it there, with the objects. An object
+is up to date when the hash in its `.sum` file equals that of its source, all headers and the compiler's flags.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import platform
 import shutil
@@ -23,14 +21,11 @@ FLAGS = ("-O2", "-g", "-target", "bpf", "-mcpu=v3", "-Wall", "-Wextra", "-Werror
 
 
 def source_dir() -> Path:
-    """The folder with the BPF sources and objects: of this checkout, else of the installed package."""
-    checkout = Path(__file__).resolve().parents[2] / "bpf"
-    if checkout.is_dir():
-        return checkout
-    spec = importlib.util.find_spec("meshnet._bpf")
-    if spec is not None and spec.submodule_search_locations:
-        return Path(next(iter(spec.submodule_search_locations)))
-    raise MeshnetError("the BPF programs are missing from this installation: reinstall meshnet")
+    """The folder with the BPF sources and objects. MeshnetError if this installation has none."""
+    directory = Path(__file__).resolve().parents[1] / "_bpf"
+    if not directory.is_dir():
+        raise MeshnetError("the BPF programs are missing from this installation: reinstall meshnet")
+    return directory.resolve()
 
 
 def objects() -> list[Path]:
