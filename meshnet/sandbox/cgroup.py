@@ -21,6 +21,14 @@ def kill(path: str) -> None:
         Path(path, "cgroup.kill").write_text("1")
 
 
+def processes(path: str) -> list[int]:
+    """The pids of the group's own processes; none if it is gone."""
+    try:
+        return [int(line) for line in Path(path, "cgroup.procs").read_text().split()]
+    except OSError:
+        return []
+
+
 def try_remove(path: str) -> bool:
     """Removes the group and those below it; False if processes are left there."""
     try:

@@ -106,9 +106,7 @@ class Containers:
 
 async def _discard(spec: ContainerSpec) -> None:
     """Takes away whatever a creation that did not finish has made."""
-    conmon = runtime.find_conmon(spec.id)
-    if conmon is not None:
-        await runtime.end_conmon(conmon)
+    await runtime.end_creation(spec.id)
     await cgroup.remove(spec.cgroup)
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(spec.dir)

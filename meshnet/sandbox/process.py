@@ -77,6 +77,12 @@ def reap(pidfd: int) -> None:
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
 
 
+def reap_child(pid: int) -> None:
+    """Takes an ended child out of the process table, by its pid; nothing if it is no child of ours."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+
+
 async def in_own_thread(function: Callable[[], T]) -> T:
     """Runs a function in a thread that ends with it, for what changes the thread itself (namespaces, root)."""
     loop = asyncio.get_running_loop()
@@ -142,13 +148,23 @@ class Output:
             self.line.set()
 
 
+def _end(child: subprocess.Popen[bytes], before_kill: Callable[[int], None] | None) -> None:
+    if before_kill is not None:
+        before_kill(child.pid)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(0.5)
+    child.kill()
+    child.wait()
+
+
 async def run(
-    argv: Sequence[str], *, timeout: float, limit: int = 65536, on_timeout: Callable[[], None] | None = None
+    argv: Sequence[str], *, timeout: float, limit: int = 65536, before_kill: Callable[[int], None] | None = None
 ) -> tuple[int | None, bytes]:
     """Runs a helper; returns its exit code and what it wrote to stdout and stderr (the first `limit` bytes).
 
-    After `timeout` seconds `on_timeout` is called, the helper is killed, and the code is None. A helper that ended
-    by a signal has the code 128 + signal. No process is left, also when the caller is cancelled.
+    After `timeout` seconds the helper is killed, and the code is None; `before_kill` gets its pid first and may have
+    it end by itself. A helper that ended by a signal has the code 128 + signal. No process is left, also when the
+    caller is cancelled.
     """
     reading, writing = os.pipe()
     try:
@@ -168,11 +184,7 @@ async def run(
         timed_out = True
     finally:
         if child.poll() is None:
-            if on_timeout is not None:
-                on_timeout()
-            with contextlib.suppress(ProcessLookupError):
-                child.kill()
-            child.wait()
+            _end(child, before_kill)
         os.close(pidfd)
         output.read()
         output.close()

@@ -118,7 +118,7 @@ async def create(spec: ContainerSpec, image: Image, netns: int) -> Started:
         return Started(_reported_pid(spec, bytes(report.data)), conmon[0])
     except BaseException as error:
         if conmon:
-            await asyncio.shield(end_conmon(conmon[0]))
+            await asyncio.shield(_end(conmon[0]))
         if isinstance(error, TimeoutError):
             raise MeshnetError(f"task {spec.name}: cannot start: no answer for {CREATE_TIMEOUT:g} s", 500) from None
         if isinstance(error, OSError):
@@ -146,33 +146,46 @@ def _spawn_conmon(spec: ContainerSpec, report: int) -> int:
     )
 
 
-async def end_conmon(pid: int) -> None:
-    """Ends what a conmon watches, and thereby conmon itself; waits for it, and reaps it if it is our own child."""
+async def _end(pid: int) -> None:
+    """Kills our own child and takes it out of the process table."""
+    pidfd = os.pidfd_open(pid)
     try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        for _ in range(200):
-            _kill_children(pid)
-            # It takes its own leave once its children are gone, but may be about to start the next one.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(0.025):
-                    await process.readable(pidfd)
-                    break
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         await process.readable(pidfd)
         process.reap(pidfd)
     finally:
         os.close(pidfd)
 
 
-def _kill_children(pid: int) -> None:
-    with contextlib.suppress(OSError):
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+async def end_creation(ident: str) -> None:
+    """Kills what works on the container with this id: conmon, crun, and its init as long as that is still crun.
+
+    They are found by their command lines, since an agent may have died before it knew or wrote down who they are.
+    Raises MeshnetError if they do not go away.
+    """
+    seen: set[int] = set()
+    for _ in range(1000):
+        pids = _creators(ident)
+        if not pids:
+            for pid in seen:
+                process.reap_child(pid)
+            return
+        seen.update(pids)
+        for pid in pids:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(int(child), signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
+        await asyncio.sleep(0.005)
+    raise MeshnetError(f"container {ident[:12]}: processes {pids} cannot be killed", 500)
+
+
+def _creators(ident: str) -> list[int]:
+    found = []
+    for name in filter(str.isdecimal, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            words = Path("/proc", name, "cmdline").read_bytes().split(b"\0")
+            if os.path.basename(words[0]) in (b"conmon", b"crun") and ident.encode() in words:
+                found.append(int(name))
+    return found
 
 
 def _reported_pid(spec: ContainerSpec, report: bytes) -> int:
@@ -220,15 +233,28 @@ async def execute(
     os.mkdir(group)
     write_private(file, json.dumps(run))
     words = _crun(spec.dir, "exec", f"--process={file}", spec.id)
+    code = None
     try:
-        return await process.run(
+        code, output = await process.run(
             ["/bin/sh", "-c", _JOIN, group, *words],
             timeout=timeout,
             limit=limit,
-            on_timeout=lambda: cgroup.kill(group),
+            before_kill=lambda crun: _kill_others(group, crun),
         )
+        return code, output
     finally:
         os.unlink(file)
+        if code is None:
+            cgroup.kill(group)
+
+
+def _kill_others(group: str, crun: int) -> None:
+    # crun reaps what it started and ends. Killed together they would leave a zombie to the machine's init, and until
+    # that has reaped it the container's PID namespace cannot end.
+    for pid in cgroup.processes(group):
+        if pid != crun:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def exit_code(directory: str) -> int | None:
@@ -237,16 +263,3 @@ def exit_code(directory: str) -> int | None:
         return int(Path(directory, EXIT).read_text())
     except (FileNotFoundError, ValueError):
         return None
-
-
-def find_conmon(ident: str) -> int | None:
-    """The pid of the conmon that serves the container with this id, by its command line; None if there is none.
-
-    It reads all of /proc: for the rare case of a creation that its agent did not live to write down.
-    """
-    for name in filter(str.isdecimal, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            words = Path("/proc", name, "cmdline").read_bytes().split(b"\0")
-            if os.path.basename(words[0]) == b"conmon" and ident.encode() in words:
-                return int(name)
-    return None
