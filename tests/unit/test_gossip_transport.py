@@ -82,6 +82,7 @@ def test_five_nodes_share_records() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_crash_and_farewell_on_sockets() -> None:
     """A stopped node is suspected and dies, one that leaves is gone at once; records go with both."""
 
