@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from meshnet.codec import from_json, to_json
-from meshnet.control.view import View, alive
+from meshnet.control.objects import Change, Object, kind_of
+from meshnet.control.view import View, alive, networks_of, uses_ingress
 from meshnet.errors import MeshnetError
 from meshnet.model import Assignments, Network, Node, Service, Task, TaskStatus, Version
 
@@ -67,6 +68,81 @@ def diff(before: Assignments, after: Assignments) -> Delta:
     if after.node is not None and _differs(before.node, after.node):
         upserts["node"] = {after.node.id: after.node}
     return Delta(upserts, removals)
+
+
+class Feed:
+    """Follows what one node must be told without looking at everything after each change.
+
+    A service that comes or changes, and a task on networks that are told already, are told by themselves; what may
+    change which networks or services are needed (rarer) is found by comparing with `assignments_of`.
+    """
+
+    def __init__(self, view: View, node_id: str) -> None:
+        self._view = view
+        self._node_id = node_id
+        self.told = assignments_of(view, node_id)
+
+    def advance(self, changes: Iterable[Change]) -> Delta:
+        """What to tell after the changes, which the view has already."""
+        upserts: dict[str, dict[str, Told]] = {table: {} for table in TABLES}
+        for before, after in self._merged(changes):
+            if not self._simple(before, after, upserts):
+                return self._compare(upserts)
+        return Delta(upserts, {})
+
+    def _merged(self, changes: Iterable[Change]) -> Iterable[tuple[Object | None, Object | None]]:
+        """Each object that changed once: as it was before the first change, and as it is now."""
+        first: dict[tuple[str, str], Object | None] = {}
+        for change in changes:
+            thing = change.after or change.before
+            if thing is not None:
+                first.setdefault((kind_of(thing), thing.id), change.before)
+        return [(before, self._view.get(*key)) for key, before in first.items()]
+
+    def _compare(self, upserts: dict[str, dict[str, Told]]) -> Delta:
+        now = assignments_of(self._view, self._node_id)
+        whole = diff(self.told, now)
+        for table in TABLES:
+            present = getattr(now, table)
+            noted = {ident: thing for ident, thing in upserts[table].items() if ident in present}
+            whole.upserts[table] = {**noted, **whole.upserts[table]}
+        self.told = now
+        return whole
+
+    def _simple(self, before: Object | None, after: Object | None, upserts: dict[str, dict[str, Told]]) -> bool:
+        """Notes a change that can be told by itself in `upserts`; True also if it does not concern the node."""
+        thing = after or before
+        if isinstance(thing, Task):
+            return self._simple_task(before, after, upserts["tasks"])
+        if isinstance(thing, Service):
+            return self._simple_service(thing.id, after, upserts["services"])
+        if isinstance(thing, Network):
+            return thing.id not in self.told.networks and not thing.spec.ingress
+        return not isinstance(thing, Node) or thing.id != self._node_id
+
+    def _simple_service(self, ident: str, after: Object | None, upserts: dict[str, Told]) -> bool:
+        known = self.told.services.get(ident)
+        if not isinstance(after, Service) or known is not None:
+            return after is None and known is None
+        if uses_ingress(after) or any(network in self.told.networks for network in networks_of(after)):
+            self.told.services[ident] = upserts[ident] = after
+        return True
+
+    def _simple_task(self, before: Object | None, after: Object | None, upserts: dict[str, Told]) -> bool:
+        if not self._mine(before) and not self._mine(after):
+            return True
+        if not isinstance(after, Task) or not self._mine(after) or not alive(after):
+            return False
+        networks = {item.network_id for item in after.networks_attachments}
+        if after.service_id not in self.told.services or not networks <= self.told.networks.keys():
+            return False
+        if _differs(self.told.tasks.get(after.id), after):
+            upserts[after.id] = after
+        self.told.tasks[after.id] = after
+        return True
+
+    def _mine(self, task: Object | None) -> bool:
+        return isinstance(task, Task) and task.node_id == self._node_id and task.desired_state != "ready"
 
 
 def _differs(old: Told | None, new: Told) -> bool:

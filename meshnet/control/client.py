@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 FIRST_DELAY = 0.1
 LAST_DELAY = 2.0
 TIMEOUT = 5.0
+KEEP_DELAY = 0.5
 SILENCE = 25.0  # a stream without a bookmark for longer is dead
 LINE_LIMIT = 64 * 2**20
 
@@ -53,6 +54,8 @@ class ManagerClient:
         self._sending: dict[str, TaskStatus] = {}
         self._urgent = asyncio.Event()
         self._taken = asyncio.Event()
+        self._unwritten: Assignments | None = None
+        self._writing: asyncio.TimerHandle | None = None
         self._session: aiohttp.ClientSession | None = None
 
     def cached(self) -> Assignments | None:
@@ -125,12 +128,16 @@ class ManagerClient:
         last: Assignments | None = None
         while True:
             try:
+                fresh = True
                 async for assignments in self._stream():
                     delay = FIRST_DELAY
-                    if assignments != last:
-                        last = assignments
-                        self._keep(assignments)
-                        yield assignments
+                    # A new stream begins with everything, which is often what is known already.
+                    if fresh and assignments == last:
+                        fresh = False
+                        continue
+                    fresh, last = False, assignments
+                    self._keep(assignments)
+                    yield assignments
             except NotFoundError:
                 await self.join()
             except (aiohttp.ClientError, OSError, TimeoutError, ValueError, MeshnetError) as error:
@@ -156,6 +163,9 @@ class ManagerClient:
                     yield after
 
     async def close(self) -> None:
+        if self._writing is not None:
+            self._writing.cancel()
+            self._write_cache()
         if self._session is not None:
             await self._session.close()
 
@@ -192,11 +202,19 @@ class ManagerClient:
         self._addresses += known
 
     def _keep(self, assignments: Assignments) -> None:
-        if self._cache is None:
+        """Has the assignments written soon; many changes in a row cost one write per `KEEP_DELAY`."""
+        self._unwritten = assignments
+        if self._cache is not None and self._writing is None:
+            self._writing = asyncio.get_running_loop().call_later(KEEP_DELAY, self._write_cache)
+
+    def _write_cache(self) -> None:
+        self._writing = None
+        if self._cache is None or self._unwritten is None:
             return
         partial = self._cache.with_suffix(".new")
-        partial.write_text(json.dumps(to_json(assignments)))
+        partial.write_text(json.dumps(to_json(self._unwritten)))
         os.replace(partial, self._cache)
+        self._unwritten = None
 
 
 async def _refusal(response: aiohttp.ClientResponse) -> MeshnetError:

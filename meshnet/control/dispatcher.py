@@ -20,7 +20,8 @@ from aiohttp import web
 
 from meshnet.codec import from_json
 from meshnet.control import operations
-from meshnet.control.assignments import assignments_of, bookmark_line, delta_line, diff, snapshot_line
+from meshnet.control.assignments import Feed, assignments_of, bookmark_line, delta_line, snapshot_line
+from meshnet.control.objects import Change
 from meshnet.control.operations import Join
 from meshnet.errors import MeshnetError, NotFoundError
 from meshnet.model import TaskStatus
@@ -120,23 +121,28 @@ class Dispatcher:
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         await response.prepare(request)
         self._streams += 1
-        changed = asyncio.Event()
-        silence = self._manager.state.listen(lambda _: changed.set())
         try:
-            await self._stream(response, node_id, changed)
+            await self._stream(response, node_id)
         except (ConnectionError, asyncio.CancelledError):
             pass
         finally:
-            silence()
             self._streams -= 1
         return response
 
-    async def _stream(self, response: web.StreamResponse, node_id: str, changed: asyncio.Event) -> None:
-        view = self._manager.view
-        told = assignments_of(view, node_id)
-        await response.write(snapshot_line(told, view.rev))
+    async def _stream(self, response: web.StreamResponse, node_id: str) -> None:
+        view, state = self._manager.view, self._manager.state
+        changed = asyncio.Event()
+        changes: list[Change] = []
+
+        def note(revision: list[Change]) -> None:
+            changes.extend(revision)
+            changed.set()
+
+        silence = state.listen(note)
         stopping = asyncio.ensure_future(self._stopping.wait())
         try:
+            feed = Feed(view, node_id)
+            await response.write(snapshot_line(feed.told, view.rev))
             while not stopping.done() and node_id in view.nodes:
                 waiting = asyncio.ensure_future(changed.wait())
                 await asyncio.wait({waiting, stopping}, timeout=BOOKMARK, return_when=asyncio.FIRST_COMPLETED)
@@ -146,12 +152,12 @@ class Dispatcher:
                     continue
                 await asyncio.sleep(BATCH)
                 changed.clear()
-                now = assignments_of(view, node_id)
-                delta = diff(told, now)
-                told = now
+                delta = feed.advance(changes)
+                changes.clear()
                 if delta:
                     await response.write(delta_line(delta, view.rev))
         finally:
+            silence()
             stopping.cancel()
 
 

@@ -21,11 +21,11 @@ from meshnet.control import operations
 from meshnet.control.allocator import Ledger
 from meshnet.control.dispatcher import Dispatcher
 from meshnet.control.nodes import Heartbeats, down, ready
-from meshnet.control.objects import Changes, new_id
+from meshnet.control.objects import Change, Changes, new_id
 from meshnet.control.settings import Settings
 from meshnet.control.settle import settle
 from meshnet.control.sqlite import SqliteStore
-from meshnet.control.state import Change, State
+from meshnet.control.state import State
 from meshnet.control.view import View
 from meshnet.errors import MeshnetError
 from meshnet.model import Node, Service, Task

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from meshnet.model import Node, NodeStatus
 
 DOWN = "heartbeat failure"
+FIRST_TERM = 6.0  # agents that lost their manager look for it every 2 s at the latest
 
 
 class Heartbeats:
@@ -24,8 +25,8 @@ class Heartbeats:
         self._until: dict[str, float] = {}
 
     def start(self, nodes: Iterable[Node], now: float) -> None:
-        """Gives every node that the store says is ready a fresh term."""
-        self._until = {node.id: now + self._term for node in nodes if node.status.state == "ready"}
+        """Gives every node that the store says is ready a fresh term, long enough to find the manager again."""
+        self._until = {node.id: now + max(self._term, FIRST_TERM) for node in nodes if node.status.state == "ready"}
 
     def beat(self, node_id: str, now: float) -> None:
         self._until[node_id] = now + self._term

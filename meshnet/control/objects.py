@@ -59,6 +59,14 @@ class Changes:
         return bool(self.put or self.drop)
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One object before and after; `after` None means deleted, `before` None means new."""
+
+    before: Object | None
+    after: Object | None
+
+
 def kind_of(thing: Object) -> str:
     return _KIND_OF[type(thing)]
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 from meshnet.control.constraints import label, satisfied
 from meshnet.control.objects import seconds, stamp
-from meshnet.control.view import View, alive, wanted
+from meshnet.control.view import View, alive, counts
 from meshnet.model import Node, Service, Task, TaskStatus
 
 FAILURES = 5
@@ -37,10 +37,8 @@ class Scheduler:
     def __init__(self, view: View, now: float) -> None:
         self._view = view
         self._now = now
-        self._total: Counter[str] = Counter()
+        self._total = Counter(view.load)
         self._extra: dict[str, list[Task]] = defaultdict(list)
-        for node_id, tasks in view.tasks_on.items():
-            self._total[node_id] = sum(_counts(task) for task in tasks.values())
 
     def place(self, task: Task, service: Service) -> Task:
         """The task assigned to a node, or still pending with the reason; the same object if nothing changed.
@@ -104,7 +102,7 @@ class Scheduler:
 
     def _per_node(self, service: Service) -> Counter[str]:
         known = self._view.tasks_of.get(service.id, {}).values()
-        return Counter(task.node_id for task in (*known, *self._extra[service.id]) if _counts(task))
+        return Counter(task.node_id for task in (*known, *self._extra[service.id]) if counts(task))
 
     def _failures(self, service: Service) -> Counter[str]:
         """How often tasks of the service failed lately, per node."""
@@ -127,10 +125,6 @@ class Scheduler:
             for port in service.endpoint.ports
             if port.publish_mode == "host"
         }
-
-
-def _counts(task: Task) -> bool:
-    return bool(task.node_id) and alive(task) and wanted(task)
 
 
 def _explain(reasons: Counter[str]) -> str:

@@ -10,22 +10,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from meshnet.control.objects import Changes, Object, decode, encode, key_of, kind_of, touched
+from meshnet.control.objects import Change, Changes, Object, decode, encode, key_of, kind_of, touched
 from meshnet.control.store import Compacted, Compare, Delete, Op, Put, Store
 from meshnet.control.view import View
 from meshnet.errors import ConflictError
 
 ATTEMPTS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One object before and after; `after` None means deleted, `before` None means new."""
-
-    before: Object | None
-    after: Object | None
 
 
 Decide = Callable[[View], Changes]

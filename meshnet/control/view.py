@@ -5,7 +5,7 @@ A view is what the store held at one revision. Only `apply` changes it; everythi
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,7 +17,8 @@ from meshnet.model import TERMINAL_STATES, Network, Node, Service, Task
 class View:
     """Objects by id and by what they refer to.
 
-    `taken` holds, per network id, the addresses in use as integers; `waiting` the tasks that need addresses or a node.
+    `taken` holds, per network id, the addresses in use as integers; `waiting` the tasks that need addresses or a node;
+    `load` how many tasks count for a node when tasks are spread.
     """
 
     def __init__(self) -> None:
@@ -36,6 +37,7 @@ class View:
         self.network_named: dict[str, str] = {}
         self.taken: dict[str, set[int]] = defaultdict(set)
         self.waiting: dict[str, Task] = {}
+        self.load: Counter[str] = Counter()
         self._tables: dict[str, dict[str, Any]] = {
             "node": self.nodes,
             "network": self.networks,
@@ -80,6 +82,8 @@ class View:
                     index[key][thing.id] = thing
                 else:
                     index[key].pop(thing.id, None)
+            if counts(thing):
+                self.load[thing.node_id] += 1 if present else -1
             if present and wanted(thing) and thing.status.state in ("new", "pending"):
                 self.waiting[thing.id] = thing
             else:
@@ -115,6 +119,11 @@ def alive(task: Task) -> bool:
 def wanted(task: Task) -> bool:
     """Whether the manager wants the task to run, now or after its delay."""
     return task.desired_state in ("ready", "running")
+
+
+def counts(task: Task) -> bool:
+    """Whether the task counts for its node when tasks are spread: it is there and wanted."""
+    return bool(task.node_id) and alive(task) and wanted(task)
 
 
 def networks_of(service: Service) -> list[str]:

@@ -8,7 +8,7 @@ from random import Random
 
 from meshnet.control import operations
 from meshnet.control.allocator import DATAPATH_LABEL, Ledger
-from meshnet.control.objects import Changes, kind_of, new_id, stamp, touched
+from meshnet.control.objects import Change, Changes, kind_of, new_id, stamp, touched
 from meshnet.control.settle import settle
 from meshnet.control.view import View, alive, wanted
 from meshnet.model import (
@@ -30,6 +30,7 @@ class World:
         self.now = 1_000_000.0
         self.rng = Random(seed)
         self.history = history
+        self.changes: list[Change] = []
         self.commit(operations.start_cluster(self.view, self.ledger(), self.new_id))
         for number in range(nodes):
             self.node(f"docker-{number}")
@@ -49,10 +50,10 @@ class World:
         written = []
         for thing in changes.put:
             stored = replace(touched(thing, self.now), version=Version(self.view.rev))
-            self.view.apply(kind_of(stored), stored.id, stored)
+            self.changes.append(Change(self.view.apply(kind_of(stored), stored.id, stored), stored))
             written.append(stored)
         for thing in changes.drop:
-            self.view.apply(kind_of(thing), thing.id, None)
+            self.changes.append(Change(self.view.apply(kind_of(thing), thing.id, None), None))
         return Changes(tuple(written), changes.drop)
 
     def node(self, hostname: str, labels: dict[str, str] | None = None, datapath: str = "ebpf") -> Node:

@@ -17,7 +17,7 @@ from meshnet.control.settings import Settings
 from meshnet.errors import MeshnetError
 from meshnet.model import Global, Replicated, RestartPolicy, ServiceMode
 
-FAST = replace(SETTINGS, heartbeat=0.05)
+FAST = replace(SETTINGS, heartbeat=0.2)
 
 
 def test_a_manager_needs_a_lab(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_restarted_manager(tmp_path: Path) -> None:
             await it.converged(web, 3)
             before = {task.id for task in it.tasks(web)}
             await it.manager.stop()
-            assert nodes[0].client.cached() == nodes[0].now
+            await eventually(lambda: nodes[0].client.cached() == nodes[0].now, "the assignments are on disk")
             it.manager = Manager(tmp_path / "manager", it.manager.listen_address, FAST)
             await it.manager.start()
             await eventually(lambda: all(node.client.connected for node in nodes), "the agents are back")
