@@ -25,6 +25,7 @@ from meshnet.errors import MeshnetError
 from meshnet.kernel import netns
 from meshnet.model import ContainerStatus, Task, TaskStatus, state_rank
 from meshnet.sandbox.container import Container
+from meshnet.sandbox.listening import wait_listening
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,10 @@ log = logging.getLogger(__name__)
 # s between "every member has seen that this task drains" and its stop signal: a member that has seen it still has to
 # tell its kernel, and a connection that was opened just before has yet to send its request.
 ON_THE_WAY = 0.2
+
+
+# s that a task without a health check gets to open its published ports before connections are sent to it anyway.
+OPENING = 5.0
 
 
 class EndedError(Exception):
@@ -160,15 +165,15 @@ class Runner:
         await self._join_service()
 
     async def _join_service(self) -> None:
-        """Waits until the task is healthy (or at once without a check), then it takes connections."""
+        """Waits until the task is healthy (without a check: until its published ports are open), then it takes part."""
         assert self._container is not None
         exited = asyncio.ensure_future(self._container.wait())
-        judged = asyncio.ensure_future(self._health_in("none", "healthy", "unhealthy"))
+        judged = asyncio.ensure_future(self._fit())
         try:
             await asyncio.wait([exited, judged], return_when=asyncio.FIRST_COMPLETED)
             if exited.done():
                 raise _exit(exited.result())
-            if judged.result() == "unhealthy":
+            if not judged.result():
                 raise EndedError("failed", "task: unhealthy container")
         finally:
             exited.cancel()
@@ -176,6 +181,17 @@ class Runner:
         self._keep(serving=True)
         self._host.publish(self.task, "ready", self.hostname, self.container_id)
         self._say("running", "started")
+
+    async def _fit(self) -> bool:
+        """Whether the task can take connections, once that is known."""
+        assert self._container is not None
+        if self._container.health != "none":
+            return await self._health_in("healthy", "unhealthy") == "healthy"
+        service = self._host.service_of(self.task)
+        ports = {(p.protocol, p.target_port) for p in service.endpoint.ports} if service else set()
+        if not await wait_listening(self._container.pid, ports, OPENING):
+            log.warning("task %s: its published ports are not open after %g s", self.task.id, OPENING)
+        return True
 
     async def _health_in(self, *wanted: str) -> str:
         """Waits until the container's health is one of `wanted`."""
