@@ -326,9 +326,13 @@ def test_other_destinations_are_untouched(setup: Setup) -> None:
 def test_task_of_another_network_is_untouched(setup: Setup, namespaces: Callable[..., str]) -> None:
     """A namespace that is not attached to the VIP's network has no way to it by the socket programs."""
     other = namespaces("other")
+    with Netlink(other) as link:  # so that a translated connection would be seen to succeed
+        link.send(*(address_add(link.index("lo"), ip, 32) for ip in BACKENDS))
 
     def work() -> str:
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as client:
+        with contextlib.ExitStack() as stack:
+            listen(stack)
+            client = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
             client.settimeout(5)
             try:
                 client.connect((VIP, PORT))
