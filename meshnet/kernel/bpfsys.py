@@ -18,7 +18,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_NEXT_KEY = 0, 1, 2, 3, 4
 OBJ_PIN, OBJ_GET, PROG_ATTACH, PROG_DETACH, PROG_TEST_RUN = 6, 7, 8, 9, 10
 PROG_GET_FD_BY_ID, GET_INFO, PROG_QUERY = 13, 15, 16
-LOOKUP_BATCH, UPDATE_BATCH, DELETE_BATCH = 24, 26, 27
+LOOKUP_BATCH = 24
 
 F_ALLOW_MULTI, F_REPLACE = 2, 4
 
@@ -55,6 +55,7 @@ class ProgInfo:
     tag: str
     name: str
     jited: bool
+    verified: int  # instructions that the verifier went through (Linux 5.16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,17 +163,6 @@ def map_lookup_batch(
     return entries, following.raw, last
 
 
-def map_update_batch(fd: int, keys: bytes, values: bytes, count: int) -> None:
-    """Insert or replace `count` entries. On an error those before the failing one are in."""
-    key_buffer, value_buffer = _buffer(keys), _buffer(values)
-    _call(UPDATE_BATCH, _attr("QQQQIIQQ", 0, 0, _at(key_buffer), _at(value_buffer), count, fd, 0, 0))
-
-
-def map_delete_batch(fd: int, keys: bytes, count: int) -> None:
-    key_buffer = _buffer(keys)
-    _call(DELETE_BATCH, _attr("QQQQIIQQ", 0, 0, _at(key_buffer), 0, count, fd, 0, 0))
-
-
 def obj_pin(fd: int, path: str) -> None:
     """Gives a map or program a name in bpffs. EEXIST if the name is taken."""
     name = _buffer(os.fsencode(path) + b"\0")
@@ -197,9 +187,10 @@ def map_info(fd: int) -> MapInfo:
 
 
 def prog_info(fd: int) -> ProgInfo:
-    raw = _info(fd, 80)
+    raw = _info(fd, 232)
     kind, ident, tag, jited = struct.unpack_from("=II8sI", raw)
-    return ProgInfo(kind, ident, tag.hex(), raw[64:80].split(b"\0")[0].decode(), jited > 0)
+    (verified,) = struct.unpack_from("=I", raw, 216)
+    return ProgInfo(kind, ident, tag.hex(), raw[64:80].split(b"\0")[0].decode(), jited > 0, verified)
 
 
 def prog_by_id(ident: int) -> int:

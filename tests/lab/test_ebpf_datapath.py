@@ -211,7 +211,8 @@ def test_tasks_reach_each_other_and_their_services(pair: Pair) -> None:
 
 
 def test_apply_is_idempotent_and_observed(pair: Pair) -> None:
-    """The same plan again changes nothing, what is observed is the plan, and another process's object adopts all."""
+    """The same plan again changes nothing, what is observed is the plan, and another object adopts it; pins of other
+    layouts go."""
 
     async def check() -> None:
         plan = pair.plan("a")
@@ -219,11 +220,14 @@ def test_apply_is_idempotent_and_observed(pair: Pair) -> None:
         assert await pair.paths["a"].observe() == plan
         await pair.paths["a"].close()
         again = pair.paths["a"] = pair.node("a")
+        other = Path(names.pin_dir(LAB, "a")).with_name("v0")
+        other.mkdir()
         seen = await again.observe()
         assert [(row.vip, row.backends) for row in seen.services] == [(VIP, plan.services[0].backends)]
         assert [row.ip for row in seen.endpoints] == [row.ip for row in plan.endpoints]
         changes = await again.apply(plan)
         assert (changes.added.keys() - {"rulesets"}, changes.removed) == (set(), {})
+        assert not other.exists()
 
     asyncio.run(check())
 

@@ -187,3 +187,11 @@ def test_bpftool_sees_no_leftovers_of_a_failed_load(pins: Path, tmp_path: Path) 
     assert not bpfload.unload(pins)
     listed = subprocess.run(["bpftool", "-f", "prog", "show"], capture_output=True, text=True, check=False)
     assert str(pins) not in listed.stdout
+
+
+def test_programs_are_verified_quickly(pins: Path) -> None:
+    """No program costs the verifier more than 100,000 instructions: every node of a lab loads all of them."""
+    with bpfload.load(bpfbuild.objects(), pins) as objects:
+        costs = {name: program.info.verified for name, program in objects.progs.items()}
+    assert costs
+    assert {name: cost for name, cost in costs.items() if not 0 < cost < 100_000} == {}

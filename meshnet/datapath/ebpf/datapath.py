@@ -122,6 +122,7 @@ class Ebpf:
         self._last_set = max(self._last_set, *_sets(wanted), 0)
         self._plan = plan
         attached = self._attachments.attach(plan, facts, objects, netlink)
+        self._drop_other_layouts()
         self._tell_sockets(before, plan, current, wanted, objects)
         added, removed = Counter(wired.changes.added), Counter(wired.changes.removed)
         if going:
@@ -133,6 +134,12 @@ class Ebpf:
             raise MeshnetError("; ".join(report.errors))
         added += Counter(report.added) + Counter(programs=attached)
         return Changes(dict(added), dict(removed + Counter(report.removed)))
+
+    def _drop_other_layouts(self) -> None:
+        """Pins of an older or newer version of meshnet, whose programs have just been replaced everywhere."""
+        for other in self._pins.parent.iterdir():
+            if other != self._pins:
+                bpfload.unload(other)
 
     def _facts(self, wired: Wired) -> tables.Facts:
         if not wired.underlay:
