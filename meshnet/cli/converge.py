@@ -36,5 +36,6 @@ class _View:
             return
         if self._live and self._shown:
             print(f"\x1b[{len(self._shown)}A\x1b[J", end="", file=sys.stderr)
-        print("\n".join(lines), file=sys.stderr, flush=True)
+        news = lines if self._live else [line for line in lines if line not in self._shown]
+        print("\n".join(news), file=sys.stderr, flush=True)
         self._shown = lines

@@ -67,8 +67,11 @@ def update(
     from meshnet.cli import converge
     from meshnet.lab import engine, state
 
-    manager = engine.of_lab(state.current(lab_name), node_name)
+    lab = state.current(lab_name)
+    manager = engine.of_lab(lab, node_name)
     service = manager.service(name)
+    if image:
+        engine.check_image(lab, image)
     spec = service.spec if replicas is None else _scaled(service.spec, name, replicas)
     task = spec.task_template
     if image:

@@ -55,7 +55,9 @@ def create(lab_name: str | None, node_name: str | None, detach: bool, quiet: boo
     from meshnet.lab import engine, state
 
     wanted = _spec(given)
-    manager = engine.of_lab(state.current(lab_name), node_name)
+    lab = state.current(lab_name)
+    manager = engine.of_lab(lab, node_name)
+    engine.check_image(lab, given["image"])
     ident = manager.create_service(wanted)
     print(ident, flush=True)
     if not detach:

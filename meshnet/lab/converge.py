@@ -77,8 +77,9 @@ def wait(
         if not lagging:
             return
         if time.monotonic() > deadline:
-            raise MeshnetError(f"{lagging[0]} after {timeout:g} s; see: meshnet service ps {lagging[0].service}")
-        time.sleep(PAUSE)
+            name = lagging[0].service
+            raise MeshnetError(f"not converged after {timeout:g} s: {lagging[0]}; see: meshnet service ps {name}")
+        time.sleep(2 * PAUSE)
 
 
 def deploy(engine: Engine, lab: Lab, heard: Callable[[Progress], None]) -> None:

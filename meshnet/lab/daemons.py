@@ -14,8 +14,8 @@ from pathlib import Path
 from meshnet import names
 from meshnet.agent.settings import AgentSettings
 from meshnet.errors import ConflictError, MeshnetError
-from meshnet.kernel import netns
-from meshnet.lab import cgroups, processes, state
+from meshnet.kernel import bpfbuild
+from meshnet.lab import processes, state
 from meshnet.lab.processes import Daemon
 from meshnet.lab.spec import GOSSIP_PORT, MANAGER_PORT, Lab, LabNode
 
@@ -88,7 +88,8 @@ def _manager(lab: Lab, node: LabNode) -> ManagerSettings:
 
 
 def preload(roles: set[str]) -> None:
-    """Imports the code of agents and managers into this process, so that its forks have it."""
+    """Imports the code of agents and managers into this process, so that its forks have it; compiles what is new."""
+    bpfbuild.objects()
     for role in sorted(roles):
         importlib.import_module({AGENT: "meshnet.agent.main", MANAGER: "meshnet.api.process"}[role])
 
@@ -117,8 +118,7 @@ def settle_here(lab: str, node: str, role: str) -> None:
     state.node_of(found, node)
     if processes.alive(lab, node, role):
         raise ConflictError(f"the {role} of {node} runs already; end it with: meshnet lab stop {node}")
-    cgroups.join(cgroups.path(lab, node, role))
-    netns.enter(names.node_netns(lab, node))
+    processes.settle(lab, node, role)
 
 
 def run_agent(settings: AgentSettings) -> None:

@@ -131,6 +131,13 @@ def _one(things: Sequence[Thing], name: str, kind: str, name_of: Callable[[Thing
     return found[0]
 
 
+def check_image(lab: Lab, reference: str) -> None:
+    """Raises NotFoundError, with what to do, if no node of the lab could run this image."""
+    from meshnet.sandbox.images import Images
+
+    Images(lab.images, f"{names.lab_dir(lab.name)}/images").find(reference)
+
+
 def of_lab(lab: Lab, node: str | None = None) -> Engine:
     """The engine of a lab, through `node` or the first manager. Raises MeshnetError for a node that is no manager."""
     chosen = next((one for one in lab.managers if node in (None, one.name)), None)

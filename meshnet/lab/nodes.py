@@ -35,7 +35,7 @@ def stop(lab: Lab, name: str, report: Report = lambda _: None) -> None:
         _ended(lab, name, daemons.AGENT)
     if processes.alive(lab.name, name, daemons.MANAGER):
         report(f"stopping the manager of {name}")
-        for pid in cgroups.processes(cgroups.path(lab.name, name, daemons.MANAGER)):
+        for pid in processes.pids(lab.name, name, daemons.MANAGER):
             os.kill(pid, signal.SIGTERM)
         _ended(lab, name, daemons.MANAGER)
 

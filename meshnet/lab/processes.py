@@ -34,10 +34,6 @@ class Daemon:
     run: Callable[[], None]
 
     @property
-    def group(self) -> Path:
-        return cgroups.path(self.lab, self.node, self.role)
-
-    @property
     def log(self) -> Path:
         return log_path(self.lab, self.node, self.role)
 
@@ -56,9 +52,30 @@ def log_tail(lab: str, node: str, role: str) -> str:
     return " | ".join(line.strip() for line in lines[-LOG_TAIL:] if line.strip()) or "its log is empty"
 
 
+def pids(lab: str, node: str, role: str) -> list[int]:
+    """The agent or manager of a node: its process, without what it started in the same group (conmon stays there)."""
+    found = []
+    for pid in cgroups.processes(cgroups.path(lab, node, role)):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/comm").read_text().strip() == _comm(role):
+                found.append(pid)
+    return found
+
+
+def _comm(role: str) -> str:
+    return f"mn-{role}"
+
+
 def alive(lab: str, node: str, role: str) -> bool:
     """Whether the agent or manager of a node runs."""
-    return cgroups.populated(cgroups.path(lab, node, role))
+    return bool(pids(lab, node, role))
+
+
+def settle(lab: str, node: str, role: str) -> None:
+    """Moves this process, which has one thread, to where an agent or manager of that node belongs, and names it so."""
+    cgroups.join(cgroups.path(lab, node, role))
+    netns.enter(names.node_netns(lab, node))
+    Path("/proc/self/comm").write_text(_comm(role))
 
 
 def spawn(daemons: list[Daemon]) -> None:
@@ -122,8 +139,7 @@ def _become(daemon: Daemon, writing: int) -> None:
 
 
 def _settle(daemon: Daemon) -> None:
-    cgroups.join(daemon.group)
-    netns.enter(names.node_netns(daemon.lab, daemon.node))
+    settle(daemon.lab, daemon.node, daemon.role)
     os.chdir("/")
     os.umask(0o022)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD):
@@ -136,7 +152,6 @@ def _settle(daemon: Daemon) -> None:
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - the process's own
     sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
-    Path("/proc/self/comm").write_text(f"mn-{daemon.role}")
 
 
 def _close_from(first: int) -> None:

@@ -65,7 +65,7 @@ def up(lab: Lab, report: Report = lambda _: None) -> None:
 
 
 def wait_ready(lab: Lab, nodes: list[str], report: Report, timeout: float = READY) -> None:
-    """Returns when the manager sees every one of `nodes` ready.
+    """Returns when the manager sees every one of `nodes` ready, and each of them knows all members that run.
 
     Raises MeshnetError with the end of a log as soon as a manager or agent of theirs has ended, or after `timeout`
     seconds.
@@ -78,7 +78,7 @@ def wait_ready(lab: Lab, nodes: list[str], report: Report, timeout: float = READ
                 if not processes.alive(lab.name, node, daemon.role):
                     end = processes.log_tail(lab.name, node, daemon.role)
                     raise MeshnetError(f"the {daemon.role} of {node} ended: {end}")
-        ready = _ready(manager, nodes)
+        ready = _ready(manager, nodes) & _acquainted(lab, nodes)
         waiting = [node for node in nodes if node not in ready]
         if not waiting:
             return
@@ -95,3 +95,17 @@ def _ready(manager: engine.Engine, nodes: list[str]) -> set[str]:
     except MeshnetError:
         return set()
     return {one.description.hostname for one in members if one.status.state == "ready"} & set(nodes)
+
+
+def _acquainted(lab: Lab, nodes: list[str]) -> set[str]:
+    """Those of `nodes` whose agents have every running agent of the lab among their live members."""
+    running = {node.name for node in lab.nodes if processes.alive(lab.name, node.name, daemons.AGENT)}
+    found = set()
+    for node in nodes:
+        try:
+            members = engine.agent(lab, node, "/inspect/members")
+        except MeshnetError:
+            continue
+        if running <= {member["Node"] for member in members if member["State"] == "alive"}:
+            found.add(node)
+    return found

@@ -30,9 +30,7 @@ def _row(lab: Lab, name: str) -> dict[str, Any]:
 
 
 def _state(lab: Lab, name: str, node: LabNode | None) -> str:
-    """`up`, `stopped` (its agent does not run) or `cut off` (its cable is unplugged; seen by root only)."""
-    if node and not processes.alive(lab.name, name, "agent"):
-        return "stopped"
-    if os.geteuid() == 0 and not topology.is_plugged(lab, name):
-        return "cut off"
-    return "up"
+    """`up`; `stopped`: its agent does not run; `cut off`: its cable is unplugged (which only root sees); `killed`."""
+    running = node is None or processes.alive(lab.name, name, "agent")
+    plugged = os.geteuid() != 0 or topology.is_plugged(lab, name)
+    return {(True, True): "up", (False, True): "stopped", (True, False): "cut off"}.get((running, plugged), "killed")
