@@ -32,7 +32,7 @@ from meshnet.model import (
 )
 
 VNI_OPTION = "com.docker.network.driver.overlay.vxlanid_list"
-DATAPATH_LABEL = "meshnet.datapath"
+DATAPATH_LABEL = "datapath"  # an engine label that every agent sets
 
 
 class Exhausted(MeshnetError):

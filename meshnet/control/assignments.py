@@ -57,7 +57,7 @@ class Delta:
 
 
 def diff(before: Assignments, after: Assignments) -> Delta:
-    """What must be told. What the agent itself said (a task's status) is not told back to it."""
+    """What must be told. What the agent said of a task is not told back to it, except that its end was taken."""
     upserts: dict[str, dict[str, Told]] = {}
     removals: dict[str, tuple[str, ...]] = {}
     for table in TABLES:
@@ -154,7 +154,8 @@ def _differs(old: Told | None, new: Told) -> bool:
 def _told(thing: Told) -> Told:
     """The object without what changes for the manager's own use."""
     if isinstance(thing, Task):
-        return dataclasses.replace(thing, version=Version(), updated_at="", status=TaskStatus())
+        status = TaskStatus() if alive(thing) else TaskStatus(state=thing.status.state)
+        return dataclasses.replace(thing, version=Version(), updated_at="", status=status)
     return dataclasses.replace(thing, version=Version(), updated_at="")
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 BOOKMARK = 10.0
 BATCH = 0.002
+READER_TIMEOUT = 20.0
 LIMIT = 4 * 2**20
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -123,8 +124,8 @@ class Dispatcher:
         self._streams += 1
         try:
             await self._stream(response, node_id)
-        except (ConnectionError, asyncio.CancelledError):
-            pass
+        except (ConnectionError, TimeoutError, asyncio.CancelledError) as error:
+            log.info("the stream of node %s ended: %s", node_id, type(error).__name__)
         finally:
             self._streams -= 1
         return response
@@ -142,23 +143,29 @@ class Dispatcher:
         stopping = asyncio.ensure_future(self._stopping.wait())
         try:
             feed = Feed(view, node_id)
-            await response.write(snapshot_line(feed.told, view.rev))
+            await _send(response, snapshot_line(feed.told, view.rev))
             while not stopping.done() and node_id in view.nodes:
                 waiting = asyncio.ensure_future(changed.wait())
                 await asyncio.wait({waiting, stopping}, timeout=BOOKMARK, return_when=asyncio.FIRST_COMPLETED)
                 if not waiting.done():
                     waiting.cancel()
-                    await response.write(bookmark_line(view.rev))
+                    await _send(response, bookmark_line(view.rev))
                     continue
                 await asyncio.sleep(BATCH)
                 changed.clear()
                 delta = feed.advance(changes)
                 changes.clear()
                 if delta:
-                    await response.write(delta_line(delta, view.rev))
+                    await _send(response, delta_line(delta, view.rev))
         finally:
             silence()
             stopping.cancel()
+
+
+async def _send(response: web.StreamResponse, line: bytes) -> None:
+    """Raises TimeoutError if the reader does not take it: a stream that nobody reads must not pile up."""
+    async with asyncio.timeout(READER_TIMEOUT):
+        await response.write(line)
 
 
 async def read_json(request: web.Request) -> Any:

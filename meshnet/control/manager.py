@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 import time
 from collections.abc import Callable
 from functools import partial
@@ -48,7 +49,7 @@ class Manager:
         self._rng = SystemRandom()
         self._store: SqliteStore
         self._heartbeats = Heartbeats(settings.heartbeat, settings.grace)
-        self._dispatcher: Dispatcher
+        self._dispatcher = Dispatcher(self)
         self._dirty: set[str] = set()
         self._work = asyncio.Event()
         self._wake: asyncio.TimerHandle | None = None
@@ -71,18 +72,24 @@ class Manager:
         return {"rounds": self._rounds, "revision": self.view.rev, **self._dispatcher.statistics()}
 
     async def start(self) -> None:
-        """Opens the store, listens, and begins to work. Raises MeshnetError if the port cannot be had."""
+        """Opens the store, listens, and begins to work. Raises MeshnetError if the port or the store cannot be had."""
         self._data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._store = await SqliteStore.open(self._data_dir / "swarm.db")
+        try:
+            self._store = await SqliteStore.open(self._data_dir / "swarm.db")
+        except sqlite3.Error as error:
+            raise MeshnetError(f"{self._data_dir / 'swarm.db'} cannot be used as the swarm's store: {error}") from error
         self.state = State(self._store, time.time)
-        await self.state.start()
-        await self.state.write(lambda view: operations.start_cluster(view, self.ledger(view), self.new_id))
+        try:
+            await self.state.start()
+            await self.state.write(lambda view: operations.start_cluster(view, self.ledger(view), self.new_id))
+            self.listen_address = await self._dispatcher.start(self.listen_address)
+        except BaseException:
+            await self.state.stop()
+            await self._store.close()
+            raise
         self.state.listen(self._changed)
         self._heartbeats.start(self.view.nodes.values(), time.monotonic())
-        self._dispatcher = Dispatcher(self)
-        self.listen_address = await self._dispatcher.start(self.listen_address)
-        self._dirty.update(self.view.services)
-        self._dirty.update(task.service_id for task in self.view.tasks.values())
+        self._dirty.update(self.view.services, self.view.tasks_of)
         self._work.set()
         self._loops = [
             asyncio.create_task(self._settle_forever(), name="controllers"),

@@ -26,6 +26,34 @@ def test_a_manager_needs_a_lab(tmp_path: Path) -> None:
         Manager(tmp_path, "127.0.0.1:0", Settings())
 
 
+def test_a_port_that_is_taken(tmp_path: Path) -> None:
+    """A manager that cannot listen says where, in one line, and leaves its store closed."""
+
+    async def scenario() -> None:
+        async with swarm(tmp_path) as it:
+            address = it.manager.listen_address
+            second = Manager(tmp_path / "second", address, SETTINGS)
+            with pytest.raises(MeshnetError, match=f"cannot listen on {address}"):
+                await second.start()
+            third = Manager(tmp_path / "second", "127.0.0.1:0", SETTINGS)
+            await third.start()
+            await third.stop()
+
+    run(scenario)
+
+
+def test_a_damaged_store(tmp_path: Path) -> None:
+    """A file that is no store is refused by name, and not touched."""
+
+    async def scenario() -> None:
+        (tmp_path / "swarm.db").write_bytes(b"no database" * 500)
+        with pytest.raises(MeshnetError, match="cannot be used as the swarm"):
+            await Manager(tmp_path, "127.0.0.1:0", SETTINGS).start()
+        assert (tmp_path / "swarm.db").read_bytes() == b"no database" * 500
+
+    run(scenario)
+
+
 def test_create_scale_remove(tmp_path: Path) -> None:
     """Tasks are spread over the nodes and run; scaling adds and removes; removal leaves nothing."""
 
