@@ -192,7 +192,8 @@ class Container:
             before, self._health = self._health, checks.observe(self._health, config, result)
             if before.status != self._health.status or before.checks == 0:
                 kept = {key: value for key, value in asdict(self._health).items() if key != "last"}
-                runtime.write_private(os.path.join(self.spec.dir, HEALTH), json.dumps(kept))
+                with contextlib.suppress(OSError):  # a full disk costs a restarted agent one more check, not the task
+                    runtime.write_private(os.path.join(self.spec.dir, HEALTH), json.dumps(kept))
             if before.status != self._health.status:
                 self._changed()
                 for callback in self._callbacks:

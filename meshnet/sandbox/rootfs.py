@@ -9,6 +9,7 @@ version 1 is mounted beside it).
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 
@@ -19,6 +20,8 @@ CGROUP = "/sys/fs/cgroup"
 ROOTFS = "rootfs"
 WRITES = "writes"
 
+_LAYERS = 16
+
 # What the monitor and the runtime need besides the task's own paths; every other mount is let go.
 _BASE = ("/proc", "/sys", "/dev", "/usr/bin", "/usr/sbin", "/usr/lib", "/bin", "/lib", "/lib64", "/etc")
 
@@ -28,19 +31,28 @@ def _needed(point: str, paths: Iterable[str]) -> bool:
 
 
 def unneeded(points: Iterable[str], paths: Iterable[str], trees: Iterable[str]) -> list[str]:
-    """The topmost mount points that hold none of `paths` and are not inside one of `trees`.
+    """The mount points that hold none of `paths` and are not inside one of `trees`, in their order.
 
     A private namespace is a copy of all mounts of the machine, and a copy keeps what it shows alive: network
     namespaces that were deleted, disks that were unmounted. So it keeps only what it needs.
     """
     paths, trees = list(paths), list(trees)
-    dropped: list[str] = []
-    for point in points:
-        if any(point == top or point.startswith(top + "/") for top in dropped):
-            continue
-        if not _needed(point, paths) and not any(_needed(tree, (point,)) for tree in trees):
-            dropped.append(point)
-    return dropped
+    return [
+        point for point in points if not _needed(point, paths) and not any(_needed(tree, (point,)) for tree in trees)
+    ]
+
+
+def _let_go(paths: tuple[str, ...], trees: tuple[str, ...]) -> None:
+    # A mount may lie over another one: where /run is shared, each namespace is mounted in /run/netns and below it.
+    for _ in range(_LAYERS):
+        detached = 0
+        for point in unneeded(mounts.mount_points(), paths, trees):
+            # Fails for one that went with its parent, and for one that is covered and cannot be named.
+            with contextlib.suppress(OSError):
+                mounts.detach(point)
+                detached += 1
+        if not detached:
+            return
 
 
 def enter(directory: str, lower: str, writable: int, sources: tuple[str, ...] = ()) -> None:
@@ -54,8 +66,7 @@ def enter(directory: str, lower: str, writable: int, sources: tuple[str, ...] = 
         raise MeshnetError(f"{lower}: overlayfs cannot take a path with a comma, colon or backslash")
     mounts.unshare_mounts()
     trees = (lower.rstrip("/"), *sources) if lower != "/" else sources
-    for point in unneeded(mounts.mount_points(), (*_BASE, directory, lower, *sources), trees):
-        mounts.detach(point)
+    _let_go((*_BASE, directory, lower, *sources), trees)
     mounts.mount("cgroup2", CGROUP, "cgroup2", mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC)
     # Relative names, since the task reads these options in its mount table.
     os.chdir(directory)

@@ -161,7 +161,7 @@ def test_a_spec_survives_the_disk() -> None:
 
 
 def test_a_private_namespace_keeps_only_what_it_needs() -> None:
-    """Other namespaces, disks and bpffs are let go, topmost first; what holds or is below a needed path stays."""
+    """Other namespaces, disks and bpffs are let go; what holds or is below a needed path stays."""
     points = [
         "/",
         "/proc",
@@ -178,5 +178,7 @@ def test_a_private_namespace_keeps_only_what_it_needs() -> None:
     assert unneeded(points, ("/proc", "/sys", "/run/meshnet/t", "/data"), ("/data",)) == [
         "/sys/fs/bpf",
         "/run/netns",
+        "/run/netns/a",
         "/mnt",
+        "/mnt/x",
     ]
