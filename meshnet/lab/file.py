@@ -52,7 +52,15 @@ def load(directory: str | Path) -> Lab:
     if not path.exists():
         raise MeshnetError(f"{directory}: no {FILE} there; give the folder of a lab, such as labs/quickstart")
     problems = Problems()
-    lab = _lab(read(path, problems), path.parent, problems)
+    return resolve(read(path, problems), path.parent, problems)
+
+
+def resolve(root: Value, directory: Path, problems: Problems) -> Lab:
+    """The lab that a file's content describes; other files are looked for in `directory`.
+
+    Raises LabFileError with a line per mistake.
+    """
+    lab = _lab(root, directory, problems)
     problems.check()
     return lab
 

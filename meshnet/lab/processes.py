@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,6 +142,9 @@ def _become(daemon: Daemon, writing: int) -> None:
 
 def _settle(daemon: Daemon) -> None:
     settle(daemon.lab, daemon.node, daemon.role)
+    # Of the parent, a test runner perhaps: its log handlers and its view of warnings.
+    logging.root.handlers.clear()
+    warnings.simplefilter("default")
     os.chdir("/")
     os.umask(0o022)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from meshnet.datapath.rows import Plan
     from meshnet.testing.bpf_run import PacketNode
 
+pytest_plugins = ("meshnet.testing.labs",)
 _numbers = itertools.count()
 
 

@@ -1,0 +1,184 @@
+"""A lab's life with real agents: up, looked at, cut, stopped, killed, started again, and down without a trace."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from meshnet.errors import ConflictError, MeshnetError
+from meshnet.lab import daemons, down, engine, leftovers, nodes, processes, state, up
+from meshnet.lab.spec import Lab, LabClient, LabNode
+from meshnet.testing.labs import LabUnderTest, bring_up, take_down
+
+pytestmark = pytest.mark.root
+NODES = ("docker-0", "docker-1", "docker-2")
+
+
+def test_up_is_quick_and_every_node_is_ready(lab: LabUnderTest) -> None:
+    """The manager sees three nodes ready, and each node knows all three members."""
+    ready = [node for node in lab.engine.nodes() if node.status.state == "ready"]
+    assert {node.description.hostname for node in ready} == set(NODES)
+    for name in NODES:
+        assert {m["Node"] for m in lab.inspect(name, "members") if m["State"] == "alive"} == set(NODES)
+
+
+def test_one_swarm_of_services(lab: LabUnderTest) -> None:
+    """A service's tasks answer from a client outside, from a node itself and from another task, each by its name."""
+    lab.network("life")
+    lab.service("whoami", replicas=3, networks=["life"], ports=["8000:8000"])
+    lab.service("box", "alpine", "sleep", "1000000", networks=["life"])
+    hostnames = {task.spec.hostname for task in lab.tasks("whoami")}
+    box = lab.task("box.1")
+    assert {box.out("curl -s http://whoami:8000").splitlines()[0] for _ in range(3)} == {f"I'm {h}" for h in hostnames}
+    for node in ("172.17.0.2", "172.17.0.3", "172.17.0.4"):
+        assert lab.client().out(f"curl -s http://{node}:8000").splitlines()[1] == "172.17.0.10"
+    assert lab.node("docker-1").out("curl -s http://127.0.0.1:8000").startswith("I'm ")
+    assert box.run("exit 41").returncode == 41
+    assert box.run("cat", stdin="through").stdout == "through"
+    lab.scale("whoami", 1)
+    lab.remove("whoami", "box")
+    lab.engine.remove_network("life")
+
+
+def test_exec_in_a_task_becomes_the_command(lab: LabUnderTest) -> None:
+    """`meshnet lab exec TASK` runs as the task: its hostname, its exit status, its input."""
+    lab.service("cli", "alpine", "sleep", "1000000", hostname="inside")
+    words = [sys.executable, "-m", "meshnet.cli", "lab", "exec", "--lab", lab.name, "cli.1", "--"]
+    script = "read x; hostname; echo $x; exit 5"
+    done = subprocess.run([*words, "sh", "-c", script], input="word\n", capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (5, "inside\nword\n"), done.stderr
+    lab.remove("cli")
+
+
+def test_logs_of_a_task(lab: LabUnderTest, capfd: pytest.CaptureFixture[str]) -> None:
+    """What a task writes to stdout and stderr is shown where it was written."""
+    from meshnet.lab import logs
+
+    lab.service("talk", "alpine", "sh", "-c", "echo one; echo two >&2; sleep 1000000")
+    sources = logs.sources(lab.spec, "talk.1")
+    lab.wait_until(lambda: "two" in sources[0].path.read_text())
+    capfd.readouterr()
+    logs.show(sources, None)
+    out, err = capfd.readouterr()
+    assert (out, err) == ("one\n", "two\n")
+    lab.remove("talk")
+
+
+def test_stop_and_start(lab: LabUnderTest) -> None:
+    """A stopped node has no process left of its own; started again it is a member again. Twice is refused."""
+    nodes.stop(lab.spec, "docker-2")
+    assert not processes.alive(lab.name, "docker-2", daemons.AGENT)
+    assert leftovers.processes(lab.name)
+    with pytest.raises(ConflictError, match="docker-2 does not run; start it with: meshnet lab start docker-2"):
+        nodes.stop(lab.spec, "docker-2")
+    nodes.start(lab.spec, "docker-2")
+    assert "docker-2" in {m["Node"] for m in lab.inspect("docker-2", "members")}
+    with pytest.raises(ConflictError, match="docker-2 runs already"):
+        nodes.start(lab.spec, "docker-2")
+
+
+def test_kill_cuts_a_node_off_at_once(lab: LabUnderTest) -> None:
+    """A killed node answers nobody and has no process; started again it is back with its tasks."""
+    lab.service("steady", replicas=3)
+    nodes.kill(lab.spec, "docker-1")
+    nodes.kill(lab.spec, "docker-1")
+    assert not processes.alive(lab.name, "docker-1", daemons.AGENT)
+    assert lab.client().run("ping -c 1 -W 1 172.17.0.3").returncode != 0
+    nodes.start(lab.spec, "docker-1")
+    assert lab.client().run("ping -c 1 -W 1 172.17.0.3").returncode == 0
+    lab.wait_until(lambda: all(task.status.state != "running" or task.node_id for task in lab.engine.tasks()))
+    lab.remove("steady")
+
+
+def test_a_killed_agent_is_started_again(lab: LabUnderTest) -> None:
+    """`start` brings back only what is missing: the manager goes on with the same process."""
+    before = processes.pids(lab.name, "docker-0", daemons.MANAGER)
+    for pid in processes.pids(lab.name, "docker-0", daemons.AGENT):
+        os.kill(pid, signal.SIGKILL)
+    lab.wait_until(lambda: not processes.alive(lab.name, "docker-0", daemons.AGENT))
+    nodes.start(lab.spec, "docker-0")
+    assert processes.pids(lab.name, "docker-0", daemons.MANAGER) == before
+
+
+def test_down_after_everything_was_killed() -> None:
+    """After kill -9 of every process of a lab, down leaves no namespace, link, pin, group, mount, file or process."""
+    one = bring_up("labs/quickstart")
+    one.network("n")
+    one.service("whoami", replicas=3, networks=["n"], ports=["8000:8000"])
+    for pid in leftovers.processes(one.name):
+        os.kill(pid, signal.SIGKILL)
+    take_down(one)
+
+
+def test_two_labs_side_by_side(lab: LabUnderTest) -> None:
+    """A second lab with the same names, addresses and ports works beside the first, and its end is not noticed."""
+    lab.service("mine", ports=["9000:8000"], hostname="first")
+    other = bring_up("labs/quickstart")
+    try:
+        other.service("mine", ports=["9000:8000"], hostname="second")
+        assert other.client().out("curl -s http://172.17.0.3:9000").startswith("I'm second")
+        assert lab.client().out("curl -s http://172.17.0.3:9000").startswith("I'm first")
+    finally:
+        take_down(other)
+    assert lab.client().out("curl -s http://172.17.0.4:9000").startswith("I'm first")
+    lab.remove("mine")
+
+
+def small(name: str) -> Lab:
+    return Lab(
+        name, "/", "172.17.0.0/16", 1500, (LabNode("m", "172.17.0.2", "manager"),), (LabClient("c", "172.17.0.3"),)
+    )
+
+
+def test_a_failed_up_says_why_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When an agent cannot start, up ends with the end of its log and removes what it had made."""
+
+    def fails(_: object) -> None:
+        raise MeshnetError("the moon is in the wrong phase")
+
+    monkeypatch.setattr(daemons, "run_agent", fails)
+    name = f"f{os.getpid()}"
+    with pytest.raises(MeshnetError, match="the agent of m ended: meshnet agent: the moon is in the wrong phase"):
+        up.up(small(name))
+    assert leftovers.find(name) == []
+
+
+def test_up_twice_is_refused_and_changes_nothing(lab: LabUnderTest) -> None:
+    """A lab that is up is refused with what to do, and goes on."""
+    with pytest.raises(ConflictError, match=f"is up already; take it down with: meshnet lab down {lab.name}"):
+        up.up(lab.spec)
+    assert len(lab.engine.nodes()) == 3
+    assert state.current(lab.name) == lab.spec
+
+
+def test_times() -> None:
+    """The quickstart is up in under 3 seconds and down in under 2, also with services in it."""
+    begun = time.monotonic()
+    one = bring_up("labs/quickstart")
+    taken_up = time.monotonic() - begun
+    one.service("whoami", replicas=6)
+    begun = time.monotonic()
+    down.down(one.name)
+    taken_down = time.monotonic() - begun
+    assert leftovers.find(one.name) == []
+    assert taken_up < 3
+    assert taken_down < 2
+
+
+def test_a_silent_manager_is_named(lab: LabUnderTest) -> None:
+    """Without its manager a lab says which node has none, and how to get it back; traffic goes on."""
+    lab.service("on", ports=["9100:8000"])
+    for pid in processes.pids(lab.name, "docker-0", daemons.MANAGER):
+        os.kill(pid, signal.SIGKILL)
+    lab.wait_until(lambda: not processes.alive(lab.name, "docker-0", daemons.MANAGER))
+    with pytest.raises(MeshnetError, match="manager on docker-0 does not answer; start it with: meshnet lab start"):
+        engine.of_lab(lab.spec).nodes()
+    assert lab.client().out("curl -s http://172.17.0.3:9100").startswith("I'm ")
+    nodes.start(lab.spec, "docker-0")
+    assert lab.client().out("curl -s http://172.17.0.4:9100").startswith("I'm ")
+    lab.remove("on")
