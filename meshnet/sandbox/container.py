@@ -251,7 +251,7 @@ class Container:
         would end it, but the kernel drops it for the first process of a PID namespace.
         """
         number = signal_number(self.spec.stop_signal)
-        if self.status == "running" and not process.would_drop(self.pid, number):
+        if self.status == "running" and not await process.would_drop(self.pid, number):
             self._signal(number)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.spec.stop_grace if grace is None else grace):

@@ -43,20 +43,27 @@ def start_time(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
-def would_drop(pid: int, number: int) -> bool:
+async def would_drop(pid: int, number: int) -> bool:
     """Whether the kernel drops a deadly signal to this init of a PID namespace, since its action is the default one.
 
-    A blocked signal is kept, for sigwait or signalfd. False also if the process is gone.
+    A blocked signal is kept, for sigwait or signalfd; but a shell blocks all for an instant now and then, so what is
+    blocked is looked at again for a tenth of a second. False also if the process is gone.
     """
     if number in _HARMLESS or number == signal.SIGKILL:
         return False
-    try:
-        with open(f"/proc/{pid}/status") as file:
-            rows = dict(line.split(":", 1) for line in file)
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    known = int(rows["SigCgt"], 16) | int(rows["SigIgn"], 16) | int(rows["SigBlk"], 16)
-    return not known >> (number - 1) & 1
+    for _ in range(5):
+        try:
+            with open(f"/proc/{pid}/status") as file:
+                rows = dict(line.split(":", 1) for line in file)
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        bit = 1 << (number - 1)
+        if (int(rows["SigCgt"], 16) | int(rows["SigIgn"], 16)) & bit:
+            return False
+        if not int(rows["SigBlk"], 16) & bit:
+            return True
+        await asyncio.sleep(0.02)
+    return False
 
 
 def open_process(pid: int, started: int) -> int | None:
