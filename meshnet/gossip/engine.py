@@ -26,7 +26,7 @@ from meshnet.gossip.codec import (
     User,
 )
 from meshnet.gossip.members import Members, Node
-from meshnet.gossip.meta import MemberMeta
+from meshnet.gossip.meta import LIFE_BITS, MemberMeta
 from meshnet.gossip.outbox import PART_OVERHEAD, Outbox, StreamRequest
 from meshnet.gossip.probe import Prober
 from meshnet.gossip.queue import TransmitQueue
@@ -69,7 +69,8 @@ class Engine:
     """One member. `now` is always seconds on a monotonic clock; `urandom(n)` gives n unpredictable bytes."""
 
     def __init__(self, settings: Settings, rng: Random, urandom: Callable[[int], bytes], now: float) -> None:
-        settings = replace(settings, meta=replace(settings.meta, epoch=settings.epoch))
+        life = rng.getrandbits(LIFE_BITS)
+        settings = replace(settings, meta=replace(settings.meta, epoch=settings.epoch, life=life))
         self.settings = settings
         self._rng = rng
         self._counters: Counter[str] = Counter()
@@ -255,8 +256,7 @@ class Engine:
 
     def update_meta(self, meta: MemberMeta, now: float) -> None:
         """Change what this node says of itself; the epoch stays its own. Raises MeshnetError when too long."""
-        epoch = self._records.own.epoch
-        self._members.update(replace(meta, epoch=epoch))
+        self._members.update(replace(meta, epoch=self.epoch, life=self.settings.meta.life))
         self._arm_gossip(now)
 
     def set_keys(self, keys: tuple[bytes, ...]) -> None:
@@ -278,7 +278,7 @@ class Engine:
     @property
     def epoch(self) -> int:
         """This node's epoch; moves on when peers hold a newer log of its name."""
-        return self._records.own.epoch
+        return self._records.own.epoch >> LIFE_BITS
 
     # datagrams
 

@@ -182,12 +182,14 @@ class Members:
         if node.state == "left":
             return True
         meta = decode_meta(said.meta)
-        return node.state == "dead" and meta is not None and node.peer is not None and meta.epoch > node.peer.epoch
+        return (
+            node.state == "dead" and meta is not None and node.peer is not None and meta.log_epoch > node.peer.log_epoch
+        )
 
     def _answer_stale(self, node: Node, said: Alive, now: float) -> None:
         """An alive that is not news, of a member that is accused or has restarted: tell it, so that it refutes."""
         meta = decode_meta(said.meta)
-        restarted = meta is not None and node.peer is not None and meta.epoch > node.peer.epoch
+        restarted = meta is not None and node.peer is not None and meta.log_epoch != node.peer.log_epoch
         if node.state == "alive" and not restarted:
             return
         self.accuse(node, now)

@@ -13,6 +13,10 @@ from meshnet.errors import MeshnetError
 META_LIMIT = 512
 """Bytes that memberlist allows for a member's metadata."""
 
+EPOCH_LIMIT = 1 << 43
+"""Epochs are below this: enough for milliseconds since 1970 until the year 2248."""
+LIFE_BITS = 20
+
 _MAGIC = b"MN\x01"
 _TEXTS = {
     "r": "role",
@@ -29,12 +33,14 @@ _TEXTS = {
 class MemberMeta:
     """What every member knows of another without asking.
 
-    `epoch` counts the node's starts (persisted by the agent); `tunnel` is the VTEP's address, `datapath` is
+    `epoch` counts the node's starts (persisted by the agent), and `life` is a random number that tells two starts
+    apart which took the same epoch since the state was lost. `tunnel` is the VTEP's address, `datapath` is
     `ebpf` or `ipvs`, `api` the address of its Engine API or manager.
     """
 
     version: str = ""
     epoch: int = 0
+    life: int = 0
     role: str = "worker"
     tunnel: str = ""
     datapath: str = ""
@@ -42,11 +48,16 @@ class MemberMeta:
     node_id: str = ""
     hostname: str = ""
 
+    @property
+    def log_epoch(self) -> int:
+        """The epoch of the node's log: `epoch` first, `life` to break ties."""
+        return self.epoch << LIFE_BITS | self.life
+
 
 def encode_meta(meta: MemberMeta) -> bytes:
     """The metadata as memberlist's Meta bytes. Raises MeshnetError when they exceed 512 bytes."""
     fields: dict[str, object] = {short: getattr(meta, name) for short, name in _TEXTS.items() if getattr(meta, name)}
-    fields["e"] = meta.epoch
+    fields |= {"e": meta.epoch, "l": meta.life}
     packed = _MAGIC + bytes(msgpack.packb(fields))
     if len(packed) > META_LIMIT:
         raise MeshnetError(f"member metadata takes {len(packed)} bytes, the limit is {META_LIMIT}: shorten its names")
@@ -64,8 +75,14 @@ def decode_meta(data: bytes) -> MemberMeta | None:
         return None
     if not isinstance(fields, dict):
         return None
-    epoch = fields.get("e", 0)
+    epoch, life = fields.get("e", 0), fields.get("l", 0)
     texts = {name: fields.get(short, "") for short, name in _TEXTS.items()}
-    if not isinstance(epoch, int) or epoch < 0 or not all(isinstance(text, str) for text in texts.values()):
+    if not _below(epoch, EPOCH_LIMIT) or not _below(life, 1 << LIFE_BITS):
         return None
-    return MemberMeta(epoch=epoch, **texts)
+    if not all(isinstance(text, str) for text in texts.values()):
+        return None
+    return MemberMeta(epoch=epoch, life=life, **texts)
+
+
+def _below(value: object, limit: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < limit

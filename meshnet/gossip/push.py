@@ -75,7 +75,7 @@ class Pusher:
         self._timers = timers
         self._emit = emit
         self._counters = counters
-        self.own = OwnerLog(settings.name, settings.epoch)
+        self.own = OwnerLog(settings.name, settings.meta.log_epoch)
         self.peers: dict[str, Peer] = {}
         self._flush_timer: Timer | None = None
         self._gossiped = 0
@@ -113,7 +113,7 @@ class Pusher:
     def meet(self, node: Node, theirs: Position) -> None:
         """A live meshnet member appeared, or lives again. `theirs` is how far its log's copy here is."""
         peer = self.peers.get(node.name)
-        epoch = node.peer.epoch if node.peer is not None else 0
+        epoch = node.peer.log_epoch if node.peer is not None else 0
         if peer is not None and peer.epoch == epoch:
             return
         self.forget(node.name)

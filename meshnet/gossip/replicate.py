@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from meshnet.gossip.codec import User, encode_message
 from meshnet.gossip.members import Members, Node
+from meshnet.gossip.meta import LIFE_BITS
 from meshnet.gossip.outbox import PART_OVERHEAD, Outbox
 from meshnet.gossip.push import Pusher
 from meshnet.gossip.queue import TransmitQueue
@@ -253,14 +254,15 @@ class Replicator:
                 self._pusher.say(node, Seen(self.own.owner, {owner: mine}))
 
     def _own_seen_elsewhere(self, position: Position, now: float) -> bool:
-        """A copy of this node's own log that is ahead of it was written by an earlier life: go beyond its epoch."""
+        """A copy of this node's log that is ahead of it was written by an earlier life: go beyond its epoch."""
         if position <= self.own.position or now < self._bump_after:
             return False
         self._bump_after = now + 1.0
-        epoch = position[0] + 1
-        self._pusher.move_to_epoch(epoch, now)
+        epoch = (position[0] >> LIFE_BITS) + 1
+        meta = replace(self._members.me.peer or self._settings.meta, epoch=epoch)
+        self._pusher.move_to_epoch(meta.log_epoch, now)
         self._digest = None
-        self._members.update(replace(self._members.me.peer or self._settings.meta, epoch=epoch))
+        self._members.update(meta)
         self._counters["epoch_moved"] += 1
         self._emit(EpochChanged(epoch))
         return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from meshnet.errors import MeshnetError
-from meshnet.gossip.meta import MemberMeta
+from meshnet.gossip.meta import EPOCH_LIMIT, MemberMeta
 
 PORT = 7946
 """The port of memberlist and of Swarm's gossip, TCP and UDP."""
@@ -21,7 +21,8 @@ class Settings:
     """The IP address that others reach it at; the transport binds it."""
     port: int = PORT
     epoch: int = 0
-    """Grows with every start of the node. A log of a newer epoch replaces the older one as a whole."""
+    """Grows with every start of the node: a persisted counter, or milliseconds since 1970 where none was kept.
+    A log of a newer epoch replaces the older one as a whole."""
     meta: MemberMeta = field(default_factory=MemberMeta)
     keys: tuple[bytes, ...] = ()
     """AES keys of 16, 24 or 32 bytes; the first one seals, all of them open. None: no encryption."""
@@ -73,6 +74,8 @@ class Settings:
     def __post_init__(self) -> None:
         if not 0 < len(self.name.encode()) <= 255:
             raise MeshnetError("a gossip name takes 1 to 255 bytes")
+        if not 0 <= self.epoch < EPOCH_LIMIT:
+            raise MeshnetError(f"a gossip epoch is a number from 0 to {EPOCH_LIMIT - 1}")
         if len(self.label) > 255:
             raise MeshnetError("a gossip label takes at most 255 bytes")
         if any(len(key) not in (16, 24, 32) for key in self.keys):

@@ -179,7 +179,15 @@ def test_tombstones_are_forgotten_up_to_the_floor() -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"name": ""}, {"name": "x" * 256}, {"label": b"x" * 256}, {"keys": (b"short",)}, {"packet_size": 100}],
+    [
+        {"name": ""},
+        {"name": "x" * 256},
+        {"label": b"x" * 256},
+        {"keys": (b"short",)},
+        {"epoch": -1},
+        {"epoch": 1 << 50},
+        {"packet_size": 100},
+    ],
 )
 def test_settings_that_cannot_work_are_refused(fields: dict[str, object]) -> None:
     """Names, labels, keys and sizes that the wire format has no room for are errors at once."""

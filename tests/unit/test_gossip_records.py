@@ -179,13 +179,30 @@ def test_a_node_that_lost_its_epoch_gets_a_newer_one() -> None:
         _publish(net, "n3", f"old{number}", a=1)
     net.until(net.same_records, 1)
     net.kill("n3")
-    net.add("n3", net.settings("n3", epoch=5).local())
+    net.add("n3", net.settings("n3", epoch=2).local())
     seq = _publish(net, "n3", "new", a=1)
     net.join("n3", "n0")
     net.until(lambda: all(net.keys(name) == {("n3", "new")} for name in net.engines), 2)
     assert EpochChanged(6) in net.events["n3"]
     net.until(lambda: not _missing(net, "n3", seq), 1)
     net.until(lambda: all(_epoch(net, name, "n3") == 6 for name in net.engines), 1)
+
+
+def test_a_longer_log_of_the_same_epoch_is_not_mistaken_for_a_continuation() -> None:
+    """A node restarted without its state under the same epoch, with more records than before, replaces the old log."""
+    net = Net(18, epoch=5)
+    net.start(4)
+    net.until(net.agree, 1)
+    for number in range(3):
+        _publish(net, "n3", f"old{number}", a=1)
+    net.until(net.same_records, 1)
+    net.kill("n3")
+    net.add("n3", net.settings("n3", epoch=5).local())
+    wanted = {("n3", f"new{number}") for number in range(8)}
+    for _, key in wanted:
+        _publish(net, "n3", key, a=1)
+    net.join("n3", "n0")
+    net.until(lambda: all(net.keys(name) == wanted for name in net.engines), 2)
 
 
 def test_withdrawn_records_do_not_come_back() -> None:

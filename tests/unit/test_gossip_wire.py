@@ -217,9 +217,16 @@ def test_sync_bytes_stay_what_they_are() -> None:
 
 def test_metadata_survive_and_are_bounded() -> None:
     """A node's metadata come back as they were, and ones of other software are recognised as such."""
-    meta = MemberMeta("1.0", 1 << 40, "manager", "10.0.0.1", "ebpf", "10.0.0.1:2377", "id", "host")
+    meta = MemberMeta("1.0", 1 << 40, 77, "manager", "10.0.0.1", "ebpf", "10.0.0.1:2377", "id", "host")
     assert decode_meta(encode_meta(meta)) == meta
-    for foreign in (b"", b"\xff\x81\xa4role\xa3web", b"MN\x01\xc1", b"MN\x01\x93\x01\x02\x03", b"MN\x01\x81\xa1e\xa1x"):
+    for foreign in (
+        b"",
+        b"\xff\x81\xa4role\xa3web",
+        b"MN\x01\xc1",
+        b"MN\x01\x93\x01\x02\x03",
+        b"MN\x01\x81\xa1e\xa1x",
+        b"MN\x01\x81\xa1e\xff",
+    ):
         assert decode_meta(foreign) is None
 
 
