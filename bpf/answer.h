@@ -52,12 +52,14 @@ inlined void arp_reply(struct ethhdr *eth, struct arp *arp, const struct address
 }
 
 /* Answers a ping (RFC 792). Of a ping in fragments every piece goes back; only the first has the type to change. */
-separate int ping_answer(struct __sk_buff *skb, struct packet *p)
+verified_once int ping_answer(struct __sk_buff *skb, struct packet *p)
 {
 	void *data;
 	struct iphdr *ip;
 	__be32 source;
 
+	if (!p)
+		return DROP(MALFORMED);
 	if (p->fragment != LATER) {
 		__u8 reply = ICMP_ECHO_REPLY;
 		__u32 at = p->l4 & 0x7f;
@@ -126,14 +128,14 @@ inlined void write_reset(void *start, const struct packet *p)
 
 /* Turns a TCP segment into the RST that answers it, from where it was sent to; p then describes the RST. The caller
  * sends it. A RST is never answered, nor what has IP options or is in fragments. Returns 0 or a drop. */
-separate int reset(struct __sk_buff *skb, struct packet *p, __u32 reason)
+verified_once int reset(struct __sk_buff *skb, struct packet *p, __u32 reason)
 {
 	__u32 size = L3 + sizeof(struct iphdr) + sizeof(struct tcphdr);
-	struct address source = p->source;
-	__be16 port = p->source_port;
+	struct address source;
+	__be16 port;
 	void *start;
 
-	if (p->tcp_flags & TCP_RST || p->options || p->fragment != WHOLE)
+	if (!p || p->tcp_flags & TCP_RST || p->options || p->fragment != WHOLE)
 		return -(int)reason;
 	count_drop(reason);
 	if (bpf_skb_change_tail(skb, size, 0))
@@ -142,6 +144,8 @@ separate int reset(struct __sk_buff *skb, struct packet *p, __u32 reason)
 	if (!start)
 		return DROP(HELPER);
 	write_reset(start, p);
+	source = p->source;
+	port = p->source_port;
 	p->source = p->to.ip;
 	p->to.ip = source;
 	p->source_port = p->destination_port;
@@ -197,12 +201,14 @@ inlined void write_icmp_error(void *start, __u32 quoted, __u32 kind, __u32 mtu, 
 /* Turns the packet into the ICMP error (RFC 792, RFC 1191) about it, from the address it was sent to, and sends it
  * back where it came from. The quote is the IP header and 8 bytes, of TCP 20, at which the kernel would not cut off
  * a checksum that is still to be written. Counts `reason`; returns a verdict. */
-inlined int icmp_error(struct __sk_buff *skb, struct packet *p, __u32 reason, __u32 kind, __u32 mtu)
+verified_once int icmp_error(struct __sk_buff *skb, struct packet *p, __u32 reason, __u32 kind, __u32 mtu)
 {
-	__u32 quoted = sizeof(struct iphdr) + (p->protocol == IPPROTO_TCP ? sizeof(struct tcphdr) : 8);
-	__u32 room = sizeof(struct iphdr) + sizeof(struct icmp);
+	__u32 quoted, room = sizeof(struct iphdr) + sizeof(struct icmp);
 	void *start;
 
+	if (!p)
+		return DROP(MALFORMED);
+	quoted = sizeof(struct iphdr) + (p->protocol == IPPROTO_TCP ? sizeof(struct tcphdr) : 8);
 	if (p->options || p->fragment == LATER || p->length < quoted ||
 	    (p->protocol == IPPROTO_ICMP && p->icmp_type != ICMP_ECHO && p->icmp_type != ICMP_ECHO_REPLY))
 		return -(int)reason;
@@ -224,7 +230,7 @@ inlined int icmp_error(struct __sk_buff *skb, struct packet *p, __u32 reason, __
 	return back(skb);
 }
 
-separate int frag_needed(struct __sk_buff *skb, struct packet *p, __u32 mtu)
+inlined int frag_needed(struct __sk_buff *skb, struct packet *p, __u32 mtu)
 {
 	int verdict = icmp_error(skb, p, REASON_TOO_BIG, ICMP_FRAG_NEEDED, mtu);
 
@@ -233,7 +239,7 @@ separate int frag_needed(struct __sk_buff *skb, struct packet *p, __u32 mtu)
 	return verdict;
 }
 
-separate int port_unreachable(struct __sk_buff *skb, struct packet *p)
+inlined int port_unreachable(struct __sk_buff *skb, struct packet *p)
 {
 	int verdict = icmp_error(skb, p, REASON_NO_BACKEND, ICMP_PORT_UNREACHABLE, 0);
 

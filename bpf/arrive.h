@@ -132,7 +132,7 @@ inlined int arrive_ipv4(struct __sk_buff *skb, __u32 base, const struct config *
 {
 	const struct endpoint *endpoint;
 	struct endpoint_key named;
-	struct packet p;
+	struct packet p = {};
 	void *start;
 	int drop = parse(skb, base, &p);
 

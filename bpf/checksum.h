@@ -63,14 +63,19 @@ inlined int change_checksum(struct __sk_buff *skb, const struct packet *p, __be3
 
 /* Puts another address and port (0: as it is) at one end of the packet, in the frame and in p. The checksum first:
  * the helper may move the frame. In later fragments there is only the address. Returns 0 or a drop. */
-inlined int translate(struct __sk_buff *skb, struct packet *p, int end, const struct address *address, __be16 port)
+verified_once int translate(struct __sk_buff *skb, struct packet *p, int end, const struct address *address, __be16 port)
 {
-	struct address *old = end == SOURCE ? &p->source : &p->to.ip;
-	__be16 *old_port = end == SOURCE ? &p->source_port : &p->destination_port;
-	__be32 from = old->word[3], to = address->word[3];
+	struct address *old;
 	struct iphdr *ip;
-	__be16 *ports;
+	__be16 *ports, *old_port;
+	__be32 from, to;
 
+	if (!p || !address)
+		return DROP(MALFORMED);
+	old = end == SOURCE ? &p->source : &p->to.ip;
+	old_port = end == SOURCE ? &p->source_port : &p->destination_port;
+	from = old->word[3];
+	to = address->word[3];
 	if (!port)
 		port = *old_port;
 	if (p->fragment != LATER && has_ports(p)) {
@@ -80,7 +85,7 @@ inlined int translate(struct __sk_buff *skb, struct packet *p, int end, const st
 			ports = frame_at(skb, p->l4 & 0x7f, 4);
 			if (!ports)
 				return DROP(MALFORMED);
-			ports[end] = port;
+			ports[end == SOURCE ? 0 : 1] = port;
 		}
 	}
 	ip = frame(skb, L3 + sizeof(*ip));

@@ -47,11 +47,14 @@ inlined bool node_port(const struct packet *p, const struct config *config)
 
 /* To no endpoint: out of the overlay through the node's stack, which masquerades what carries the mark. Never to
  * another overlay network, and never to what only nodes say to each other. */
-separate int to_outside(struct __sk_buff *skb, const struct packet *p, const struct config *config, __u32 flags)
+verified_once int to_outside(struct __sk_buff *skb, const struct packet *p, const struct config *config, __u32 flags)
 {
-	struct subnet_key key = { .prefix = 128, .address = p->to.ip };
+	struct subnet_key key = { .prefix = 128 };
 	__u32 *vni;
 
+	if (!p || !config)
+		return DROP(NO_CONFIG);
+	key.address = p->to.ip;
 	if (nobody(&p->to.ip))
 		return DROP(BAD_ADDRESS);
 	vni = bpf_map_lookup_elem(&subnets, &key);
@@ -91,7 +94,7 @@ inlined int from_task(struct __sk_buff *skb)
 	const struct endpoint *endpoint;
 	__u32 ifindex = skb->ifindex;
 	struct ethhdr *eth;
-	struct packet p;
+	struct packet p = {};
 	int verdict;
 
 	interface = bpf_map_lookup_elem(&interfaces, &ifindex);

@@ -9,8 +9,8 @@
 
 #define inlined static __attribute__((always_inline)) inline
 #define separate static __attribute__((noinline))
-/* Verified once, for any arguments, instead of at every call in every state that leads there: for functions with
- * loops. The verifier lets pointers to structures through only as possibly NULL. */
+/* Verified once, for any arguments, instead of at every call in every state that leads there. The verifier lets
+ * pointers to structures through only as possibly NULL, and of older kernels none of them as the key of a map. */
 #define verified_once __attribute__((noinline))
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)

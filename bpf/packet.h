@@ -59,6 +59,14 @@ struct packet {
 	__u8 options; /* the IP header is longer than 20 bytes */
 };
 
+struct vxlan {
+	__u8 flags; /* 8: the VNI is valid */
+	__u8 unused[3];
+	__be32 vni; /* in the upper 24 bits */
+};
+
+/* What is put in front of a frame, less the link header that the underlay gets. */
+#define TUNNEL ((int)(sizeof(struct iphdr) + sizeof(struct udphdr) + sizeof(struct vxlan) + sizeof(struct ethhdr)))
 struct icmp {
 	__u8 type;
 	__u8 code;
@@ -158,14 +166,15 @@ inlined int parse_icmp(struct __sk_buff *skb, __u32 at, __u32 room, struct packe
 /* Takes apart the IPv4 packet of the frame that starts at `base` (inside a tunnel packet, else 0); p's offsets count
  * from there. `to.vni` is the caller's. Lengths must agree: what a receiver would refuse is not passed on.
  * Returns 0 or a drop. */
-inlined int parse(struct __sk_buff *skb, __u32 base, struct packet *p)
+verified_once int parse(struct __sk_buff *skb, __u32 base, struct packet *p)
 {
-	struct iphdr *ip = frame(skb, base + L3 + sizeof(*ip));
+	struct iphdr *ip;
 	__u32 header, room, bits;
 
-	if (!ip)
+	base = base ? TUNNEL : 0;
+	ip = frame_at(skb, base + L3, sizeof(*ip));
+	if (!ip || !p)
 		return DROP(MALFORMED);
-	ip = (void *)ip + base + L3;
 	header = ip->ihl * 4;
 	p->length = bpf_ntohs(ip->tot_len);
 	if (ip->version != 4 || header < sizeof(*ip) || p->length < header || base + L3 + p->length > skb->len)
@@ -254,17 +263,20 @@ inlined void swap_macs(struct ethhdr *eth)
 
 /* Ports of a datagram in fragments (RFC 791: later ones have none): kept from the first, found for the rest.
  * Returns whether p has its ports now. */
-separate bool fragment_ports(struct packet *p)
+verified_once bool fragment_ports(struct packet *p)
 {
-	struct fragment_key key = {
-		.source = p->source,
-		.destination = p->to.ip,
-		.vni = p->to.vni,
-		.id = p->id,
-		.protocol = p->protocol,
-	};
-	struct ports ports = { p->source_port, p->destination_port }, *known;
+	struct fragment_key key = {};
+	struct ports ports, *known;
 
+	if (!p)
+		return false;
+	key.source = p->source;
+	key.destination = p->to.ip;
+	key.vni = p->to.vni;
+	key.id = p->id;
+	key.protocol = p->protocol;
+	ports.source = p->source_port;
+	ports.destination = p->destination_port;
 	if (p->fragment == FIRST)
 		return !bpf_map_update_elem(&fragments, &key, &ports, BPF_ANY);
 	known = bpf_map_lookup_elem(&fragments, &key);

@@ -78,7 +78,7 @@ inlined int move(struct backend_flow_key *key, const struct backend_flow *entry,
 
 /* Finds or makes the entry of a connection that `key` does not find as it is: it may have been moved, be new, or have
  * been forgotten. Returns 0 or a drop; key->client_port is then what the task sees. */
-separate int serve_open(const struct packet *p, struct backend_flow_key *key, const struct address *node)
+inlined int serve_enter(const struct packet *p, struct backend_flow_key *key, const struct address *node)
 {
 	struct moved_key original = {
 		.task = key->task,
@@ -102,17 +102,28 @@ separate int serve_open(const struct packet *p, struct backend_flow_key *key, co
 	flow = bpf_map_lookup_elem(&backend_flows, key);
 	if (flow && same_original(flow, p))
 		return 0;
-	if (!flow && !bpf_map_update_elem(&backend_flows, key, &entry, BPF_NOEXIST)) {
-		count_event(EVENT_SERVED_CONNECTION);
+	count_event(EVENT_SERVED_CONNECTION);
+	if (!flow && !bpf_map_update_elem(&backend_flows, key, &entry, BPF_NOEXIST))
 		return 0;
-	}
 	flow = bpf_map_lookup_elem(&backend_flows, key);
 	if (!flow)
 		return DROP(FLOW_TABLE);
 	if (same_original(flow, p))
 		return 0; /* another CPU was faster */
-	count_event(EVENT_SERVED_CONNECTION);
 	return move(key, &entry, &original);
+}
+
+verified_once int serve_open(const struct packet *p, struct backend_flow_key *key, const struct address *node)
+{
+	struct backend_flow_key mine;
+	int drop;
+
+	if (!p || !key || !node)
+		return DROP(FLOW_TABLE);
+	mine = *key;
+	drop = serve_enter(p, &mine, node);
+	key->client_port = mine.client_port;
+	return drop;
 }
 
 /* Into the task that was chosen for a published port. `node` is where the packet came to, zero for this node. */
@@ -174,31 +185,42 @@ inlined int published_reply(struct __sk_buff *skb, struct packet *p, const struc
 
 /* Ingress node ---------------------------------------------------------------------------------------------------- */
 
-/* Picks a backend for a new connection and enters it. Returns 0 or a drop. */
-separate int ingress_open(const struct packet *p, const struct published_key *port, struct endpoint_key *backend)
+inlined void ingress_key_of(struct ingress_key *key, const struct packet *p)
 {
-	struct ingress_key key = {
-		.client = p->source,
-		.address = p->to.ip,
-		.client_port = p->source_port,
-		.port = p->destination_port,
-		.protocol = p->protocol,
-	};
+	key->client = p->source;
+	key->address = p->to.ip;
+	key->client_port = p->source_port;
+	key->port = p->destination_port;
+	key->protocol = p->protocol;
+}
+
+/* Picks a backend for a new connection and enters it. Returns 0 or a drop. */
+verified_once int ingress_open(const struct packet *p, struct endpoint_key *backend)
+{
+	struct published_key port = {};
+	struct endpoint_key picked = {};
 	struct ingress_flow entry = {};
+	struct ingress_key key = {};
 	int result = DROP(NO_BACKEND);
 
+	if (!p || !backend)
+		return result;
+	ingress_key_of(&key, p);
+	port.port = p->destination_port;
+	port.protocol = p->protocol;
 	for (int i = 0; i < 2; i++) { /* once more: the set may have been exchanged between the two lookups */
-		const struct service *service = bpf_map_lookup_elem(&published, port);
+		const struct service *service = bpf_map_lookup_elem(&published, &port);
 
 		if (!service)
 			return DROP(UNPUBLISHED);
-		result = pick(service, backend);
+		result = pick(service, &picked);
 		if (!result || result == DROP(NO_BACKEND))
 			break;
 	}
 	if (result)
 		return result;
-	entry.backend = backend->ip;
+	*backend = picked;
+	entry.backend = picked.ip;
 	if (bpf_map_update_elem(&ingress_flows, &key, &entry, BPF_ANY))
 		return DROP(FLOW_TABLE);
 	count_event(EVENT_PUBLISHED_CONNECTION);
@@ -207,19 +229,14 @@ separate int ingress_open(const struct packet *p, const struct published_key *po
 
 /* The backend of a packet to a published port, in `backend`, and its endpoint in `found`. Returns 0, NO_REPLY if the
  * packet is not for this node, or a drop. */
-inlined int ingress_backend(const struct packet *p, const struct published_key *port, struct endpoint_key *backend,
-			    struct endpoint **found)
+inlined int ingress_backend(const struct packet *p, struct endpoint_key *backend, struct endpoint **found)
 {
-	struct ingress_key key = {
-		.client = p->source,
-		.address = p->to.ip,
-		.client_port = p->source_port,
-		.port = p->destination_port,
-		.protocol = p->protocol,
-	};
-	struct ingress_flow *flow = bpf_map_lookup_elem(&ingress_flows, &key);
+	struct ingress_key key = {};
+	struct ingress_flow *flow;
 	int result;
 
+	ingress_key_of(&key, p);
+	flow = bpf_map_lookup_elem(&ingress_flows, &key);
 	if (likely(flow && !starts_anew(p, flow->flags))) {
 		follow(p, &flow->flags);
 		backend->ip = flow->backend;
@@ -237,7 +254,7 @@ inlined int ingress_backend(const struct packet *p, const struct published_key *
 		if (!opens(p))
 			return DROP(NO_FLOW);
 	}
-	result = ingress_open(p, port, backend);
+	result = ingress_open(p, backend);
 	if (result)
 		return result;
 	*found = bpf_map_lookup_elem(&endpoints, backend);
@@ -245,7 +262,7 @@ inlined int ingress_backend(const struct packet *p, const struct published_key *
 }
 
 /* Answers a client whose packet has no backend, as the node would. */
-separate int ingress_refuse(struct __sk_buff *skb, struct packet *p, int drop)
+inlined int ingress_refuse(struct __sk_buff *skb, struct packet *p, int drop)
 {
 	int verdict;
 
@@ -280,7 +297,7 @@ inlined int from_client(struct __sk_buff *skb, struct packet *p, const struct co
 		return TC_ACT_OK;
 	if (unlikely(p->fragment == FIRST) && !fragment_ports(p))
 		return DROP(FLOW_TABLE);
-	result = ingress_backend(p, &port, &backend, &found);
+	result = ingress_backend(p, &backend, &found);
 	if (result == NO_REPLY)
 		return TC_ACT_OK;
 	if (unlikely(result || !found))

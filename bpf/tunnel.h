@@ -6,16 +6,8 @@
 
 #define AF_INET 2 /* its header is the C library's */
 
-struct vxlan {
-	__u8 flags; /* 8: the VNI is valid */
-	__u8 unused[3];
-	__be32 vni; /* in the upper 24 bits */
-};
-
 #define VXLAN_VNI_VALID 8
 
-/* What is put in front of a frame, less the link header that the underlay gets. */
-#define TUNNEL ((int)(sizeof(struct iphdr) + sizeof(struct udphdr) + sizeof(struct vxlan) + sizeof(struct ethhdr)))
 #define TUNNEL_UDP (L3 + (int)sizeof(struct iphdr))
 #define TUNNEL_VXLAN (TUNNEL_UDP + (int)sizeof(struct udphdr))
 
@@ -92,11 +84,11 @@ inlined int to_node(struct __sk_buff *skb, const struct packet *p, const struct 
 }
 
 /* The same through the kernel's VXLAN device, which cuts the outer packet to the underlay's size. */
-separate int through_kernel(struct __sk_buff *skb, const struct config *config, __u32 vni, __be32 node)
+verified_once int through_kernel(struct __sk_buff *skb, const struct config *config, __u32 vni, __be32 node)
 {
 	struct bpf_tunnel_key key = { .tunnel_id = vni, .remote_ipv4 = bpf_ntohl(node), .tunnel_ttl = 64 };
 
-	if (bpf_skb_set_tunnel_key(skb, &key, sizeof(key), BPF_F_ZERO_CSUM_TX))
+	if (!config || bpf_skb_set_tunnel_key(skb, &key, sizeof(key), BPF_F_ZERO_CSUM_TX))
 		return DROP(HELPER);
 	count_event(EVENT_FALLBACK);
 	return bpf_redirect(config->vxlan, 0);

@@ -35,7 +35,7 @@ inlined int from_underlay(struct __sk_buff *skb)
 {
 	const struct config *config = config_get();
 	struct arrival arrival;
-	struct packet p;
+	struct packet p = {};
 	int found;
 
 	if (!config || skb->protocol != bpf_htons(ETH_P_IP) || skb->pkt_type != PACKET_HOST)

@@ -69,19 +69,21 @@ inlined struct flow *flow_by_backend(struct flow_key *key, const struct address 
 
 /* Enters a connection into the first slot that is free, closing, or its own VIP's; a datagram flow takes one of the
  * others' if it must. Returns 0, TAKEN, or a drop. */
-verified_once int flow_open(struct flow_key *key, const struct address *vip, const struct address *backend)
+verified_once int flow_open(const struct flow_key *which, const struct address *vip, const struct address *backend)
 {
-	struct flow entry = {}, *flow;
 	__u32 place = FLOW_SLOTS, *slots;
+	struct flow entry = {}, *flow;
+	struct flow_key key;
 
-	if (!key || !vip || !backend)
+	if (!which || !vip || !backend)
 		return DROP(FLOW_TABLE);
+	key = *which;
 	entry.vip = *vip;
 	entry.backend = *backend;
-	slots = slots_of(&key->client);
+	slots = slots_of(&key.client);
 	for (__u32 slot = 0; slot < FLOW_SLOTS; slot++) {
-		key->slot = slot;
-		flow = bpf_map_lookup_elem(&flows, key);
+		key.slot = slot;
+		flow = bpf_map_lookup_elem(&flows, &key);
 		if (flow && same_address(&flow->vip, vip)) {
 			place = slot;
 			break;
@@ -95,12 +97,12 @@ verified_once int flow_open(struct flow_key *key, const struct address *vip, con
 			place = slot;
 	}
 	if (place == FLOW_SLOTS) {
-		if (key->protocol == IPPROTO_TCP)
+		if (key.protocol == IPPROTO_TCP)
 			return DROP(FLOW_COLLISION);
 		place = bpf_get_prandom_u32() % FLOW_SLOTS;
 	}
-	key->slot = place;
-	if (!slots || bpf_map_update_elem(&flows, key, &entry, BPF_ANY))
+	key.slot = place;
+	if (!slots || bpf_map_update_elem(&flows, &key, &entry, BPF_ANY))
 		return DROP(FLOW_TABLE);
 	if (*slots <= place)
 		*slots = place + 1;
@@ -124,24 +126,28 @@ inlined int hairpin_open(const struct flow_key *key, const struct address *vip)
  * `backend` is the answer. Returns 0 or a drop. */
 verified_once int vip_open(const struct packet *p, const struct address *service_vip, struct endpoint_key *backend)
 {
+	struct endpoint_key picked = {};
 	struct flow_key key;
+	struct address vip;
 	int result;
 
 	if (!p || !service_vip || !backend)
-		return DROP(NO_BACKEND);
+		return DROP(FLOW_TABLE);
+	vip = *service_vip;
 	request_key(&key, p);
 	for (int i = 0; i < PICK_TRIES; i++) {
-		const struct service *service = bpf_map_lookup_elem(&services, service_vip);
+		const struct service *service = bpf_map_lookup_elem(&services, &vip);
 
 		if (!service || service->vni != p->to.vni)
 			return DROP(NO_BACKEND);
-		result = pick(service, backend);
+		result = pick(service, &picked);
 		if (result == DROP(NO_BACKEND) || (result && i))
 			return result;
 		if (result)
 			continue; /* once more: the set may have been exchanged between the two lookups */
-		result = flow_open(&key, &p->to.ip, &backend->ip);
-		if (!result && same_address(&backend->ip, &p->source)) {
+		*backend = picked;
+		result = flow_open(&key, &p->to.ip, &picked.ip);
+		if (!result && same_address(&picked.ip, &p->source)) {
 			count_event(EVENT_HAIRPIN_CONNECTION);
 			result = hairpin_open(&key, &p->to.ip);
 		}
@@ -188,7 +194,7 @@ inlined int vip_backend(struct packet *p, const struct endpoint *vip, struct end
 }
 
 /* Answers what vip_backend refused, as the VIP would: RST or port unreachable; other drops stay what they are. */
-separate int vip_refuse(struct __sk_buff *skb, struct packet *p, int drop)
+inlined int vip_refuse(struct __sk_buff *skb, struct packet *p, int drop)
 {
 	int verdict;
 
