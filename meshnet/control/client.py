@@ -97,12 +97,7 @@ class ManagerClient:
                 async with asyncio.timeout(self._period):
                     await self._urgent.wait()
             self._urgent.clear()
-            self._sending, self._pending = self._pending, {}
-            try:
-                await self._send()
-            except asyncio.CancelledError:
-                self._pending = {**self._sending, **self._pending}
-                raise
+            await self._send()
             self._sending = {}
             self._taken.set()
 

@@ -11,6 +11,7 @@ from swarm_world import World
 from meshnet.control.allocator import VNI_OPTION, Ledger
 from meshnet.control.operations import create_network, create_service
 from meshnet.errors import ConflictError, MeshnetError
+from meshnet.ipam import number_of
 from meshnet.model import IPAMConfig, IPAMOptions, NetworkSpec
 
 
@@ -49,6 +50,21 @@ def test_addresses_are_freed_when_a_task_has_ended() -> None:
     world.run()
     assert world.running(again)[0].networks_attachments[0].address == "10.0.1.5"
     assert first.networks_attachments[0].address == "10.0.1.3"
+
+
+def test_a_failed_task_in_the_history_holds_nothing() -> None:
+    """A task that has ended keeps showing its addresses, but they are free."""
+    world = World(1)
+    demo = world.network("demo")
+    web = world.service(spec("web", 1, ("demo",)))
+    world.run()
+    world.report(world.running(web)[0], "failed")
+    world.run()
+    old, new = world.tasks(web)
+    assert old.networks_attachments[0].address == "10.0.1.3"
+    assert world.view.taken[demo] == {
+        number_of(text) for text in ("10.0.1.1", "10.0.1.2", new.networks_attachments[0].address)
+    }
 
 
 def test_networks_are_not_reused_at_once() -> None:

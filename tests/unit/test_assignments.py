@@ -11,6 +11,7 @@ from swarm import spec
 from swarm_world import World
 
 from meshnet.control.assignments import Feed, assignments_of, bookmark_line, delta_line, diff, follow, snapshot_line
+from meshnet.control.objects import Change
 from meshnet.errors import MeshnetError
 from meshnet.model import Assignments, Replicated, ServiceMode
 
@@ -20,6 +21,8 @@ STEPS = st.one_of(
     st.tuples(st.just("scale"), st.integers(0, 7)),
     st.tuples(st.just("network"), st.integers(0, 2)),
     st.tuples(st.just("drain"), st.integers(0, 1)),
+    st.tuples(st.just("active"), st.integers(0, 1)),
+    st.tuples(st.just("fail"), st.integers(0, 7)),
     st.tuples(st.just("agents"), st.just(0)),
     st.tuples(st.just("settle"), st.just(0)),
     st.tuples(st.just("tell"), st.just(0)),
@@ -38,8 +41,11 @@ def step(world: World, kind: str, number: int) -> None:
         world.update(services[number % len(services)], lambda s: replace(s, mode=ServiceMode(Replicated(number % 3))))
     elif kind == "network" and f"net{number}" not in world.view.network_named:
         world.network(f"net{number}")
-    elif kind == "drain":
-        world.set_node(f"docker-{number}", availability="drain")
+    elif kind in ("drain", "active"):
+        world.set_node(f"docker-{number}", availability=kind)
+    elif kind == "fail" and services:
+        for task in world.running(services[number % len(services)]):
+            world.report(task, "failed")
     elif kind == "agents":
         world.agents()
     elif kind == "settle":
@@ -47,7 +53,7 @@ def step(world: World, kind: str, number: int) -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(STEPS, max_size=30))
+@given(st.lists(STEPS, min_size=15, max_size=40))
 def test_a_feed_says_what_there_is(steps: list[tuple[str, int]]) -> None:
     """Whatever happens, snapshot and deltas, sent as lines, lead to what the node must know, and tell nothing else."""
     world = World(2)
@@ -62,6 +68,43 @@ def test_a_feed_says_what_there_is(steps: list[tuple[str, int]]) -> None:
             assert known is not None
             assert not diff(known, assignments_of(world.view, node_id))
             assert not feed.advance([])
+
+
+def test_tasks_bring_their_networks() -> None:
+    """A task of a published service, told before, brings the networks and services it needs when it arrives."""
+    world = World(1)
+    world.set_node("docker-0", availability="drain")
+    for name in ("red", "blue"):
+        world.network(name)
+    web, quiet = world.service(spec("web", 1, ("red",), (8080,))), world.service(spec("quiet", 0, ("red",)))
+    feed = Feed(world.view, next(iter(world.view.nodes)))
+    assert set(feed.told.services) == {web}
+    world.set_node("docker-0", availability="active")
+    world.changes.clear()
+    world.settle()
+    delta = feed.advance(world.changes)
+    assert {network.spec.name for network in feed.told.networks.values()} == {"ingress", "red"}
+    assert set(delta.upserts["services"]) == {quiet}
+    assert len(delta.upserts["tasks"]) == 1
+
+
+def test_waiting_tasks_are_not_told() -> None:
+    """A task that waits for its delay is told when it may run."""
+    world = World(1)
+    web = world.service(spec("web", 1))
+    world.run()
+    feed = Feed(world.view, next(iter(world.view.nodes)))
+    world.report(world.running(web)[0], "failed")
+    world.settle()
+    feed.advance(world.changes)
+    waiting = world.tasks(web)[-1]
+    assert waiting.desired_state == "ready"
+    assert waiting.id not in feed.told.tasks
+    assert not feed.advance([Change(None, waiting)])
+    world.changes.clear()
+    world.run()
+    feed.advance(world.changes)
+    assert waiting.id in feed.told.tasks
 
 
 def test_a_bookmark_changes_nothing() -> None:

@@ -11,8 +11,9 @@ from swarm import spec
 from swarm_world import World
 
 from meshnet.control.objects import Changes, seconds
+from meshnet.control.operations import report_tasks
 from meshnet.control.view import addresses_of, alive, wanted
-from meshnet.model import SECOND, Global, Replicated, RestartPolicy, ServiceMode, ServiceSpec
+from meshnet.model import SECOND, Global, Replicated, RestartPolicy, ServiceMode, ServiceSpec, TaskStatus
 
 GLOBAL = ServiceMode(None, Global())
 
@@ -233,6 +234,41 @@ def test_an_update_that_fails_stops() -> None:
     world.update(web, new_image)
     world.run(fails=lambda task: task.spec.container_spec.image == "app:2", seconds=60)
     assert [task.spec.container_spec.image for task in world.running(web)] == ["app:1"] * 3
+
+
+def test_a_new_spec_does_not_wait_for_the_old_ones_delay() -> None:
+    """A task that failed is replaced under a new spec at once, whether its successor waits already or not."""
+    for waits in (True, False):
+        _failed_and_updated(waits)
+
+
+def _failed_and_updated(waits: bool) -> None:
+    world = World(1)
+    web = world.service(spec("web", 1, restart=RestartPolicy(delay=3600 * SECOND)))
+    world.run()
+    world.report(world.running(web)[0], "failed")
+    if waits:
+        world.settle()
+    world.update(web, new_image)
+    before = world.now
+    world.run()
+    assert [task.spec.container_spec.image for task in world.running(web)] == ["app:2"]
+    assert world.now - before < 1
+
+
+def test_reports_are_believed_only_so_far() -> None:
+    """A node speaks of its own tasks only, a state never goes back, and an end is final."""
+    world = World(2)
+    web = world.service(spec("web", 1))
+    world.run()
+    (task,) = world.tasks(web)
+    other = next(node.id for node in world.view.nodes.values() if node.id != task.node_id)
+    for node_id, state in ((other, "failed"), (task.node_id, "starting")):
+        assert not report_tasks(world.view, node_id, {task.id: TaskStatus("", state)})
+    assert not report_tasks(world.view, task.node_id, {"unknown": TaskStatus("", "running")})
+    world.report(task, "failed")
+    (ended,) = [item for item in world.tasks(web) if item.id == task.id]
+    assert not report_tasks(world.view, ended.node_id, {ended.id: TaskStatus("", "orphaned")})
 
 
 def test_publishing_a_port_brings_tasks_onto_ingress() -> None:

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,17 @@ class TestSqliteStore(StoreConformance):
                 await store.txn([], [Put("a", str(number).encode())])
             with pytest.raises(Compacted):
                 await take(watch, 9)
+            await store.close()
+
+        run(scenario)
+
+    def test_commits_wait_for_the_disk(self) -> None:
+        """A transaction is on the disk when it is acknowledged (no test can cut the power; the setting can be read)."""
+
+        async def scenario() -> None:
+            store = await SqliteStore.open(self.path)
+            read = partial(store._db.execute, "PRAGMA synchronous")
+            assert (await store._run(lambda: read().fetchone())) == (2,)
             await store.close()
 
         run(scenario)
