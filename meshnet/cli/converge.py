@@ -12,7 +12,7 @@ from meshnet.lab.engine import Engine
 def wait(manager: Engine, name: str, quiet: bool) -> None:
     """Waits until a service runs as wanted and shows how far it is. Raises MeshnetError if it does not."""
     view = _View(quiet)
-    converge.wait(manager, [name], view)
+    converge.wait(manager, [name], lambda found: view(found[0]) if found else None)
     if not quiet:
         message(f"verify: Service {name} converged")
 

@@ -23,13 +23,17 @@ def stop(lab_name: str | None, node: str) -> None:
 
 @click.command()
 @options.in_lab
-@click.argument("node")
-def kill(lab_name: str | None, node: str) -> None:
-    """End a node like a power cut does: cut its cable and kill everything on it at once."""
+@click.argument("what", metavar="NODE|TASK")
+def kill(lab_name: str | None, what: str) -> None:
+    """End a node like a power cut does, its cable cut and everything on it killed; or kill one task."""
     from meshnet.lab import nodes, state
 
-    nodes.kill(state.current(lab_name), node)
-    print(node)
+    lab = state.current(lab_name)
+    if lab.node(what) is not None:
+        nodes.kill(lab, what)
+        print(what)
+    else:
+        print(nodes.kill_task(lab, what))
 
 
 @click.command()

@@ -14,7 +14,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def in_lab(command: F) -> F:
     """Adds `--lab NAME`: the lab that is meant when several are up."""
-    return click.option("--lab", "lab_name", metavar="NAME", help="The lab, if several are up.")(command)
+    return click.option("--lab", "lab_name", metavar="NAME", help="The lab, if several are up ($MESHNET_LAB).")(command)
 
 
 def on_node(command: F) -> F:

@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from meshnet.lab.enter import run_on_host
+from meshnet.errors import NotFoundError
+from meshnet.lab import tasks
+from meshnet.lab.enter import run_in_task, run_on_host
 from meshnet.lab.spec import Lab, LabCheck
 from meshnet.model import SECOND
 
@@ -51,7 +53,12 @@ def _run(lab: Lab, check: LabCheck) -> Outcome:
 def _try(lab: Lab, check: LabCheck, timeout: float) -> str:
     """Why the check does not hold now; "" if it does."""
     try:
-        done = run_on_host(lab, check.on, check.run, timeout)
+        if lab.host(check.on) is not None:
+            done = run_on_host(lab, check.on, check.run, timeout)
+        else:
+            done = run_in_task(tasks.find(lab, check.on), check.run, timeout)
+    except NotFoundError as error:
+        return str(error)
     except subprocess.TimeoutExpired:
         return f"no end after {timeout:.1f} s; try: meshnet lab exec {check.on} -- {' '.join(check.run)}"
     seen = " ".join((done.stdout + done.stderr).split())[:_SHOWN]

@@ -59,10 +59,10 @@ def progress(service: Service, tasks: Sequence[Task], nodes: Sequence[Node]) -> 
 def wait(
     engine: Engine,
     names: Sequence[str],
-    heard: Callable[[Progress], None],
+    heard: Callable[[list[Progress]], None],
     timeout: float = PATIENCE,
 ) -> None:
-    """Waits until services run as wanted; `heard` is told of every look at one that does not yet.
+    """Waits until services run as wanted; `heard` is told what every look has found.
 
     Raises MeshnetError with the last state of the first that did not converge in `timeout` seconds.
     """
@@ -71,8 +71,7 @@ def wait(
         tasks, nodes = engine.tasks(), engine.nodes()
         services = {service.spec.name: service for service in engine.services()}
         found = [progress(services[name], tasks, nodes) for name in names if name in services]
-        for one in found:
-            heard(one)
+        heard(found)
         lagging = [one for one in found if not one.converged]
         if not lagging:
             return
@@ -82,7 +81,16 @@ def wait(
         time.sleep(2 * PAUSE)
 
 
-def deploy(engine: Engine, lab: Lab, heard: Callable[[Progress], None]) -> None:
+def summary(found: Sequence[Progress]) -> str:
+    """Several services in a line."""
+    lagging = [one for one in found if not one.converged]
+    line = f"{sum(one.running for one in found)} of {sum(one.wanted for one in found)} tasks run"
+    if lagging:
+        line += f", waiting for {', '.join(one.service for one in lagging)}"
+    return line + next((f": {one.error}" for one in lagging if one.error), "")
+
+
+def deploy(engine: Engine, lab: Lab, heard: Callable[[list[Progress]], None]) -> None:
     """Creates a lab's networks and services and waits until they run. Raises MeshnetError."""
     for network in lab.networks:
         engine.create_network(network)

@@ -97,7 +97,7 @@ def _lab(root: Value, directory: Path, problems: Problems) -> Lab:
         images=images,
         datapath=datapath,
         direct_return="return" not in keys or keys["return"].choice("direct", "via") == "direct",
-        checks=tuple(_check(value, {*node_values, *client_values}) for value in _list(keys, "checks")),
+        checks=tuple(_check(value, {*node_values, *client_values}, stack) for value in _list(keys, "checks")),
         networks=stack.networks,
         services=stack.services,
     )
@@ -236,14 +236,16 @@ def _rate(value: Value) -> int:
     return round(float(match[1]) * _RATE_UNITS[match[2]])
 
 
-def _check(value: Value, hosts: set[str]) -> LabCheck:
+def _check(value: Value, hosts: set[str], stack: compose.Stack) -> LabCheck:
     keys = value.map(("name", "on", "run", "expect", "within"))
     for needed in ("name", "on", "run"):
         if needed not in keys and value.is_map:
             value.error(f"{needed} is missing; a check has name, on and run")
     on = keys["on"].text() if "on" in keys else ""
-    if on and on not in hosts:
-        keys["on"].error(f"no node or client is called {on}; there are {', '.join(sorted(hosts))}")
+    service, _, slot = on.rpartition(".")
+    is_task = slot.isdecimal() and any(spec.name == service for spec in stack.services)
+    if on and on not in hosts and not is_task:
+        keys["on"].error(f"no node, client or task (service.1) is called {on}; there are {', '.join(sorted(hosts))}")
     run: tuple[str, ...] = ()
     if "run" in keys:
         run = keys["run"].texts() if keys["run"].is_list else ("sh", "-c", keys["run"].text())

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from meshnet.errors import ConflictError, MeshnetError
-from meshnet.lab import cgroups, daemons, engine, processes, state, topology
+from meshnet.lab import cgroups, daemons, engine, processes, state, tasks, topology
 from meshnet.lab.spec import Lab
 from meshnet.lab.up import Report, wait_ready
 
@@ -57,6 +57,13 @@ def kill(lab: Lab, name: str) -> None:
         Path(group, "cgroup.kill").write_text("1")
         for role in (daemons.AGENT, daemons.MANAGER):
             _ended(lab, name, role)
+
+
+def kill_task(lab: Lab, name: str) -> str:
+    """Kills every process of a task at once and returns its full name. Raises NotFoundError if there is none."""
+    task = tasks.find(lab, name)
+    Path(task.spec.cgroup, "cgroup.kill").write_text("1")
+    return task.name
 
 
 def start(lab: Lab, name: str, report: Report = lambda _: None) -> None:

@@ -50,7 +50,7 @@ class LabLink:
 
 @dataclass(frozen=True, slots=True)
 class LabCheck:
-    """A command that shows whether the lab works: run `run` on node or client `on` until it succeeds.
+    """A command that shows whether the lab works: run `run` on node, client or task `on` until it succeeds.
 
     It succeeds with exit status 0 and, if `expect` is given, that text somewhere in its output. `within`: ns.
     """

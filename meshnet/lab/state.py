@@ -53,14 +53,15 @@ def load(name: str) -> Lab:
 
 
 def current(name: str | None) -> Lab:
-    """The lab of that name; without a name the only one that is up."""
+    """The lab of that name; without a name the one in $MESHNET_LAB, or the only one that is up."""
+    name = name or os.environ.get("MESHNET_LAB") or None
     if name is not None:
         return load(name)
     found = up()
     if not found:
         raise NotFoundError("no lab is up; start one with: meshnet lab up DIR")
     if len(found) > 1:
-        raise MeshnetError(f"several labs are up ({', '.join(found)}); say which with --lab NAME")
+        raise MeshnetError(f"several labs are up ({', '.join(found)}); say which with --lab NAME or MESHNET_LAB=NAME")
     return load(found[0])
 
 

@@ -58,7 +58,7 @@ def up(lab: Lab, report: Report = lambda _: None) -> None:
         processes.spawn([daemon for node in lab.nodes for daemon in daemons.of_node(lab, node)])
         wait_ready(lab, [node.name for node in lab.nodes], report)
         if lab.services:
-            converge.deploy(engine.of_lab(lab), lab, lambda progress: report(str(progress)))
+            converge.deploy(engine.of_lab(lab), lab, lambda found: report(converge.summary(found)))
     except BaseException:
         down(lab.name)
         raise

@@ -132,7 +132,7 @@ checks:
         "lab.yml:14:9: return: one of direct, via is needed, not 'maybe'",
         "lab.yml:15:13: resolvers[0]: an IPv4 address such as 172.17.0.2 is needed, not 'here'",
         "lab.yml:17:5: checks[0]: name is missing; a check has name, on and run",
-        "lab.yml:17:10: checks[0].on: no node or client is called nowhere; there are n1, n2, n3",
+        "lab.yml:17:10: checks[0].on: no node, client or task (service.1) is called nowhere; there are n1, n2, n3",
         "lab.yml:17:24: checks[0].run: a command is needed",
         "lab.yml:18:5: checks[1]: a mapping is needed, not 'just text'",
     ]
