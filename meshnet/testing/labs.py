@@ -92,8 +92,9 @@ class LabUnderTest:
     def service(self, name: str, image: str = "whoami", *args: str, wait: bool = True, **options: Any) -> str:
         """Creates a service and returns its id; with `wait`, once its tasks run.
 
-        `options`: `replicas` or `global_=True`, `networks` (names), `ports` (docker's short notation), `env`,
-        `endpoint_mode`, `constraints`, `healthcheck` (a Healthcheck), `hostname`, `stop_grace_period` (ns).
+        `options`: `replicas` or `global_=True`, `networks` (names), `aliases`, `ports` (docker's short notation),
+        `env`, `endpoint_mode`, `constraints`, `healthcheck` (a Healthcheck), `hostname`, `stop_grace_period` and
+        `restart_delay` (ns).
         """
         from meshnet.lab import converge
 
@@ -150,6 +151,7 @@ def service_spec(
     replicas: int = 1,
     global_: bool = False,
     networks: Sequence[str] = (),
+    aliases: Sequence[str] = (),
     ports: Sequence[str] = (),
     env: Sequence[str] = (),
     endpoint_mode: str = "vip",
@@ -157,8 +159,9 @@ def service_spec(
     healthcheck: Any = None,
     hostname: str = "",
     stop_grace_period: int | None = None,
+    restart_delay: int | None = None,
 ) -> Any:
-    """A ServiceSpec in few words."""
+    """A ServiceSpec in few words. `aliases` hold on each of `networks`; times are in ns."""
     from meshnet import model
     from meshnet.lab import words
 
@@ -172,8 +175,9 @@ def service_spec(
     )
     task = model.TaskSpec(
         container_spec=container,
-        networks=tuple(model.NetworkAttachmentConfig(network) for network in networks),
+        networks=tuple(model.NetworkAttachmentConfig(network, tuple(aliases)) for network in networks),
         placement=model.Placement(constraints=tuple(constraints)),
+        restart_policy=model.RestartPolicy() if restart_delay is None else model.RestartPolicy(delay=restart_delay),
     )
     published = tuple(port for text in ports for port in words.ports(text))
     mode = model.ServiceMode(global_=model.Global()) if global_ else model.ServiceMode(model.Replicated(replicas))

@@ -1,0 +1,230 @@
+"""Talks to services from wherever it was started, as a test says on stdin: one JSON line in, one out.
+
+A program of its own, since a socket belongs to the network namespace and to the cgroup of whoever makes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import select
+import socket
+import sys
+import threading
+import time
+from typing import Any
+
+PATIENCE = 8.0  # s, far beyond anything that works
+IP_MTU_DISCOVER, IP_PMTUDISC_DONT, IP_PMTUDISC_DO, IP_MTU = 10, 0, 2, 14
+REQUEST = b"GET / HTTP/1.1\r\nHost: whoami\r\n\r\n"
+
+opened: dict[str, socket.socket] = {}
+loads: dict[str, Load] = {}
+
+
+def tcp(host: str, port: int) -> socket.socket:
+    """A connection, or OSError."""
+    return socket.create_connection((host, port), PATIENCE)
+
+
+def answer(sock: socket.socket) -> list[str]:
+    """Sends a request and reads who answered: [hostname, the client's address as the backend saw it]."""
+    sock.sendall(REQUEST)
+    data = b""
+    while not data.endswith(b"\n") or data.count(b"\n") < 7:
+        piece = sock.recv(4096)
+        if not piece:
+            raise ConnectionResetError(errno.ECONNRESET, "ended without an answer")
+        data += piece
+    return said(data.partition(b"\r\n\r\n")[2])
+
+
+def said(text: bytes) -> list[str]:
+    """What whoami says: [hostname, address]."""
+    lines = text.decode().split("\n")
+    return [lines[0].removeprefix("I'm "), lines[1]]
+
+
+def name_of(error: OSError) -> str:
+    """A word for an error."""
+    if isinstance(error, TimeoutError):
+        return "ETIMEDOUT"
+    return errno.errorcode.get(error.errno or 0, str(error))
+
+
+class Load:
+    """New connections, one request each, one after the other, until it is told to stop."""
+
+    def __init__(self, host: str, port: int, keep: bool) -> None:
+        self.to = (host, port)
+        self.keep = keep  # one connection for all requests
+        self.answers: dict[str, int] = {}
+        self.errors: list[str] = []
+        self.slowest = 0.0
+        self.ending = threading.Event()
+        self.thread = threading.Thread(target=self.run)
+        self.thread.start()
+
+    def run(self) -> None:
+        sock: socket.socket | None = None
+        while not self.ending.is_set():
+            begin = time.monotonic()
+            try:
+                sock = sock or tcp(*self.to)
+                name = answer(sock)[0]
+                self.answers[name] = self.answers.get(name, 0) + 1
+            except OSError as error:
+                self.errors.append(f"{name_of(error)} after {time.monotonic() - begin:.3f} s")
+                self.close(sock)
+                sock = None
+            self.slowest = max(self.slowest, time.monotonic() - begin)
+            if not self.keep:
+                self.close(sock)
+                sock = None
+            self.ending.wait(0.004)  # a client among others, not a flood
+        self.close(sock)
+
+    def close(self, sock: socket.socket | None) -> None:
+        if sock is not None:
+            sock.close()
+
+    def seen(self) -> dict[str, Any]:
+        return {"answers": dict(self.answers), "errors": list(self.errors), "slowest": self.slowest}
+
+
+def ask(host: str, port: int, count: int = 1) -> list[list[str]]:
+    """`count` connections, one request each; an error is ["", its name]."""
+    found = []
+    for _ in range(count):
+        try:
+            with tcp(host, port) as sock:
+                found.append(answer(sock))
+        except OSError as error:
+            found.append(["", name_of(error)])
+    return found
+
+
+def start(name: str, host: str, port: int, keep: bool = False) -> None:
+    loads[name] = Load(host, port, keep)
+
+
+def look(name: str) -> dict[str, Any]:
+    return loads[name].seen()
+
+
+def stop(name: str) -> dict[str, Any]:
+    load = loads.pop(name)
+    load.ending.set()
+    load.thread.join()
+    return load.seen()
+
+
+def dial(name: str, host: str, port: int) -> list[str]:
+    """Opens a connection and keeps it; [own address, peer's address as the kernel names it]."""
+    opened[name] = tcp(host, port)
+    return [opened[name].getsockname()[0], opened[name].getpeername()[0]]
+
+
+def use(name: str) -> list[str]:
+    """A request on a kept connection; an error is ["", its name]."""
+    try:
+        return answer(opened[name])
+    except OSError as error:
+        return ["", name_of(error)]
+
+
+def hang_up(name: str) -> None:
+    opened.pop(name).close()
+
+
+def echo(host: str, port: int, size: int) -> str:
+    """Sends `size` bytes and takes them back at the same time; "" if they came back whole, else what was wrong."""
+    data = hashlib.shake_128(b"meshnet").digest(size)
+    back = hashlib.sha256()
+    sent = got = 0
+    try:
+        with tcp(host, port) as sock:
+            while got < size:
+                readable, writable, _ = select.select([sock], [sock] if sent < size else [], [], PATIENCE)
+                if not readable and not writable:
+                    return f"stuck after {sent} bytes out and {got} back"
+                if writable:
+                    sent += sock.send(data[sent : sent + 65536])
+                if readable:
+                    piece = sock.recv(65536)
+                    if not piece:
+                        return f"ended after {got} of {size} bytes"
+                    back.update(piece)
+                    got += len(piece)
+    except OSError as error:
+        return f"{name_of(error)} after {sent} bytes out and {got} back"
+    return "" if back.digest() == hashlib.sha256(data).digest() else "other bytes came back"
+
+
+def udp(
+    host: str, port: int, count: int = 1, size: int = 5, connected: bool = False, df: bool = False, fresh: bool = True
+) -> list[list[Any]]:
+    """Datagrams to whoami: [hostname, client's address as seen, answer's source, bytes that came back] each.
+
+    `fresh`: a socket for each. An error is ["", its name]; a datagram is lost after a second.
+    """
+    found: list[list[Any]] = []
+    with contextlib.ExitStack() as stack:
+        sock = None
+        for number in range(count):
+            if sock is None or fresh:
+                sock = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+                sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO if df else IP_PMTUDISC_DONT)
+                sock.settimeout(1)
+                if connected:
+                    sock.connect((host, port))
+            data = hashlib.shake_128(bytes([number % 251])).digest(size)
+            try:
+                sock.send(data) if connected else sock.sendto(data, (host, port))
+                text, source = sock.recvfrom(65536)
+                first, second, rest = text.split(b"\n", 2)
+                same = len(rest) if rest == data else -1
+                found.append([first.decode().removeprefix("I'm "), second.decode(), source[0], same])
+            except OSError as error:
+                found.append(["", name_of(error)])
+    return found
+
+
+def path_mtu(host: str, port: int, size: int) -> list[Any]:
+    """Sends a datagram of `size` bytes with DF until it is refused, at most ten times: [error, path MTU then]."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
+        sock.settimeout(0.2)
+        sock.connect((host, port))
+        for _ in range(10):
+            try:
+                sock.send(bytes(size))
+                sock.recv(65536)
+                return ["", sock.getsockopt(socket.IPPROTO_IP, IP_MTU)]
+            except TimeoutError:
+                continue
+            except OSError as error:
+                return [name_of(error), sock.getsockopt(socket.IPPROTO_IP, IP_MTU)]
+    return ["silence", 0]
+
+
+OPERATIONS = (ask, start, look, stop, dial, use, hang_up, echo, udp, path_mtu)
+
+
+def main() -> None:
+    operations: dict[str, Any] = {operation.__name__: operation for operation in OPERATIONS}
+    for line in sys.stdin:
+        name, arguments = json.loads(line)
+        try:
+            result = ["ok", operations[name](**arguments)]
+        except OSError as error:
+            result = ["error", name_of(error)]
+        print(json.dumps(result), flush=True)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
