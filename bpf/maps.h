@@ -144,6 +144,13 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_FLOWS);
+	__type(key, struct masquerade_key);
+	__type(value, struct masquerade);
+} masquerades SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, MAX_FRAGMENTS);
 	__type(key, struct fragment_key);
 	__type(value, struct ports);

@@ -7,7 +7,7 @@
 #ifndef MESHNET_PUBLISHED_H
 #define MESHNET_PUBLISHED_H
 
-#include "service.h"
+#include "masquerade.h"
 
 /* published_reply: no reply of a published port. */
 #define NO_REPLY (TC_ACT_VALUE_MAX + 1)
@@ -185,15 +185,6 @@ inlined int published_reply(struct __sk_buff *skb, struct packet *p, const struc
 
 /* Ingress node ---------------------------------------------------------------------------------------------------- */
 
-inlined void ingress_key_of(struct ingress_key *key, const struct packet *p)
-{
-	key->client = p->source;
-	key->address = p->to.ip;
-	key->client_port = p->source_port;
-	key->port = p->destination_port;
-	key->protocol = p->protocol;
-}
-
 /* Picks a backend for a new connection and enters it. Returns 0 or a drop. */
 verified_once int ingress_open(const struct packet *p, struct endpoint_key *backend)
 {
@@ -306,6 +297,8 @@ inlined int from_client(struct __sk_buff *skb, struct packet *p, const struct co
 		return frag_needed(skb, p, config->ingress_mtu);
 	if (found->kind == ENDPOINT_LOCAL)
 		return serve(skb, p, config, service, &backend.ip, found, &here);
+	if (unlikely(found->flags & ENDPOINT_IPVS))
+		return to_ipvs(skb, p, config, &backend.ip, found, service->target_port);
 	p->to.vni = config->ingress_vni;
 	mac_of(from, &config->ingress_address);
 	return deliver(skb, p, config, found, from, config->ingress_mtu);

@@ -207,6 +207,26 @@ struct moved_key {
 };
 _Static_assert(sizeof(struct moved_key) == 56, "moved_key");
 
+/* A connection to a published port whose backend is behind IPVS, which cannot take the unchanged packet: this node is
+ * its client there. Key of `masquerades`, made from what the backend answers. */
+struct masquerade_key {
+	struct address backend;
+	__be16 backend_port;
+	__be16 node_port; /* at this node's ingress address */
+	__u8 protocol;
+	__u8 unused[3];
+};
+_Static_assert(sizeof(struct masquerade_key) == 24, "masquerade_key");
+
+/* Who asked, and what. */
+struct masquerade {
+	struct address client;
+	struct address address; /* of this node, as the client used it */
+	__be16 client_port;
+	__be16 port; /* published */
+};
+_Static_assert(sizeof(struct masquerade) == 36, "masquerade");
+
 /* Ports of a fragmented datagram, from its first fragment: `fragments`. */
 struct fragment_key {
 	struct address source;

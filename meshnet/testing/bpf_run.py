@@ -29,7 +29,7 @@ PASS, DROP, REDIRECT = 0, 2, 7  # TC_ACT_OK, TC_ACT_SHOT, TC_ACT_REDIRECT
 UNDERLAY, VXLAN, NODE_PORT = "eth0", "vx0", "mning0"
 UNDERLAY_MAC = "02:00:00:00:00:0a"
 PROGRAMS = ("endpoint", "uplink", "overlay")
-FLOW_TABLES = ("flows", "ingress_flows", "backend_flows", "moved", "fragments")
+FLOW_TABLES = ("flows", "ingress_flows", "backend_flows", "moved", "masquerades", "fragments")
 
 
 @dataclass(frozen=True, slots=True)

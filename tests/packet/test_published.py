@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
 from scapy.layers.l2 import Ether
+from scapy.layers.vxlan import VXLAN
 from world import (
     INGRESS,
+    IPVS,
     NODE,
     OTHER,
     OUTSIDE,
@@ -18,6 +20,7 @@ from world import (
     PLAN,
     PORTS,
     WEB,
+    WEB_IPVS,
     WEB_REMOTE,
     icmp_error,
     outside,
@@ -232,6 +235,28 @@ def test_too_big_without_df(node: PacketNode) -> None:
     result = ask(node, packet)
     assert (result.verdict, result.drops, result.events["fallback"]) == (REDIRECT, {}, 1)
     same(result, unchanged(packet, WEB_REMOTE))
+
+
+@pytest.mark.parametrize("kind", [TCP, UDP])
+def test_backend_behind_ipvs(node: PacketNode, kind: Any) -> None:
+    """Such a backend is asked in the node's own name, and its reply goes to the client as the node's."""
+    result = ask(node, kind(sport=4000, dport=8004) / b"question")
+    assert (result.verdict, result.events) == (REDIRECT, {"published_connection": 1, "masqueraded_connection": 1})
+    port = result.packet[VXLAN][kind].sport
+    assert port >= 61000
+    inner = task(OWN_INGRESS, WEB_IPVS, kind(sport=port, dport=84) / b"question")
+    same(result, tunneled(inner, IPVS, INGRESS))
+    assert ask(node, kind(sport=4000, dport=8004)).packet[VXLAN][kind].sport == port
+    reply = task(WEB_IPVS, OWN_INGRESS, kind(sport=84, dport=port) / b"answer")
+    result = node.run("uplink", received(reply, IPVS, INGRESS))
+    assert (result.verdict, result.drops) == (REDIRECT, {})
+    assert result.data[14:] == bytes(IP(src=NODE, dst=OUTSIDE) / kind(sport=8004, dport=4000) / b"answer")
+
+
+def test_the_nodes_own_question_to_ipvs(node: PacketNode) -> None:
+    """What the node itself asked a backend behind IPVS comes to the node itself."""
+    reply = task(WEB_IPVS, OWN_INGRESS, TCP(sport=84, dport=40000) / b"answer")
+    same(node.run("uplink", received(reply, IPVS, INGRESS)), reply)
 
 
 def test_no_backends(node: PacketNode) -> None:

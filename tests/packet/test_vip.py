@@ -362,4 +362,4 @@ def test_backends_exchanged(node: PacketNode) -> None:
     for backends in ((LOCAL,), (REMOTE,), (LOCAL, REMOTE), (LOCAL,)) * 3:
         node.apply(only(*backends))
         assert send(node, TCP(sport=4000, dport=80, flags="S")).drops == {}
-        assert len(node.objects.maps["backends"].items()) == len(backends) + 5  # five of published ports
+        assert len(node.objects.maps["backends"].items()) == len(backends) + 7  # seven of published ports

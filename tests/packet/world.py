@@ -76,6 +76,8 @@ PLAN = Plan(
         PublishedRow("empty", "tcp", 8002, 82),
         PublishedRow("empty", "udp", 8002, 82),
         PublishedRow("again", "tcp", 8003, 80, (WEB,)),
+        PublishedRow("ipvs", "tcp", 8004, 84, (WEB_IPVS,)),
+        PublishedRow("ipvs", "udp", 8004, 84, (WEB_IPVS,)),
     ),
     removed=(RemovedRow(DEMO, GONE, VIP), RemovedRow(DEMO, GONE_ALONE)),
 )
