@@ -91,7 +91,7 @@ def test_tasks_bring_their_networks() -> None:
 def test_waiting_tasks_are_not_told() -> None:
     """A task that waits for its delay is told when it may run."""
     world = World(1)
-    web = world.service(spec("web", 1))
+    web = world.service(spec("web", 1, (), (8080,)))
     world.run()
     feed = Feed(world.view, next(iter(world.view.nodes)))
     world.report(world.running(web)[0], "failed")
