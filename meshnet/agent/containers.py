@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from meshnet import names
+from meshnet.agent import templates
 from meshnet.agent.parts import Host
 from meshnet.kernel.bpf import cgroup2_root
 from meshnet.model import SECOND, Healthcheck, Task, task_name
@@ -28,6 +29,7 @@ def container_spec(host: Host, task: Task, identity: Identity, directory: str) -
     """The container of `task`, whose state lives in `directory`."""
     spec = task.spec.container_spec
     service = host.service_of(task)
+    values = templates.fields(task, service, host.node)
     grace = DEFAULT_GRACE if spec.stop_grace_period is None else spec.stop_grace_period
     return ContainerSpec(
         id=identity.container_id,
@@ -35,11 +37,11 @@ def container_spec(host: Host, task: Task, identity: Identity, directory: str) -
         image=spec.image,
         command=spec.command,
         args=spec.args,
-        env=spec.env,
+        env=tuple(templates.expand(text, values) for text in spec.env),
         hostname=identity.hostname,
         user=spec.user,
         workdir=spec.dir,
-        mounts=tuple(TaskMount(m.source, m.target, m.read_only, m.type) for m in spec.mounts),
+        mounts=tuple(TaskMount(templates.expand(m.source, values), m.target, m.read_only, m.type) for m in spec.mounts),
         stop_signal=spec.stop_signal or "SIGTERM",
         stop_grace=grace / SECOND,
         health=health_config(spec.healthcheck),

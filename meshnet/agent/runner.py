@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from meshnet import names
+from meshnet.agent import templates
 from meshnet.agent.containers import container_spec
 from meshnet.agent.parts import Host
 from meshnet.agent.resolver import TaskResolver
@@ -66,7 +67,9 @@ class Runner:
 
     @property
     def hostname(self) -> str:
-        return self.task.spec.container_spec.hostname or self.container_id[:12]
+        """As the service says, with its placeholders filled in; by default the container's short id."""
+        values = templates.fields(self.task, self._host.service_of(self.task), self._host.node)
+        return templates.expand(self.task.spec.container_spec.hostname, values) or self.container_id[:12]
 
     @property
     def container(self) -> Container | None:

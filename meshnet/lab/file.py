@@ -21,7 +21,7 @@ DEFAULT_MTU = 1500
 # 50 bytes of VXLAN and the 576 that every IPv4 host takes.
 MIN_MTU, MAX_MTU = 626, 9216
 OVERLAY_POOL = IPv4Network("10.0.0.0/8")
-DATAPATHS = ("ebpf", "ipvs")
+DATAPATHS = ("ebpf",)
 # A unix socket's path has 107 bytes (sockaddr_un); the longest in a node's directory is this one.
 MAX_SOCKET_PATH = 107
 _LONGEST_SOCKET = "manager.sock"

@@ -16,7 +16,7 @@ from meshnet.lab.yamlnodes import LabFileError
 FULL = """\
 name: everything
 underlay: {subnet: 192.168.7.0/28, mtu: 9000}
-datapath: ipvs
+datapath: ebpf
 return: via
 nodes:
   a: {role: manager, labels: {zone: east, "1": 2}}
@@ -55,9 +55,9 @@ def test_a_full_file(tmp_path: Path) -> None:
     assert lab.name == "everything"
     assert (lab.subnet, lab.prefix, lab.mtu) == ("192.168.7.0/28", 28, 9000)
     assert lab.nodes == (
-        LabNode("a", "192.168.7.3", "manager", {"zone": "east", "1": "2"}, "ipvs"),
+        LabNode("a", "192.168.7.3", "manager", {"zone": "east", "1": "2"}, "ebpf"),
         LabNode("b", "192.168.7.2", "worker", {}, "ebpf"),
-        LabNode("c", "192.168.7.4", "worker", {}, "ipvs"),
+        LabNode("c", "192.168.7.4", "worker", {}, "ebpf"),
     )
     assert lab.clients == (LabClient("outside", "192.168.7.5"),)
     assert lab.links == (LabLink("b", 10_000_000, 0.5, 100_000_000),)
