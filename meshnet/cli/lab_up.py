@@ -33,7 +33,5 @@ def down(what: str) -> None:
 
     name = downs.resolve(what)
     begun = time.monotonic()
-    with Progress() as progress:
-        progress(f"taking {name} down")
-        downs.down(name)
+    downs.down(name)
     message(f"{name} is down ({time.monotonic() - begun:.1f} s)")

@@ -80,6 +80,10 @@ def main() -> None:
     except MeshnetError as error:
         _say(str(error))
         sys.exit(getattr(error, "exit_code", 1))
+    except OSError as error:
+        # What the machine refuses: a full disk, a missing right, a socket that is gone.
+        _say(str(error))
+        sys.exit(1)
 
 
 def _say(text: str) -> None:

@@ -6,6 +6,7 @@ import click
 
 from meshnet.cli import human, options, render
 from meshnet.cli.main import LazyGroup
+from meshnet.errors import MeshnetError
 
 VERBS = {
     "create": "meshnet.cli.network:create",
@@ -13,6 +14,8 @@ VERBS = {
     "inspect": "meshnet.cli.network:inspect",
     "rm": "meshnet.cli.network:rm",
 }
+
+INGRESS = "ingress"
 
 
 @click.group(cls=LazyGroup, verbs=VERBS)
@@ -94,9 +97,12 @@ def inspect(lab_name: str | None, node_name: str | None, names: tuple[str, ...])
 @click.command()
 @options.in_lab
 @options.on_node
+@click.option("-f", "--force", is_flag=True, help="Remove even the ingress network.")
 @click.argument("names", nargs=-1, required=True, metavar="NETWORK...")
-def rm(lab_name: str | None, node_name: str | None, names: tuple[str, ...]) -> None:
+def rm(lab_name: str | None, node_name: str | None, force: bool, names: tuple[str, ...]) -> None:
     """Remove networks that nothing uses."""
     from meshnet.lab import engine, state
 
+    if INGRESS in names and not force:
+        raise MeshnetError(f"without {INGRESS} no port can be published; to remove it all the same, add --force")
     options.each(names, engine.of_lab(state.current(lab_name), node_name).remove_network)

@@ -36,8 +36,11 @@ class Progress:
         return line + (f" ({shown})" if shown else "") + (f": {self.error}" if self.error else "")
 
 
-def progress(service: Service, tasks: Sequence[Task], nodes: Sequence[Node]) -> Progress:
-    """How far a service is. A task counts as running only on a node that is ready, as in `docker service ls`."""
+def progress(service: Service, tasks: Sequence[Task], nodes: Sequence[Node], updated: bool = False) -> Progress:
+    """How far a service is. A task counts as running only on a node that is ready, as in `docker service ls`.
+
+    With `updated`, only tasks of the service's present spec count, and those before it are still to go.
+    """
     ready = {node.id: node for node in nodes if node.status.state == "ready"}
     mine = [task for task in tasks if task.service_id == service.id]
     wanted = [task for task in mine if task.desired_state not in TERMINAL_STATES]
@@ -45,7 +48,8 @@ def progress(service: Service, tasks: Sequence[Task], nodes: Sequence[Node]) -> 
     states: dict[str, str] = {}
     for task in sorted(wanted, key=lambda task: state_rank(task.status.state)):
         states[str(task.slot) if task.slot else names.get(task.node_id, task.node_id)] = task.status.state
-    running = sum(task.status.state == "running" and task.node_id in ready for task in wanted)
+    old = [task for task in wanted if updated and task.spec != service.spec.task_template]
+    running = sum(task.status.state == "running" and task.node_id in ready for task in wanted if task not in old)
     if service.spec.mode.replicated is not None:
         target = service.spec.mode.replicated.replicas
     else:
@@ -70,7 +74,7 @@ def wait(
     while True:
         tasks, nodes = engine.tasks(), engine.nodes()
         services = {service.spec.name: service for service in engine.services()}
-        found = [progress(services[name], tasks, nodes) for name in names if name in services]
+        found = [progress(services[name], tasks, nodes, updated=True) for name in names if name in services]
         heard(found)
         lagging = [one for one in found if not one.converged]
         if not lagging:

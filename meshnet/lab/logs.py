@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from meshnet.errors import MeshnetError
 from meshnet.lab import daemons, processes, tasks
 from meshnet.lab.spec import Lab
 from meshnet.sandbox.logs import parse
@@ -35,6 +36,8 @@ class Source:
                 content = file.read()
         except FileNotFoundError:
             return
+        except PermissionError:
+            raise MeshnetError("logs belong to root; run this as root") from None
         whole = content[: content.rfind(b"\n") + 1]
         self._offset += len(whole)
         if self.of_task:

@@ -1,0 +1,156 @@
+"""The command against a real lab: docker's tables, and one clear line for what is refused, which changes nothing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from meshnet.cli import main as cli
+from meshnet.testing.labs import LabUnderTest
+
+pytestmark = pytest.mark.root
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def meshnet(lab: LabUnderTest, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs the command in this process, for the module's lab: exit status, stdout, stderr."""
+    monkeypatch.setenv("MESHNET_LAB", lab.name)
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["meshnet", *words])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return (ended.value.code if isinstance(ended.value.code, int) else 0), out, err
+
+    return run
+
+
+def test_services_as_docker_shows_them(meshnet: Command) -> None:
+    """create waits and prints the id; ls, ps, scale, update, inspect and rm have docker's columns and words."""
+    code, out, err = meshnet("network", "create", "shown")
+    assert (code, err) == (0, "")
+    flags = ["--name", "shown", "--replicas", "2", "--network", "shown", "-p", "8100:8000", "-e", "A=b c"]
+    code, out, err = meshnet("service", "create", *flags, "whoami")
+    assert (code, len(out.strip())) == (0, 25)
+    ident = out.strip()
+    assert err.startswith("overall progress: 0 out of 2 tasks\n")
+    assert err.endswith("overall progress: 2 out of 2 tasks\nverify: Service shown converged\n")
+    code, out, _ = meshnet("service", "ls")
+    assert out.splitlines()[0].split() == ["ID", "NAME", "MODE", "REPLICAS", "IMAGE", "PORTS"]
+    assert out.splitlines()[1].split() == [ident[:12], "shown", "replicated", "2/2", "whoami", "*:8100->8000/tcp"]
+    _, out, _ = meshnet("service", "ps", "shown")
+    head, *rows = out.splitlines()
+    assert head.split("  ")[0] == "ID"
+    assert [row.split()[1] for row in rows] == ["shown.1", "shown.2"]
+    assert meshnet("service", "scale", "shown=1")[:2] == (0, "shown scaled to 1\n")
+    before = {task.id for task in _running(meshnet)}
+    assert meshnet("service", "update", "--force", "shown")[:2] == (0, "shown\n")
+    after = {task.id for task in _running(meshnet)}
+    assert len(after) == 1
+    assert not before & after
+    spec = json.loads(meshnet("service", "inspect", "shown")[1])[0]["Spec"]
+    assert spec["TaskTemplate"]["ContainerSpec"]["Env"] == ["A=b c"]
+    assert meshnet("service", "rm", "shown") == (0, "shown\n", "")
+    assert meshnet("service", "ps", "shown")[::2] == (1, "meshnet: service shown not found\n")
+    assert meshnet("network", "rm", "shown") == (0, "shown\n", "")
+
+
+class _Row:
+    def __init__(self, line: str) -> None:
+        self.id = line.split()[0]
+
+
+def _running(meshnet: Command) -> list[_Row]:
+    return [_Row(line) for line in meshnet("service", "ps", "shown")[1].splitlines() if "Running   " in line]
+
+
+def test_nodes_and_networks(meshnet: Command) -> None:
+    """node ls and network ls show what docker shows; availability and labels can be changed."""
+    rows = meshnet("node", "ls")[1].splitlines()[1:]
+    assert [(row.split()[1], row.split()[2]) for row in rows] == [(f"docker-{n}", "Ready") for n in range(3)]
+    assert "Leader" in rows[0]
+    assert meshnet("network", "ls")[1].splitlines()[1].split()[1:] == ["ingress", "overlay", "swarm"]
+    assert meshnet("node", "update", "--availability", "drain", "--label-add", "a=b", "docker-2")[0] == 0
+    spec = json.loads(meshnet("node", "inspect", "docker-2")[1])[0]["Spec"]
+    assert (spec["Availability"], spec["Labels"]) == ("drain", {"a": "b"})
+    assert meshnet("node", "update", "--availability", "active", "--label-rm", "a", "docker-2")[0] == 0
+
+
+def test_looking_around(meshnet: Command, lab: LabUnderTest) -> None:
+    """lab ls and inspect, inspect members and lb, and env say what is there, as tables and as JSON."""
+    assert lab.name in meshnet("lab", "ls")[1]
+    hosts = json.loads(meshnet("lab", "inspect", "--json")[1])["Hosts"]
+    assert [(host["Name"], host["State"]) for host in hosts] == [
+        ("docker-0", "up"),
+        ("docker-1", "up"),
+        ("docker-2", "up"),
+        ("client", "up"),
+    ]
+    members = json.loads(meshnet("inspect", "members", "--node", "docker-1", "--json")[1])
+    assert {member["Node"] for member in members} == {"docker-0", "docker-1", "docker-2"}
+    assert meshnet("inspect", "lb")[0] == 0
+    assert f"MESHNET_LAB={lab.name}" in meshnet("lab", "env", "docker-0")[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "line"),
+    [
+        ("service create --name x --network nosuch whoami", 1, "network nosuch not found"),
+        ("service create --name x nosuch:1", 1, "No such image: nosuch:1; name it in the lab's images, or import a"),
+        ("service create --name -x whoami", 1, "name must be valid as a DNS name component"),
+        ("service create --name taken whoami", 1, "name conflicts with an existing object: service taken already"),
+        ("service create --name x -p 8200:8000 whoami", 1, "port '8200' is already in use by service 'taken' ("),
+        ("service create --name x -p 4789:1/udp whoami", 1, "port 4789/udp is the nodes' own; publish another one"),
+        ("service create --name x -p 99999:80 whoami", 2, "--publish: ports go from 1 to 65535, and ranges upward:"),
+        ("service create --name x -p published=1 whoami", 2, "--publish: 'published=1': target= is missing"),
+        ("service create --name x --constraint a=b whoami", 1, "constraint expected one operator from ==, !="),
+        ("service create --name x --replicas 2 --mode global whoami", 1, "replicas can only be used with replicated"),
+        ("service create --name x --endpoint-mode dnsrr -p 1:1 whoami", 1, "EndpointSpec: port published with ingress"),
+        (
+            "service create --name x --health-interval soon whoami",
+            2,
+            "Invalid value for '--health-interval': 'soon' is",
+        ),
+        ("service create --name x --label =1 whoami", 2, "--label '=1': write NAME=value; see: meshnet service create"),
+        ("service create --name x", 2, "Missing argument 'IMAGE'; see: meshnet service create --help"),
+        ("service scale taken=many", 2, "'taken=many': write SERVICE=REPLICAS; see: meshnet service scale --help"),
+        ("service scale nosuch=2", 1, "service nosuch not found"),
+        ("service update --image nosuch taken", 1, "No such image: nosuch; name it in the lab's images"),
+        ("service rm nosuch", 1, "service nosuch not found"),
+        ("service ls --node docker-1", 1, "docker-1 is not a swarm manager, and only managers know services and nodes"),
+        ("network create --subnet 10.0.300.0/24 x", 1, "Invalid subnet 10.0.300.0/24 : invalid CIDR address"),
+        ("network create --subnet 172.17.0.0/24 x", 1, "subnet 172.17.0.0/24 contains the address 172.17.0.2"),
+        (
+            "network create --gateway 10.9.0.1 x",
+            2,
+            "--gateway and --ip-range need --subnet; see: meshnet network create",
+        ),
+        ("network rm ingress", 1, "without ingress no port can be published; to remove it all the same, add --force"),
+        ("network inspect nosuch", 1, "network nosuch not found"),
+        ("node inspect nosuch", 1, "node nosuch not found"),
+        ("inspect lb --node nosuch", 1, "the lab {lab} has no node nosuch; its nodes are docker-0, docker-1, docker-2"),
+        ("lab exec nosuch ls", 1, "the lab {lab} has no node, client or task nosuch; hosts are docker-0, docker-1,"),
+        ("lab exec docker-0", 2, "a command is missing; see: meshnet lab exec --help"),
+        ("lab kill nosuch", 1, "the lab {lab} has no node, client or task nosuch; hosts are docker-0, docker-1,"),
+        ("lab start docker-0", 1, "docker-0 runs already"),
+        ("lab logs nosuch", 1, "the lab {lab} has no node, client or task nosuch; hosts are docker-0, docker-1,"),
+        ("agent --settings /nosuch", 1, "/nosuch: not the settings of an agent: "),
+        ("manager --settings /nosuch", 1, "/nosuch: not the settings of a manager: "),
+    ],
+)
+def test_what_is_refused(meshnet: Command, lab: LabUnderTest, words: str, code: int, line: str) -> None:
+    """One line on stderr that says what was wrong and what to do, a status, and nothing changed."""
+    if not any(service.spec.name == "taken" for service in lab.engine.services()):
+        lab.service("taken", ports=["8200:8000"])
+    before = [lab.engine.get(path) for path in ("/services", "/networks", "/nodes")]
+    found, out, err = meshnet(*words.split())
+    assert (found, out) == (code, "")
+    assert err.splitlines()[-1].startswith("meshnet: " + line.replace("{lab}", lab.name)), err
+    assert err.count("\n") == 1
+    assert [lab.engine.get(path) for path in ("/services", "/networks", "/nodes")] == before
