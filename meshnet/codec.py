@@ -1,8 +1,9 @@
 """Dataclasses to the Docker Engine API's JSON and back.
 
 A field `task_template` is `TaskTemplate` in JSON; a field with `metadata={"name": ...}` has that name. None and
-missing are the same. Unknown JSON fields are ignored, as the Engine does; a wrong type is refused with the path
-of the field, such as `TaskTemplate.ContainerSpec.Env: a list of strings is needed`.
+missing are the same. Unknown JSON fields are ignored, and a field may be written in another case if it is not there as
+it should be, as the Engine does (docker-py sends `{"Mode": {"replicated": ...}}`); a wrong type is refused with the
+path of the field, such as `TaskTemplate.ContainerSpec.Env: a list of strings is needed`.
 """
 
 from __future__ import annotations
@@ -75,8 +76,14 @@ def _decode(cls: type[T], value: Any, path: str) -> T:
     if not isinstance(value, dict):
         raise MeshnetError(f"{path or cls.__name__}: an object is needed, not {value!r}")
     given: dict[str, Any] = {}
-    for attribute, name, decode in _fields(cls):
+    rows = _fields(cls)
+    folded = {}
+    if not value.keys() <= {name for _, name, _ in rows}:
+        folded = {str(name).lower(): item for name, item in value.items()}
+    for attribute, name, decode in rows:
         item = value.get(name)
+        if item is None and folded:
+            item = folded.get(name.lower())
         if item is not None:
             given[attribute] = decode(item, f"{path}.{name}" if path else name)
     return cls(**given)

@@ -47,3 +47,12 @@ def test_a_wrong_type_names_its_field(value: object, path: str) -> None:
     with pytest.raises(MeshnetError) as caught:
         from_json(ServiceSpec, value)
     assert str(caught.value).startswith(path)
+
+
+def test_field_names_know_no_case() -> None:
+    """As in the Engine, a field is found in any case, and the proper spelling wins (docker-py writes `replicated`)."""
+    spec = from_json(ServiceSpec, {"name": "web", "Mode": {"replicated": {"Replicas": 3}}})
+    assert spec.name == "web"
+    assert spec.mode.replicated is not None
+    assert spec.mode.replicated.replicas == 3
+    assert from_json(ServiceSpec, {"NAME": "no", "Name": "yes"}).name == "yes"
