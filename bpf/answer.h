@@ -52,7 +52,7 @@ inlined void arp_reply(struct ethhdr *eth, struct arp *arp, const struct address
 }
 
 /* Answers a ping (RFC 792). Of a ping in fragments every piece goes back; only the first has the type to change. */
-verified_once int ping_answer(struct __sk_buff *skb, struct packet *p)
+separate int ping_answer(struct __sk_buff *skb, struct packet *p)
 {
 	void *data;
 	struct iphdr *ip;
@@ -128,7 +128,7 @@ inlined void write_reset(void *start, const struct packet *p)
 
 /* Turns a TCP segment into the RST that answers it, from where it was sent to; p then describes the RST. The caller
  * sends it. A RST is never answered, nor what has IP options or is in fragments. Returns 0 or a drop. */
-verified_once int reset(struct __sk_buff *skb, struct packet *p, __u32 reason)
+separate int reset(struct __sk_buff *skb, struct packet *p, __u32 reason)
 {
 	__u32 size = L3 + sizeof(struct iphdr) + sizeof(struct tcphdr);
 	struct address source;
@@ -201,7 +201,7 @@ inlined void write_icmp_error(void *start, __u32 quoted, __u32 kind, __u32 mtu, 
 /* Turns the packet into the ICMP error (RFC 792, RFC 1191) about it, from the address it was sent to, and sends it
  * back where it came from. The quote is the IP header and 8 bytes, of TCP 20, at which the kernel would not cut off
  * a checksum that is still to be written. Counts `reason`; returns a verdict. */
-verified_once int icmp_error(struct __sk_buff *skb, struct packet *p, __u32 reason, __u32 kind, __u32 mtu)
+separate int icmp_error(struct __sk_buff *skb, struct packet *p, __u32 reason, __u32 kind, __u32 mtu)
 {
 	__u32 quoted, room = sizeof(struct iphdr) + sizeof(struct icmp);
 	void *start;

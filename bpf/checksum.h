@@ -63,7 +63,7 @@ inlined int change_checksum(struct __sk_buff *skb, const struct packet *p, __be3
 
 /* Puts another address and port (0: as it is) at one end of the packet, in the frame and in p. The checksum first:
  * the helper may move the frame. In later fragments there is only the address. Returns 0 or a drop. */
-verified_once int translate(struct __sk_buff *skb, struct packet *p, int end, const struct address *address, __be16 port)
+separate int translate(struct __sk_buff *skb, struct packet *p, int end, const struct address *address, __be16 port)
 {
 	struct address *old;
 	struct iphdr *ip;
@@ -82,7 +82,7 @@ verified_once int translate(struct __sk_buff *skb, struct packet *p, int end, co
 		if (change_checksum(skb, p, from, to, *old_port, port))
 			return DROP(HELPER);
 		if (port != *old_port) {
-			ports = frame_at(skb, p->l4 & 0x7f, 4);
+			ports = frame_at(skb, (p->l4 & 0x7c) | 2, 4); /* as it is: shown to be even */
 			if (!ports)
 				return DROP(MALFORMED);
 			ports[end == SOURCE ? 0 : 1] = port;

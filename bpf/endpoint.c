@@ -47,7 +47,7 @@ inlined bool node_port(const struct packet *p, const struct config *config)
 
 /* To no endpoint: out of the overlay through the node's stack, which masquerades what carries the mark. Never to
  * another overlay network, and never to what only nodes say to each other. */
-verified_once int to_outside(struct __sk_buff *skb, const struct packet *p, const struct config *config, __u32 flags)
+separate int to_outside(struct __sk_buff *skb, const struct packet *p, const struct config *config, __u32 flags)
 {
 	struct subnet_key key = { .prefix = 128 };
 	__u32 *vni;

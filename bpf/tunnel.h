@@ -35,7 +35,8 @@ inlined void write_tunnel(void *at, const struct config *config, const struct pa
 	struct vxlan *vxlan = at + TUNNEL_VXLAN;
 	__u32 mix = entropy(p);
 
-	__builtin_memset(outer, 0, sizeof(*outer) - 2);
+	for (int i = 0; i < 6; i++)
+		((__u16 *)outer)[i] = 0; /* the kernel fills in the link header */
 	outer->h_proto = bpf_htons(ETH_P_IP);
 	*(__be16 *)ip = bpf_htons(0x4500);
 	ip->tot_len = bpf_htons(length);
@@ -84,7 +85,7 @@ inlined int to_node(struct __sk_buff *skb, const struct packet *p, const struct 
 }
 
 /* The same through the kernel's VXLAN device, which cuts the outer packet to the underlay's size. */
-verified_once int through_kernel(struct __sk_buff *skb, const struct config *config, __u32 vni, __be32 node)
+separate int through_kernel(struct __sk_buff *skb, const struct config *config, __u32 vni, __be32 node)
 {
 	struct bpf_tunnel_key key = { .tunnel_id = vni, .remote_ipv4 = bpf_ntohl(node), .tunnel_ttl = 64 };
 
