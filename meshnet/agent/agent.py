@@ -125,7 +125,8 @@ class Agent:
         for runner in self.runners.values():
             runner.update(None)
         await asyncio.gather(*(runner.done() for runner in self.runners.values()))
-        await self.neighbours.leave()
+        if self.joined:
+            await self.neighbours.leave()
 
     async def _close(self) -> None:
         for runner in self.runners.values():
@@ -133,6 +134,11 @@ class Agent:
         await self.neighbours.stop()
         await self.manager.close()
         await self.datapath.close()
+
+    @property
+    def joined(self) -> bool:
+        """Whether the node has its id, and with it gossip."""
+        return hasattr(self, "neighbours")
 
     # --- identity -------------------------------------------------------------------------------------------
 

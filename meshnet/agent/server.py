@@ -17,6 +17,8 @@ from aiohttp import web
 from meshnet.agent import inspect
 from meshnet.agent.agent import Agent
 
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
 
 class Server:
     """Serves `<run dir>/agent.sock` until `close()`."""
@@ -26,7 +28,7 @@ class Server:
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
-        app = web.Application()
+        app = web.Application(middlewares=[self._once_joined])
         app.router.add_get("/inspect/lb", self._lb)
         for name, view in (
             ("dns", inspect.dns),
@@ -56,6 +58,13 @@ class Server:
             return web.json_response(view(self._agent))
 
         return handle
+
+    @web.middleware
+    async def _once_joined(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """503 while the node has no id yet: there is nothing to show, and nothing but itself to stop."""
+        if self._agent.joined or request.path == "/stop":
+            return await handler(request)
+        return web.json_response({"message": "this node has not joined its swarm yet"}, status=503)
 
     async def _lb(self, _request: web.Request) -> web.Response:
         return web.json_response(await inspect.lb(self._agent))
