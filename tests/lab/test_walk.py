@@ -8,14 +8,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
+from places import CLIENT, NODES, address, box, hostnames, pid_of, settled, vip
 from probes import Probe, beside, inside, load, looking, on
 
 from meshnet.lab.tasks import find
 from meshnet.testing.labs import LabUnderTest
 
 pytestmark = pytest.mark.root
-NODES = {"docker-0": "172.17.0.2", "docker-1": "172.17.0.3", "docker-2": "172.17.0.4"}
-CLIENT = "172.17.0.10"
 REPLICAS = 3
 
 
@@ -24,7 +23,7 @@ def services(lab: LabUnderTest) -> None:
     """whoami with three replicas on demo, published at 8000, and a box on the same network to ask from."""
     lab.network("demo")
     lab.service("whoami", replicas=REPLICAS, networks=["demo"], ports=["8000:8000"], restart_delay=0)
-    lab.service("box", "alpine", "sleep", "1000000", networks=["demo"], constraints=["node.hostname==docker-0"])
+    box(lab, "box", "docker-0", "demo")
 
 
 @pytest.fixture(scope="module")
@@ -40,44 +39,10 @@ def from_task(request: pytest.FixtureRequest, lab: LabUnderTest, services: None)
         yield probe
 
 
-def hostnames(lab: LabUnderTest) -> set[str]:
-    """What the tasks of whoami call themselves."""
-    return {task.spec.hostname for task in lab.tasks("whoami")}
-
-
-def address(lab: LabUnderTest, task: str) -> str:
-    """A task's address on its only network that is not ingress."""
-    ident = find(lab.spec, task).id
-    found = next(task for task in lab.engine.tasks() if task.id == ident)
-    return str(found.networks_attachments[-1].address)
-
-
-def vip(lab: LabUnderTest, service: str = "whoami") -> str:
-    found = lab.engine.service(service)
-    network = lab.engine.network("demo")["Id"]
-    return str(found.vip(network))
-
-
 def restore(lab: LabUnderTest) -> None:
     """Three replicas, each known to each node."""
     lab.scale("whoami", REPLICAS)
-    settled(lab, REPLICAS)
-
-
-def settled(lab: LabUnderTest, replicas: int, nodes: tuple[str, ...] = tuple(NODES)) -> None:
-    """Waits until exactly the tasks that run stand behind the published port on each node."""
-
-    def behind() -> bool:
-        running = {task.name for task in lab.tasks("whoami")}
-        shown = [
-            {backend["Task"] for backend in row["Backends"]}
-            for node in nodes
-            for row in lab.inspect(node, "lb")
-            if row["Service"] == "whoami"
-        ]
-        return len(running) == replicas and all(tasks == running for tasks in shown)
-
-    lab.wait_until(behind, what=f"{replicas} backends on every node")
+    settled(lab, "whoami", REPLICAS)
 
 
 def await_answers(lab: LabUnderTest, probe: Probe, ip: str, names: set[str], what: str) -> None:
@@ -112,6 +77,19 @@ def test_an_open_connection_names_the_vip(lab: LabUnderTest, from_task: Probe) -
     assert (own, peer) == (address(lab, "box.1"), vip(lab))
 
 
+def test_the_two_paths(lab: LabUnderTest) -> None:
+    """Per packet a connection to a VIP costs one entry at the client's node; at the socket it costs none."""
+
+    def connections() -> int:
+        return int(lab.inspect("docker-0", "statistics")["Datapath"]["vip_connection"])
+
+    for place, entries in ((inside, 0), (beside, REPLICAS)):
+        before = connections()
+        with place(lab, "box.1") as probe:
+            probe.ask(vip(lab), count=REPLICAS)
+        assert connections() - before == entries, place
+
+
 def test_a_backend_reaches_itself_through_the_vip(lab: LabUnderTest) -> None:
     """A task that asks its own service is answered by every backend, also by itself, on both paths."""
     for place in (inside, beside):
@@ -132,7 +110,7 @@ def test_every_node_answers_the_client(lab: LabUnderTest, client: Probe) -> None
 def test_a_node_without_a_task_answers_too(lab: LabUnderTest, client: Probe) -> None:
     """Port 8000 of a node that runs none of the tasks reaches the tasks of the others."""
     lab.scale("whoami", 2)
-    settled(lab, 2)
+    settled(lab, "whoami", 2)
     (without,) = set(NODES) - {task.node for task in lab.tasks("whoami")}
     answers = client.ask(NODES[without], count=4)
     assert {name for name, _ in answers} == hostnames(lab)
@@ -161,9 +139,9 @@ def test_a_port_that_is_not_published_is_refused(lab: LabUnderTest, client: Prob
 
 def test_ping(lab: LabUnderTest) -> None:
     """A task's address and a VIP answer to ping, with the address that was asked."""
-    box = lab.task("box.1")
+    asker = lab.task("box.1")
     for target in (vip(lab), *(address(lab, f"whoami.{slot}") for slot in (1, 2, 3))):
-        assert f"bytes from {target}" in box.out(["ping", "-c", "1", "-W", "2", target])
+        assert f"bytes from {target}" in asker.out(["ping", "-c", "1", "-W", "2", target])
 
 
 @pytest.mark.slow
@@ -178,7 +156,7 @@ def test_scaling_while_requests_flow(lab: LabUnderTest, client: Probe) -> None:
         outcomes = {name: stack.enter_context(load(probe, ip)) for name, probe, ip in ways}
         for replicas in (5, 2):
             lab.scale("whoami", replicas)
-            settled(lab, replicas)
+            settled(lab, "whoami", replicas)
             names = hostnames(lab)
             for name, probe, ip in ways:
                 await_answers(lab, probe, ip, names, f"requests of {name} to {replicas} tasks")
@@ -192,15 +170,14 @@ def test_scaling_while_requests_flow(lab: LabUnderTest, client: Probe) -> None:
 def test_a_killed_task_is_replaced(lab: LabUnderTest, client: Probe) -> None:
     """After kill -9 of a task's process another one takes its slot; only requests in flight on it fail."""
     victim = find(lab.spec, "whoami.2")
-    status = next(task.status.container_status for task in lab.engine.tasks() if task.id == victim.id)
-    assert status is not None
+    pid = pid_of(lab, "whoami.2")
     with inside(lab, "box.1") as one, beside(lab, "box.1") as two, ExitStack() as stack:
         ways = [(one, vip(lab)), (two, vip(lab)), *((client, ip) for ip in NODES.values())]
         outcomes = [stack.enter_context(load(probe, ip)) for probe, ip in ways]
         lab.wait_until(lambda: all(victim.spec.hostname in looking(*way)["answers"] for way in ways))
-        os.kill(status.pid, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
         lab.wait_until(lambda: any(t.node and t.id != victim.id for t in lab.tasks("whoami") if ".2." in t.name))
-        settled(lab, REPLICAS)
+        settled(lab, "whoami", REPLICAS)
         new = find(lab.spec, "whoami.2").spec.hostname
         for probe, ip in ways:
             await_answers(lab, probe, ip, {new}, "requests to the new task")
