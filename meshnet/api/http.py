@@ -35,8 +35,9 @@ async def body_as(cls: type[T], request: web.Request) -> T:
 
 
 def answer(value: Any, status: int = 200) -> web.Response:
-    """JSON as the Engine writes it."""
-    return web.json_response(value, status=status, dumps=lambda item: json.dumps(item, separators=(",", ":")) + "\n")
+    """JSON as the Engine writes it, without a charset: the docker CLI reads errors of exactly this type only."""
+    body = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode(errors="replace") + b"\n"
+    return web.Response(body=body, status=status, content_type="application/json")
 
 
 def version_of(request: web.Request, what: str) -> int:

@@ -67,6 +67,7 @@ async def info(request: web.Request) -> web.Response:
             "MemTotal": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             "Driver": "overlayfs",
             "Plugins": {"Volume": ["local"], "Network": ["overlay"], "Authorization": None, "Log": ["json-file"]},
+            "IPv4Forwarding": True,
             "Labels": [],
             "ExperimentalBuild": False,
             "Warnings": None,

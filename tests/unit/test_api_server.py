@@ -80,6 +80,9 @@ def test_only_the_owner_can_use_the_socket(tmp_path: Path) -> None:
         answer = await api.raw(b"HEAD /_ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 200 OK")
         assert b"Api-Version: 1.41" in answer
+        answer = await api.raw(b"GET /services/x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert b"\r\nContent-Type: application/json\r\n" in answer, "the docker CLI wants exactly this type"
+        assert answer.endswith(b'{"message":"service x not found"}\n')
         assert (await api.get("/v1.41/version"))["ApiVersion"] == "1.41"
         info = await api.get("/info")
         assert info["Swarm"]["LocalNodeState"] == "active"
