@@ -17,6 +17,8 @@ def up(directory: str) -> None:
     from meshnet.lab.up import up as bring_up
 
     lab = file.load(directory)
+    for warning in lab.warnings:
+        message(f"warning: {warning}")
     begun = time.monotonic()
     with Progress() as progress:
         bring_up(lab, progress)

@@ -100,6 +100,7 @@ def _lab(root: Value, directory: Path, problems: Problems) -> Lab:
         checks=tuple(_check(value, {*node_values, *client_values}, stack) for value in _list(keys, "checks")),
         networks=stack.networks,
         services=stack.services,
+        warnings=stack.warnings,
     )
 
 

@@ -64,7 +64,7 @@ class LabCheck:
 
 @dataclass(frozen=True, slots=True)
 class Lab:
-    """A lab, resolved. `directory` is where its files are (absolute); relative image paths are below it."""
+    """A lab, resolved. `directory` is where its files are (absolute). `warnings` say what its files ask in vain."""
 
     name: str
     directory: str
@@ -80,6 +80,7 @@ class Lab:
     checks: tuple[LabCheck, ...] = ()
     networks: tuple[NetworkSpec, ...] = ()
     services: tuple[ServiceSpec, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def prefix(self) -> int:

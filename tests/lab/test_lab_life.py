@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -145,6 +146,35 @@ def test_a_failed_up_says_why_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch
     name = f"f{os.getpid()}"
     with pytest.raises(MeshnetError, match="the agent of m ended: meshnet agent: the moon is in the wrong phase"):
         up.up(small(name))
+    assert leftovers.find(name) == []
+
+
+def test_an_interrupted_up_leaves_nothing(tmp_path: Path) -> None:
+    """Ctrl-C while a lab starts takes away what was made, and ends as interrupted programs do."""
+    name = f"i{os.getpid()}"
+    (tmp_path / "lab.yml").write_text(f"name: {name}\nnodes: {{m: {{role: manager}}, w: }}\n")
+    words = [sys.executable, "-m", "meshnet.cli", "lab", "up", str(tmp_path)]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "starting managers and agents" in line:
+                process.send_signal(signal.SIGINT)
+                break
+        process.stderr.read()
+    assert process.returncode == 130
+    assert leftovers.find(name) == []
+
+
+def test_one_of_two_at_once(tmp_path: Path) -> None:
+    """Of two that bring up the same lab at the same time one does, and the other is told that it is up."""
+    name = f"j{os.getpid()}"
+    (tmp_path / "lab.yml").write_text(f"name: {name}\nnodes: {{m: {{role: manager}}}}\n")
+    words = [sys.executable, "-m", "meshnet.cli", "lab", "up", str(tmp_path)]
+    both = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=30)[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 1], said
+    assert f"meshnet: the lab {name} is up already; take it down with: meshnet lab down {name}\n" in said
+    down.down(name)
     assert leftovers.find(name) == []
 
 
