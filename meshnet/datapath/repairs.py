@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 from meshnet.datapath.links import TABLE, PortLink
 from meshnet.kernel import requests as rt
+from meshnet.kernel.channel import Request
 from meshnet.kernel.dumps import Address, Link, Neighbour, Route
-from meshnet.kernel.requests import Request
 
 _IPV6_LEAST_MTU = 1280  # RFC 8200
 

@@ -19,13 +19,13 @@ from pathlib import Path
 from meshnet.errors import MeshnetError
 from meshnet.kernel import bpf, netns, nft
 from meshnet.kernel import requests as rt
+from meshnet.kernel.attributes import attribute
+from meshnet.kernel.channel import Request, request
 from meshnet.kernel.dumps import Rule
 from meshnet.kernel.netlink import Netlink
-from meshnet.kernel.rawnetlink import NLM_F_CREATE, NLM_F_EXCL, RawNetlink, attribute
 
 OLDEST = (6, 1)
 _CAP_NET_ADMIN, _CAP_SYS_ADMIN = 12, 21
-_RTM_NEWQDISC = 36
 
 # command -> Debian package
 TOOLS = {
@@ -84,7 +84,7 @@ def _in_namespace() -> list[Probe]:
 def _devices() -> list[Probe]:
     with Netlink() as netlink:
 
-        def tried(name: str, option: str, *wanted: rt.Request, needed: bool = True) -> Probe:
+        def tried(name: str, option: str, *wanted: Request, needed: bool = True) -> Probe:
             return _tried(name, lambda: netlink.send(*wanted), _kernel_fix(option), needed)
 
         found = [
@@ -97,8 +97,8 @@ def _devices() -> list[Probe]:
         index = port.index if port else 1
         found.append(tried("clsact", "NET_SCH_INGRESS", rt.clsact_add(index)))
         found.append(tried("policy routing", "IP_MULTIPLE_TABLES", rt.rule_add(Rule(100, 100, iif="lo", invert=True))))
-        netem = _tried("netem", lambda: _add_netem(index), _kernel_fix("NET_SCH_NETEM"), needed=False)
-        return [*found, netem, _nft()]
+        found.append(tried("netem", "NET_SCH_NETEM", _netem_add(index), needed=False))
+        return [*found, _nft()]
 
 
 def _tried(name: str, attempt: Callable[[], object], fix: str, needed: bool = True) -> Probe:
@@ -115,12 +115,11 @@ def _kernel_fix(option: str) -> str:
     )
 
 
-def _add_netem(index: int) -> None:
+def _netem_add(index: int) -> Request:
     options = struct.pack("=IIIIII", 1000, 1000, 0, 0, 0, 0)  # struct tc_netem_qopt
     body = struct.pack("=BxxxiIII", 0, index, 0x10000, 0xFFFFFFFF, 0)
-    with RawNetlink(0) as netlink:
-        body += attribute(1, b"netem\0") + attribute(2, options)
-        netlink.request(_RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, body)
+    body += attribute(1, b"netem\0") + attribute(2, options)
+    return request(rt.RTM_NEWQDISC, rt.NLM_F_CREATE | rt.NLM_F_EXCL, body, f"add netem dev {index}")
 
 
 def _nft() -> Probe:

@@ -11,20 +11,7 @@ import socket
 import struct
 from dataclasses import dataclass
 
-Attributes = dict[int, bytes]
-
-
-def attributes(data: bytes, offset: int = 0) -> Attributes:
-    """Type (without flag bits) to value of a row of attributes; stops at one that does not fit."""
-    found: Attributes = {}
-    end = len(data)
-    while offset + 4 <= end:
-        length, kind = struct.unpack_from("=HH", data, offset)
-        if length < 4 or offset + length > end:
-            break
-        found[kind & 0x3FFF] = data[offset + 4 : offset + length]
-        offset += (length + 3) & ~3
-    return found
+from meshnet.kernel.attributes import attributes
 
 
 def _u32(data: bytes | None, default: int = 0) -> int:

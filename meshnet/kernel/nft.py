@@ -13,7 +13,8 @@ import subprocess
 
 from meshnet.errors import MeshnetError
 from meshnet.kernel import netns as namespaces
-from meshnet.kernel.rawnetlink import RawNetlink, attribute
+from meshnet.kernel.attributes import attribute
+from meshnet.kernel.channel import Channel
 
 TABLE = "meshnet"
 _NETLINK_NETFILTER, _NFTABLES = 12, 10 << 8
@@ -50,21 +51,20 @@ def delete(name: str = TABLE, netns: str | int | None = None) -> bool:
 def fingerprint(name: str = TABLE, netns: str | int | None = None) -> str:
     """A digest of the table's chains and rules in the kernel: equal while nobody changes them; "" without chains."""
 
-    def read() -> str:
-        digest = hashlib.sha256()
-        wanted = name.encode() + b"\0"
-        found = 0
-        with RawNetlink(_NETLINK_NETFILTER) as netlink:
-            for kind in (_GETCHAIN, _GETRULE):
-                header = struct.pack("=BBH", socket.AF_INET, 0, 0)
-                for _, body in netlink.dump(kind, header + attribute(1, wanted)):
-                    # NFTA_CHAIN_TABLE and NFTA_RULE_TABLE come first; older kernels ignore the filter for chains.
-                    if body[_GENERATION + 4 : _GENERATION + 4 + len(wanted)] == wanted:
-                        digest.update(body[_GENERATION:])
-                        found += 1
-        return digest.hexdigest() if found else ""
-
-    return namespaces.run_maybe_in(netns, read)
+    header = struct.pack("=BBH", socket.AF_INET, 0, 0)
+    wanted = name.encode() + b"\0"
+    digest = hashlib.sha256()
+    found: list[bytes] = []
+    empty = True
+    with Channel(_NETLINK_NETFILTER, netns) as channel:
+        for kind in (_GETCHAIN, _GETRULE):
+            found += channel.dump(kind, header + attribute(1, wanted), f"table {name}", bytes)
+    for body in found:
+        # NFTA_CHAIN_TABLE and NFTA_RULE_TABLE come first; older kernels ignore the filter for chains.
+        if body[_GENERATION + 4 : _GENERATION + 4 + len(wanted)] == wanted:
+            digest.update(body[_GENERATION:])
+            empty = False
+    return "" if empty else digest.hexdigest()
 
 
 def _nft(arguments: list[str], text: str, netns: str | int | None) -> subprocess.CompletedProcess[str]:

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from meshnet.kernel.channel import NLM_F_ACK, NLM_F_REQUEST, Request
 from meshnet.kernel.dumps import Rule
 from meshnet.kernel.messages import fibmsg, ifaddrmsg, ifinfmsg, ndmsg, rtmsg, tcmsg
 
-NLM_F_REQUEST, NLM_F_ACK = 1, 4
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x100, 0x200, 0x400, 0x800
 _NEW = NLM_F_CREATE | NLM_F_EXCL
 _REPLACE = NLM_F_CREATE | NLM_F_REPLACE
@@ -38,21 +38,13 @@ RTNH_F_ONLINK = 4
 FIB_RULE_INVERT = 2
 NUD_PERMANENT, NTF_SELF = 0x80, 2
 CLSACT, INGRESS, EGRESS = 0xFFFFFFF1, 0xFFFFFFF2, 0xFFFFFFF3
+FILTER_PRIORITY, FILTER_HANDLE = 1, 1  # the place of meshnet's program at each side of a device
 _ETH_P_ALL = socket.htons(3)
 _HAS_IPV6 = os.path.exists("/proc/sys/net/ipv6")
 
 GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL})
 EXISTS = frozenset({errno.EEXIST})
 _NONE: frozenset[int] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One encoded message. `tolerated` are the errno values that count as success; `what` is for error texts."""
-
-    data: bytes
-    what: str
-    tolerated: frozenset[int] = _NONE
 
 
 def _request(
@@ -376,10 +368,10 @@ def clsact_del(index: int, *, missing_ok: bool = False) -> Request:
     return _request(tcmsg, RTM_DELQDISC, 0, f"delete clsact dev {index}", fields, [("TCA_KIND", "clsact")], tolerated)
 
 
-def bpf_attach(index: int, fd: int, name: str, *, parent: int = INGRESS, priority: int = 1, handle: int = 1) -> Request:
+def bpf_attach(index: int, fd: int, name: str, *, parent: int = INGRESS) -> Request:
     """Puts a program (direct action) at `parent` (INGRESS or EGRESS) of a device that has clsact.
 
-    One that sits there with the same priority and handle is swapped in place: no packet misses both.
+    One that was put there before is swapped in place: no packet misses both.
     """
     side = "ingress" if parent == INGRESS else "egress"
     options = {"attrs": [("TCA_BPF_FD", fd), ("TCA_BPF_NAME", name), ("TCA_BPF_FLAGS", 1)]}
@@ -388,14 +380,12 @@ def bpf_attach(index: int, fd: int, name: str, *, parent: int = INGRESS, priorit
         RTM_NEWTFILTER,
         NLM_F_CREATE,
         f"attach program {name} at {side} of dev {index}",
-        {"index": index, "handle": handle, "parent": parent, "info": priority << 16 | _ETH_P_ALL},
+        {"index": index, "handle": FILTER_HANDLE, "parent": parent, "info": FILTER_PRIORITY << 16 | _ETH_P_ALL},
         [("TCA_KIND", "bpf"), ("TCA_OPTIONS", options)],
     )
 
 
-def bpf_detach(
-    index: int, *, parent: int = INGRESS, priority: int = 1, handle: int = 1, missing_ok: bool = False
-) -> Request:
+def bpf_detach(index: int, *, parent: int = INGRESS, missing_ok: bool = False) -> Request:
     """Takes the program at this place away."""
     side = "ingress" if parent == INGRESS else "egress"
     return _request(
@@ -403,7 +393,7 @@ def bpf_detach(
         RTM_DELTFILTER,
         0,
         f"detach program at {side} of dev {index}",
-        {"index": index, "handle": handle, "parent": parent, "info": priority << 16 | _ETH_P_ALL},
+        {"index": index, "handle": FILTER_HANDLE, "parent": parent, "info": FILTER_PRIORITY << 16 | _ETH_P_ALL},
         [("TCA_KIND", "bpf")],
         GONE | {errno.EINVAL} if missing_ok else _NONE,
     )

@@ -12,7 +12,7 @@ import socket
 import struct
 from collections.abc import Iterable
 
-from meshnet.kernel.rawnetlink import RawNetlink
+from meshnet.kernel.channel import Channel, Request, request
 
 _SOCK_DIAG, _BY_FAMILY, _DESTROY = 4, 20, 21
 # enum tcp states: ESTABLISHED 1, SYN_SENT 2, SYN_RECV 3, FIN_WAIT 4 and 5, CLOSE_WAIT 8, LAST_ACK 9, CLOSING 11
@@ -31,31 +31,28 @@ def destroy_connections(addresses: Iterable[str]) -> int:
     if not wanted:
         return 0
     ended = 0
-    with RawNetlink(_SOCK_DIAG) as netlink:
+    with Channel(_SOCK_DIAG) as channel:
         for family in (socket.AF_INET, socket.AF_INET6):
-            for ident in _connections(netlink, family):
-                if _destination(family, ident) in wanted:
-                    ended += _destroy(netlink, family, ident)
+            found = [_destroy(family, i) for i in _connections(channel, family) if _destination(family, i) in wanted]
+            refused = channel.try_send(found)
+            for _, error in refused:
+                if error.errno not in _UNSUPPORTED:
+                    raise error
+            ended += len(found) - len(refused)
     return ended
 
 
-def _connections(netlink: RawNetlink, family: int) -> list[bytes]:
+def _connections(channel: Channel, family: int) -> list[bytes]:
     """The `struct inet_diag_sockid` of every connected TCP socket."""
-    request = _request(family, _CONNECTED, bytes(_ID_SIZE))
-    return [body[_ID_AT : _ID_AT + _ID_SIZE] for _, body in netlink.dump(_BY_FAMILY, request)]
+    body = _body(family, _CONNECTED, bytes(_ID_SIZE))
+    return channel.dump(_BY_FAMILY, body, "TCP sockets", lambda found: found[_ID_AT : _ID_AT + _ID_SIZE])
 
 
-def _destroy(netlink: RawNetlink, family: int, ident: bytes) -> int:
-    try:
-        netlink.request(_DESTROY, 0, _request(family, 0xFFFFFFFF, ident))
-    except OSError as error:
-        if error.errno not in _UNSUPPORTED:
-            raise
-        return 0
-    return 1
+def _destroy(family: int, ident: bytes) -> Request:
+    return request(_DESTROY, 0, _body(family, 0xFFFFFFFF, ident), "end a TCP connection")
 
 
-def _request(family: int, states: int, ident: bytes) -> bytes:
+def _body(family: int, states: int, ident: bytes) -> bytes:
     return struct.pack("=BBxxI", family, socket.IPPROTO_TCP, states) + ident
 
 

@@ -11,8 +11,9 @@ from contextlib import ExitStack
 
 from meshnet import names
 from meshnet.kernel import netns
+from meshnet.kernel.channel import Request
 from meshnet.kernel.netlink import Netlink
-from meshnet.kernel.requests import Request, VethEnd, address_add, bridge_add, link_set, veth_add
+from meshnet.kernel.requests import VethEnd, address_add, bridge_add, link_set, veth_add
 from meshnet.lab.spec import Lab, LabClient, LabNode
 from meshnet.model import mac_of
 

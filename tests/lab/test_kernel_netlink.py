@@ -17,6 +17,7 @@ import pytest
 
 from meshnet.kernel import netns
 from meshnet.kernel import requests as rt
+from meshnet.kernel.channel import Request
 from meshnet.kernel.dumps import Address, Neighbour, Route, Rule
 from meshnet.kernel.netlink import Netlink, NetlinkError
 
@@ -139,7 +140,7 @@ def test_missing_things_may_be_missing(pair: tuple[Netlink, Netlink]) -> None:
     """Removing what is not there is an error, or none when missing_ok is given."""
     one, _ = pair
     port = one.index("port0")
-    gone: list[tuple[Callable[..., rt.Request], tuple[object, ...]]] = [
+    gone: list[tuple[Callable[..., Request], tuple[object, ...]]] = [
         (rt.link_del, ("nosuch",)),
         (rt.route_del, ("10.9.0.0/16",)),
         (rt.neighbour_del, (port, "10.9.9.9")),

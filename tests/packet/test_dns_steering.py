@@ -24,6 +24,7 @@ from meshnet.dns.server import Resolver
 from meshnet.dns.zone import EndpointView, NetworkView, ServiceView, build_zone
 from meshnet.kernel import bpfbuild, bpfload, netns, tc
 from meshnet.kernel.bpf import Program, ensure_bpffs
+from meshnet.kernel.netlink import Netlink
 
 pytestmark = [
     pytest.mark.root,
@@ -66,7 +67,8 @@ def task(namespaces: Callable[..., str], program: Program) -> str:
     name = namespaces("dns")
 
     def inside() -> None:
-        tc.attach(socket.if_nametoindex("lo"), tc.EGRESS, program)
+        with Netlink() as netlink:
+            tc.attach(socket.if_nametoindex("lo"), tc.EGRESS, program, netlink)
         subprocess.run(["ip", "address", "add", "10.9.9.9/32", "dev", "lo"], check=True)
 
     netns.run_in(name, inside)

@@ -12,6 +12,7 @@ import pytest
 
 from meshnet.kernel import bpfbuild, bpfload, netns, tc
 from meshnet.kernel.bpf import Objects
+from meshnet.kernel.netlink import Netlink
 
 pytestmark = [
     pytest.mark.root,
@@ -51,28 +52,33 @@ def _reaches() -> bool:
             return False
 
 
+def _attach_and_detach(objects: Objects, netlink: Netlink) -> None:
+    lo = socket.if_nametoindex("lo")
+    take, drop = objects.progs["take"], objects.progs["drop"]
+    assert tc.attached(lo, tc.EGRESS, netlink) is None
+    assert tc.attach(lo, tc.EGRESS, take, netlink)
+    assert not tc.attach(lo, tc.EGRESS, take, netlink)
+    assert tc.attach(lo, tc.INGRESS, take, netlink)
+    assert _reaches()
+    assert tc.attach(lo, tc.EGRESS, drop, netlink)
+    found = tc.attached(lo, tc.EGRESS, netlink)
+    assert found is not None
+    assert (found.name, found.program) == ("drop", drop.id)
+    assert not _reaches()
+    assert tc.detach(lo, tc.EGRESS, netlink)
+    assert not tc.detach(lo, tc.EGRESS, netlink)
+    assert tc.attached(lo, tc.INGRESS, netlink) is not None
+    assert _reaches()
+    assert tc.detach(lo, tc.INGRESS, netlink)
+    with pytest.raises(OSError, match="No such device"):
+        tc.attach(4711, tc.INGRESS, take, netlink)
+
+
 def test_attach_replace_detach(objects: Objects, namespaces: Callable[..., str]) -> None:
     """A program is attached once, replaced in place, seen by id, and taken away with its qdisc."""
 
     def inside() -> None:
-        lo = socket.if_nametoindex("lo")
-        take, drop = objects.progs["take"], objects.progs["drop"]
-        assert tc.attached(lo, tc.EGRESS) is None
-        assert tc.attach(lo, tc.EGRESS, take)
-        assert not tc.attach(lo, tc.EGRESS, take)
-        assert tc.attach(lo, tc.INGRESS, take)
-        assert _reaches()
-        assert tc.attach(lo, tc.EGRESS, drop)
-        found = tc.attached(lo, tc.EGRESS)
-        assert found is not None
-        assert (found.name, found.program) == ("drop", drop.id)
-        assert not _reaches()
-        assert tc.detach(lo, tc.EGRESS)
-        assert not tc.detach(lo, tc.EGRESS)
-        assert tc.attached(lo, tc.INGRESS) is not None
-        assert _reaches()
-        assert tc.detach(lo, tc.INGRESS)
-        with pytest.raises(OSError, match="No such device"):
-            tc.attach(4711, tc.INGRESS, take)
+        with Netlink() as netlink:
+            _attach_and_detach(objects, netlink)
 
     netns.run_in(namespaces(), inside)

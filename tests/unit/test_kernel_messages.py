@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 from meshnet.kernel import requests as rt
-from meshnet.kernel.dumps import Address, Link, Neighbour, Route, Rule, attributes
+from meshnet.kernel.attributes import attributes
+from meshnet.kernel.dumps import Address, Link, Neighbour, Route, Rule
 
 
 def test_importing_loads_no_more_of_pyroute2_than_messages() -> None:
