@@ -13,6 +13,18 @@ inlined int finish(int verdict)
 	return TC_ACT_SHOT;
 }
 
+/* What only nodes say to one another. */
+inlined bool node_port(const struct packet *p, const struct config *config)
+{
+	__u32 port = bpf_ntohs(p->destination_port);
+
+	if (!has_ports(p))
+		return false;
+	if (p->protocol == IPPROTO_UDP && p->destination_port == config->vxlan_port)
+		return true;
+	return port == 7946 || (port == 2377 && p->protocol == IPPROTO_TCP);
+}
+
 /* Into a task of this node. The frame was for another MAC as far as the kernel knows, so its type is set first.
  * redirect_peer refuses a peer in the same namespace: the node's own interface gets the packet the ordinary way,
  * which drops silently what is larger than its MTU. */
@@ -22,6 +34,8 @@ inlined int to_task(struct __sk_buff *skb, const struct packet *p, const struct 
 	if (write_macs(skb, task->mac, &p->source))
 		return DROP(MALFORMED);
 	if (unlikely(task->flags & ENDPOINT_NODE_LOCAL)) {
+		if (node_port(p, config))
+			return DROP(NODE_PORT);
 		if (larger_than(skb, p, config->ingress_mtu))
 			return DROP(TOO_BIG);
 		return bpf_redirect(task->ifindex, 0);

@@ -34,17 +34,6 @@ inlined bool nobody(const struct address *to)
 	return first == 0 || first == 127 || first >= 224;
 }
 
-inlined bool node_port(const struct packet *p, const struct config *config)
-{
-	__u32 port = bpf_ntohs(p->destination_port);
-
-	if (!has_ports(p))
-		return false;
-	if (p->protocol == IPPROTO_UDP && p->destination_port == config->vxlan_port)
-		return true;
-	return port == 7946 || (port == 2377 && p->protocol == IPPROTO_TCP);
-}
-
 /* To no endpoint: out of the overlay through the node's stack, which masquerades what carries the mark. Never to
  * another overlay network, and never to what only nodes say to each other. */
 separate int to_outside(struct __sk_buff *skb, const struct packet *p, const struct config *config, __u32 flags)
@@ -100,6 +89,8 @@ inlined int from_task(struct __sk_buff *skb)
 	interface = bpf_map_lookup_elem(&interfaces, &ifindex);
 	if (!config || !interface)
 		return DROP(NO_INTERFACE);
+	if (skb->vlan_present) /* already out of the frame: it would choose the underlay's VLAN */
+		return DROP(NOT_IPV4);
 	eth = frame(skb, sizeof(*eth));
 	if (!eth)
 		return DROP(MALFORMED);

@@ -38,7 +38,7 @@ inlined int from_underlay(struct __sk_buff *skb)
 	struct packet p = {};
 	int found;
 
-	if (!config || skb->protocol != bpf_htons(ETH_P_IP) || skb->pkt_type != PACKET_HOST)
+	if (!config || skb->protocol != bpf_htons(ETH_P_IP) || skb->pkt_type != PACKET_HOST || skb->vlan_present)
 		return TC_ACT_OK;
 	found = tunnel(skb, config, &arrival);
 	if (found < 0)

@@ -40,7 +40,7 @@ RULESET = f"""table ip meshnet {{
     type filter hook forward priority filter; policy accept;
     iifname "mnt*" meta mark != {MARK:#x} drop
     iifname "mnt*" oifname "mnt*" drop
-    iifname {{ "{NODE_PORT}", "{FALLBACK}" }} drop
+    iifname {{ "{NODE_INTERFACE}", "{NODE_PORT}", "{FALLBACK}" }} drop
     oifname "mnt*" ct state established,related accept
     oifname {{ "{NODE_INTERFACE}", "{NODE_PORT}", "{FALLBACK}" }} drop
     oifname "mnt*" drop
@@ -49,6 +49,7 @@ RULESET = f"""table ip meshnet {{
     type filter hook input priority filter; policy accept;
     iifname "mnt*" drop
     iifname {{ "{NODE_PORT}", "{FALLBACK}" }} drop
+    iifname "{NODE_INTERFACE}" ct state != {{ established, related }} drop
   }}
   chain output {{
     type filter hook output priority filter; policy accept;
