@@ -25,9 +25,9 @@ opened: dict[str, socket.socket] = {}
 loads: dict[str, Load] = {}
 
 
-def tcp(host: str, port: int) -> socket.socket:
+def tcp(host: str, port: int, patience: float = PATIENCE) -> socket.socket:
     """A connection, or OSError."""
-    return socket.create_connection((host, port), PATIENCE)
+    return socket.create_connection((host, port), patience)
 
 
 def answer(sock: socket.socket) -> list[str]:
@@ -95,12 +95,12 @@ class Load:
         return {"answers": dict(self.answers), "errors": list(self.errors), "slowest": self.slowest}
 
 
-def ask(host: str, port: int, count: int = 1) -> list[list[str]]:
+def ask(host: str, port: int, count: int = 1, patience: float = PATIENCE) -> list[list[str]]:
     """`count` connections, one request each; an error is ["", its name]."""
     found = []
     for _ in range(count):
         try:
-            with tcp(host, port) as sock:
+            with tcp(host, port, patience) as sock:
                 found.append(answer(sock))
         except OSError as error:
             found.append(["", name_of(error)])
