@@ -25,13 +25,17 @@ def manager_of(request: web.Request) -> Manager:
     return request.config_dict[MANAGER]
 
 
-async def body_as(cls: type[T], request: web.Request) -> T:
-    """The JSON body as `cls`. Raises MeshnetError naming the field that is wrong."""
+async def body_of(request: web.Request) -> Any:
+    """The decoded JSON body. Raises MeshnetError if it is none."""
     try:
-        data = json.loads(await request.read())
+        return json.loads(await request.read())
     except (ValueError, RecursionError) as error:
         raise MeshnetError(f"the request body is not JSON: {error}") from None
-    return from_json(cls, data)
+
+
+async def body_as(cls: type[T], request: web.Request) -> T:
+    """The JSON body as `cls`. Raises MeshnetError naming the field that is wrong."""
+    return from_json(cls, await body_of(request))
 
 
 def answer(value: Any, status: int = 200) -> web.Response:

@@ -7,7 +7,8 @@ from random import SystemRandom
 from aiohttp import web
 
 from meshnet.api import filters, lists, shapes, validate
-from meshnet.api.http import answer, body_as, flag, manager_of, version_of
+from meshnet.api.http import answer, body_of, flag, manager_of, version_of
+from meshnet.codec import from_json
 from meshnet.control import operations
 from meshnet.control.manager import Manager
 from meshnet.model import ServiceSpec
@@ -29,7 +30,7 @@ async def inspect_service(request: web.Request) -> web.Response:
 async def create_service(request: web.Request) -> web.Response:
     """POST /services/create"""
     manager = manager_of(request)
-    spec = validate.service_spec(await body_as(ServiceSpec, request), SystemRandom())
+    spec = await _spec(request)
     changes = await manager.state.write(
         lambda view: operations.create_service(view, spec, manager.ledger(view), manager.new_id)
     )
@@ -45,13 +46,19 @@ async def update_service(request: web.Request) -> web.Response:
     if request.query.get("rollback", ""):
         service = filters.find_service(manager.view, reference)
         raise operations.precondition(f"service {service.id} does not have a previous spec")
-    spec = validate.service_spec(await body_as(ServiceSpec, request), SystemRandom())
+    spec = await _spec(request)
     await manager.state.write(
         lambda view: operations.update_service(
             view, filters.find_service(view, reference), version, spec, manager.ledger(view)
         )
     )
     return answer({"Warnings": _warnings(manager, spec) or None})
+
+
+async def _spec(request: web.Request) -> ServiceSpec:
+    data = await body_of(request)
+    validate.check_supported(data)
+    return validate.service_spec(from_json(ServiceSpec, data), SystemRandom())
 
 
 def _warnings(manager: Manager, spec: ServiceSpec) -> list[str]:

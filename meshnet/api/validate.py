@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 from meshnet.control.constraints import parse
 from meshnet.control.operations import invalid
@@ -63,6 +64,23 @@ def check_name(name: str) -> None:
 def made_up_name(rng: Random) -> str:
     """A name for a service that was given none."""
     return f"{rng.choice(FIRST_NAMES)}_{rng.choice(LAST_NAMES)}"
+
+
+def check_supported(data: Any) -> None:
+    """Refuses what would run as something else if its field were ignored: jobs, secrets and configs."""
+    mode = _inside(data, "Mode")
+    for job in ("ReplicatedJob", "GlobalJob"):
+        if job in mode:
+            raise MeshnetError(f"Mode.{job}: jobs are not supported yet", 501)
+    container = _inside(_inside(data, "TaskTemplate"), "ContainerSpec")
+    for field in ("Secrets", "Configs"):
+        if container.get(field):
+            raise MeshnetError(f"TaskTemplate.ContainerSpec.{field}: {field.lower()} are not supported yet", 501)
+
+
+def _inside(data: Any, field: str) -> dict[str, Any]:
+    inner = data.get(field) if isinstance(data, dict) else None
+    return inner if isinstance(inner, dict) else {}
 
 
 def service_spec(spec: ServiceSpec, rng: Random) -> ServiceSpec:

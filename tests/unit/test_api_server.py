@@ -313,6 +313,12 @@ def _template(**more: Any) -> dict[str, Any]:
         ),
         (service("x", Mode={"Replicated": {"Replicas": -1}}), 400, "Mode.Replicated.Replicas"),
         (service("x", Mode={"Replicated": {"Replicas": "2"}}), 400, "Mode.Replicated.Replicas: a whole number"),
+        (service("x", Mode={"ReplicatedJob": {}}), 501, "Mode.ReplicatedJob: jobs are not supported yet"),
+        (
+            {"Name": "x", "TaskTemplate": {"ContainerSpec": {"Image": "app:1", "Secrets": [{"SecretID": "s"}]}}},
+            501,
+            "TaskTemplate.ContainerSpec.Secrets",
+        ),
         ({"Name": "x", "TaskTemplate": {}}, 400, "image reference must be provided"),
         ({"Name": "x"}, 400, "image reference must be provided"),
     ],
