@@ -91,8 +91,13 @@ inlined int to_served(struct __sk_buff *skb, __u32 base, struct packet *p, const
 
 	if (!task || (task->kind != ENDPOINT_LOCAL && task->kind != ENDPOINT_REMOVED))
 		return DROP(UNKNOWN_BACKEND);
-	if (!has_ports(p))
-		return DROP(UNSUPPORTED);
+	if (!has_ports(p)) {
+		if (task->kind != ENDPOINT_LOCAL)
+			return DROP(UNSUPPORTED);
+		if (base && pop_tunnel(skb))
+			return DROP(HELPER);
+		return serve_error(skb, p, config, &backend->ip, task);
+	}
 	if (unlikely(p->fragment != WHOLE)) {
 		if (!fragment_ports(p))
 			return DROP(NO_PORTS);

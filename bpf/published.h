@@ -8,6 +8,7 @@
 #define MESHNET_PUBLISHED_H
 
 #include "masquerade.h"
+#include "quote.h"
 
 /* published_reply: no reply of a published port. */
 #define NO_REPLY (TC_ACT_VALUE_MAX + 1)
@@ -154,6 +155,88 @@ inlined int serve(struct __sk_buff *skb, struct packet *p, const struct config *
 	return to_task(skb, p, config, task);
 }
 
+/* The ports at the task and of the client, as the task knows them, of the connection whose reply an ICMP error is
+ * about. Returns 0 or a drop. */
+verified_once int ports_of_served(const struct quote *quote, const struct address *task, struct ports *ports)
+{
+	struct backend_flow_key key = {};
+	struct published_key port = {};
+	struct moved_key original = {};
+	const struct service *service;
+	__be16 *elsewhere;
+
+	if (!quote || !task || !ports)
+		return DROP(UNSUPPORTED);
+	port.port = quote->source_port;
+	port.protocol = quote->protocol;
+	service = bpf_map_lookup_elem(&published, &port);
+	if (!service)
+		return DROP(UNPUBLISHED);
+	key.task = original.task = *task;
+	key.client = original.client = quote->destination;
+	key.protocol = original.protocol = quote->protocol;
+	original.address = quote->source;
+	original.client_port = quote->destination_port;
+	original.port = quote->source_port;
+	elsewhere = bpf_map_lookup_elem(&moved, &original);
+	key.task_port = ports->source = service->target_port;
+	key.client_port = ports->destination = elsewhere ? *elsewhere : quote->destination_port;
+	return bpf_map_lookup_elem(&backend_flows, &key) ? 0 : DROP(NO_FLOW);
+}
+
+/* An ICMP error about a reply of a published port, to the address that the reply had: it goes to the task, as one about
+ * what the task sent. */
+separate int serve_error(struct __sk_buff *skb, struct packet *p, const struct config *config,
+			 const struct address *backend, const struct endpoint *task)
+{
+	struct ports ports = {};
+	struct quote quote = {};
+	int drop;
+
+	if (!error_about(skb, 0, p, &quote) || !same_address(&quote.source, &p->to.ip))
+		return DROP(UNSUPPORTED);
+	drop = ports_of_served(&quote, backend, &ports);
+	if (drop)
+		return drop;
+	if (translate_quote(skb, &quote, SOURCE, backend, ports.source) ||
+	    translate_quote(skb, &quote, DESTINATION, &quote.destination, ports.destination) ||
+	    translate(skb, p, DESTINATION, backend, 0))
+		return DROP(HELPER);
+	count_event(EVENT_ICMP_TRANSLATED);
+	return to_task(skb, p, config, task);
+}
+
+/* An ICMP error of a task about a request to a published port: for the client it is about what the client sent. */
+separate int error_of_task(struct __sk_buff *skb, struct packet *p, const struct config *config)
+{
+	struct backend_flow_key key = { .task = p->source, .client = p->to.ip };
+	struct backend_flow *flow;
+	struct address address, node;
+	struct quote quote;
+	__be16 client_port, port;
+	__u16 from[3];
+
+	if (!error_about(skb, 0, p, &quote) || !same_address(&quote.source, &p->to.ip) ||
+	    !same_address(&quote.destination, &p->source))
+		return NO_REPLY;
+	key.task_port = quote.destination_port;
+	key.client_port = quote.source_port;
+	key.protocol = quote.protocol;
+	flow = bpf_map_lookup_elem(&backend_flows, &key);
+	if (!flow)
+		return NO_REPLY;
+	address = flow->address;
+	node = flow->node;
+	client_port = flow->client_port;
+	port = flow->port;
+	mac_of(from, &p->source);
+	if (translate_quote(skb, &quote, DESTINATION, &address, port) ||
+	    translate_quote(skb, &quote, SOURCE, &quote.source, client_port) || translate(skb, p, SOURCE, &address, 0))
+		return DROP(HELPER);
+	count_event(EVENT_ICMP_TRANSLATED);
+	return to_client(skb, p, config, &node, from);
+}
+
 /* What a task on the ingress network sends, if it is a reply of a published port. */
 inlined int published_reply(struct __sk_buff *skb, struct packet *p, const struct config *config)
 {
@@ -164,7 +247,7 @@ inlined int published_reply(struct __sk_buff *skb, struct packet *p, const struc
 	__u16 from[3];
 
 	if (!has_ports(p))
-		return NO_REPLY;
+		return error_of_task(skb, p, config);
 	if (unlikely(p->fragment != WHOLE) && !fragment_ports(p))
 		return NO_REPLY;
 	key.task_port = p->source_port;
@@ -265,6 +348,45 @@ inlined int ingress_refuse(struct __sk_buff *skb, struct packet *p, int drop)
 	return verdict ? verdict : back(skb);
 }
 
+/* The backend whose connection an ICMP error to this node is about. Returns whether there is one. */
+separate bool backend_of_error(struct __sk_buff *skb, const struct packet *p, struct address *backend)
+{
+	struct ingress_key key = {};
+	struct ingress_flow *flow;
+	struct quote quote;
+
+	if (!error_about(skb, 0, p, &quote) || !same_address(&quote.source, &p->to.ip))
+		return false;
+	key.client = quote.destination;
+	key.address = quote.source;
+	key.client_port = quote.destination_port;
+	key.port = quote.source_port;
+	key.protocol = quote.protocol;
+	flow = bpf_map_lookup_elem(&ingress_flows, &key);
+	if (flow)
+		*backend = flow->backend;
+	return flow;
+}
+
+/* An ICMP error to this node that is about a published port's connection: it goes the way of the client's packets. */
+inlined int error_from_outside(struct __sk_buff *skb, struct packet *p, const struct config *config)
+{
+	struct endpoint_key backend = { .vni = config->ingress_vni };
+	const struct endpoint *found;
+	__u16 from[3];
+
+	if (!backend_of_error(skb, p, &backend.ip))
+		return TC_ACT_OK;
+	found = bpf_map_lookup_elem(&endpoints, &backend);
+	if (!reachable(found) || found->flags & ENDPOINT_IPVS)
+		return TC_ACT_OK;
+	if (found->kind == ENDPOINT_LOCAL)
+		return serve_error(skb, p, config, &backend.ip, found);
+	p->to.vni = config->ingress_vni;
+	mac_of(from, &config->ingress_address);
+	return deliver(skb, p, config, found, from, config->ingress_mtu);
+}
+
 /* A packet on the underlay that is no tunnel's: for a published port of this node it goes to a backend, all else is
  * the node's own. */
 inlined int from_client(struct __sk_buff *skb, struct packet *p, const struct config *config)
@@ -278,7 +400,7 @@ inlined int from_client(struct __sk_buff *skb, struct packet *p, const struct co
 	int result;
 
 	if (!has_ports(p))
-		return TC_ACT_OK;
+		return error_from_outside(skb, p, config);
 	if (unlikely(p->fragment == LATER) && !fragment_ports(p))
 		return TC_ACT_OK;
 	port.port = p->destination_port;

@@ -6,6 +6,7 @@
 #ifndef MESHNET_VIP_H
 #define MESHNET_VIP_H
 
+#include "quote.h"
 #include "service.h"
 
 /* flow_open: the client has this very connection to this backend already, through another VIP. */
@@ -245,6 +246,30 @@ inlined int to_vip(struct __sk_buff *skb, struct packet *p, const struct config 
 	return deliver(skb, p, config, found, from, mtu);
 }
 
+/* An ICMP error for a client of this node: if it is about a packet that was translated to a VIP's backend, it becomes
+ * one about the packet to the VIP. Returns 0 or a drop. */
+separate int error_from_backend(struct __sk_buff *skb, struct packet *p, __u32 slots)
+{
+	struct flow_key key = { .client = p->to.ip, .vni = p->to.vni };
+	struct quote quote;
+	struct flow *flow;
+	struct address vip;
+
+	if (!error_about(skb, 0, p, &quote) || !same_address(&quote.source, &p->to.ip))
+		return 0;
+	key.client_port = quote.source_port;
+	key.port = quote.destination_port;
+	key.protocol = quote.protocol;
+	flow = flow_by_backend(&key, &quote.destination, slots);
+	if (!flow)
+		return 0;
+	vip = flow->vip;
+	if (translate_quote(skb, &quote, DESTINATION, &vip, quote.destination_port))
+		return DROP(HELPER);
+	count_event(EVENT_ICMP_TRANSLATED);
+	return same_address(&p->source, &quote.destination) ? translate(skb, p, SOURCE, &vip, 0) : 0;
+}
+
 /* A packet that is about to enter a task of this node: if it is the reply of a VIP's backend to this client, the VIP
  * answers. Returns 0 or a drop. */
 inlined int from_backend(struct __sk_buff *skb, struct packet *p)
@@ -254,8 +279,10 @@ inlined int from_backend(struct __sk_buff *skb, struct packet *p)
 	struct flow *flow;
 	struct address vip;
 
-	if (likely(!slots || !*slots) || !has_ports(p))
+	if (likely(!slots || !*slots))
 		return 0;
+	if (unlikely(!has_ports(p)))
+		return error_from_backend(skb, p, *slots);
 	if (unlikely(p->fragment != WHOLE) && !fragment_ports(p))
 		return 0;
 	reply_key(&key, p);

@@ -111,9 +111,10 @@ class Mesh:
         web: tuple[str, ...] = (WEB_A, WEB_B),
         direct: bool = False,
     ) -> None:
-        """The VIP has these backends, and port 8000 (TCP and UDP, target 80) these."""
+        """The VIP has these backends, and port 8000 (TCP and UDP, target 80) these; 8009's target port is closed."""
         self.services = (ServiceRow("s", DEMO, VIP, backends), ServiceRow("e", DEMO, EMPTY))
-        self.published = tuple(PublishedRow("s", protocol, 8000, 80, web) for protocol in ("tcp", "udp"))
+        open_ports = tuple(PublishedRow("s", protocol, 8000, 80, web) for protocol in ("tcp", "udp"))
+        self.published = (*open_ports, PublishedRow("closed", "udp", 8009, 9, web))
         for name in NODES:
             plan = dataclasses.replace(self.plan(name), direct_return=direct)
             asyncio.run(self.paths[name].apply(plan))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import socket
 from collections.abc import Iterator
@@ -103,6 +104,17 @@ def test_vip_without_backends(mesh: Mesh) -> None:
     client = mesh.tasks["client"]
     assert raises(lambda: ask_tcp(client, EMPTY)) == "ConnectionRefusedError"
     assert raises(lambda: ask_udp(client, EMPTY)) == "ConnectionRefusedError"
+
+
+@pytest.mark.parametrize("direct", [False, True], ids=["via", "direct"])
+def test_closed_ports(mesh: Mesh, direct: bool) -> None:
+    """A task's port unreachable reaches the socket that asked, through the VIP and through published ports."""
+    for backend, web in ((LOCAL, WEB_A), (REMOTE, WEB_B)):
+        mesh.apply(backends=(backend,), web=(web,), direct=direct)
+        assert raises(lambda: ask_udp(mesh.tasks["client"], VIP, 9)) == "ConnectionRefusedError"
+        for node in ("a", "b", "c"):
+            ask = functools.partial(ask_udp, mesh.spaces["out"], ADDRESSES[node], 8009)
+            assert raises(ask) == "ConnectionRefusedError"
 
 
 @pytest.mark.parametrize("direct", [False, True], ids=["via", "direct"])
