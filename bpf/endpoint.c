@@ -76,6 +76,19 @@ inlined int to_endpoint(struct __sk_buff *skb, struct packet *p, const struct co
 	return deliver(skb, p, config, endpoint, interface->mac, interface->mtu);
 }
 
+/* The node's own interface reaches tasks where something is published, and nowhere else. */
+separate int node_may_ask(struct packet *p)
+{
+	struct published_key target = { .protocol = p->protocol };
+
+	if (!has_ports(p))
+		return DROP(UNPUBLISHED);
+	if (p->fragment != WHOLE && !fragment_ports(p))
+		return DROP(NO_PORTS);
+	target.port = p->destination_port;
+	return bpf_map_lookup_elem(&targets, &target) ? 0 : DROP(UNPUBLISHED);
+}
+
 inlined int from_task(struct __sk_buff *skb)
 {
 	const struct config *config = config_get();
@@ -106,6 +119,11 @@ inlined int from_task(struct __sk_buff *skb)
 	if (!same_address(&p.source, &interface->ip))
 		return DROP(SPOOFED_IP);
 	p.to.vni = interface->vni;
+	if (unlikely(interface->flags & INTERFACE_NODE_LOCAL)) {
+		verdict = node_may_ask(&p);
+		if (verdict)
+			return verdict;
+	}
 	if (interface->flags & INTERFACE_INGRESS) {
 		verdict = published_reply(skb, &p, config);
 		if (verdict != NO_REPLY)

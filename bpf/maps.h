@@ -68,6 +68,15 @@ struct {
 	__type(value, struct service);
 } published SEC(".maps");
 
+/* Target port of what is published -> 1: all that the node itself may ask of tasks. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_SERVICES);
+	__type(key, struct published_key);
+	__type(value, __u32);
+} targets SEC(".maps");
+
 /* {set, index} -> backend's address. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -24,7 +24,7 @@
 	X(FLOW_TABLE, "a connection could not be entered into the flow table") \
 	X(FLOW_COLLISION, "no free place or port for a connection that looks like others") \
 	X(TOO_BIG, "larger than the way allows: reported with fragmentation-needed where that is asked for") \
-	X(UNPUBLISHED, "arrived for a published port that is not known here") \
+	X(UNPUBLISHED, "for a port of a task, and not published here") \
 	X(NOT_OURS, "a reply through this node whose source is none of its addresses") \
 	X(UNSUPPORTED, "a protocol that the VIP or published port does not carry") \
 	X(HELPER, "the kernel refused to change the packet") \

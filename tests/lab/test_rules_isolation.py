@@ -93,6 +93,18 @@ def test_a_node_does_not_reach_tasks(world: World, name: str) -> None:
         assert world.lab.node(node).run(f"ping -c 1 -W {SHORT} {ip}").returncode != 0
 
 
+@pytest.mark.parametrize("name", ["mallory", "far"])
+def test_a_node_reaches_what_is_published_only(world: World, name: str) -> None:
+    """At a task's address on the ingress network a node finds the published port, and no other, nor a ping."""
+    at = world.at["ingress" if name == "mallory" else "far-ingress"]
+    with netns.socket_in(at.netns, socket.AF_INET, socket.SOCK_STREAM) as server:
+        server.bind(("0.0.0.0", 9999))
+        server.listen()
+        for node in ("docker-0", "docker-1", "docker-2"):
+            assert open_of(world.at[node].netns, [(at.ip, port) for port in (8000, 9999)]) == [(at.ip, 8000)]
+            assert world.lab.node(node).run(f"ping -c 1 -W {SHORT} {at.ip}").returncode != 0
+
+
 def test_an_underlay_host_does_not_reach_tasks(world: World) -> None:
     """A stranger that sends a task's address to a node, or routes it there, is forwarded nowhere."""
     client = world.at["client"]

@@ -12,6 +12,7 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, Ether
 from scapy.layers.vxlan import VXLAN
+from scapy.packet import Packet
 from world import (
     CLIENT,
     DEMO,
@@ -109,11 +110,25 @@ def test_in_through_a_tunnel(node: PacketNode) -> None:
 
 
 def test_to_the_nodes_own_address(node: PacketNode) -> None:
-    """The node's ingress address is reached like a task, and it reaches others like one."""
+    """The node's ingress address is reached like a task, and it reaches others like one, where they publish."""
     packet = task("10.0.0.7", OWN_INGRESS, HELLO)
     same(node.run("uplink", received(packet, vni=INGRESS)), packet)
-    packet = task(OWN_INGRESS, "10.0.0.7", HELLO)
+    packet = task(OWN_INGRESS, "10.0.0.7", UDP(sport=1000, dport=80) / b"hello")
     same(node.run("endpoint", packet, port=NODE_PORT), tunneled(packet, OTHER, INGRESS))
+
+
+@pytest.mark.parametrize("payload", [HELLO, TCP(sport=1, dport=2000), ICMP()])
+def test_from_the_node_to_what_is_not_published(node: PacketNode, payload: Packet) -> None:
+    """The node itself reaches no port of a task that is not published, and does not ping it."""
+    result = node.run("endpoint", task(OWN_INGRESS, "10.0.0.7", payload), port=NODE_PORT)
+    assert (result.verdict, result.drops) == (DROP, {"unpublished": 1})
+
+
+def test_from_elsewhere_to_the_nodes_services(node: PacketNode) -> None:
+    """A task does not speak to a node's own ports at the node's ingress address."""
+    for payload in (UDP(sport=1, dport=7946), UDP(sport=1, dport=4789), TCP(sport=1, dport=2377)):
+        result = node.run("uplink", received(task("10.0.0.7", OWN_INGRESS, payload), vni=INGRESS))
+        assert (result.verdict, result.drops) == (DROP, {"node_port": 1})
 
 
 def test_too_big_for_the_nodes_own_interface(node: PacketNode) -> None:

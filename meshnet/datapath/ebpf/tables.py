@@ -29,6 +29,7 @@ NAMES = (
     "addresses",
     "backends",
     "services",
+    "targets",
     "published",
     "attached",
 )
@@ -73,6 +74,9 @@ def tables(plan: Plan, facts: Facts, current: Mapping[str, Table], last_set: int
         made["peers"][layout.address(peer.address)] = layout.Peer(flags).pack()
     for own in plan.addresses:
         made["addresses"][layout.address(own)] = layout.u32(1)
+    for port in plan.published:
+        target = layout.PublishedKey(layout.be16(port.target_port), layout.PROTOCOLS[port.protocol])
+        made["targets"][target.pack()] = layout.u32(1)
     for row in plan.endpoints:
         if row.netns in facts.cookies:
             made["attached"][layout.AttachedKey(facts.cookies[row.netns], row.vni).pack()] = layout.u32(1)
