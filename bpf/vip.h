@@ -72,7 +72,7 @@ inlined struct flow *flow_by_backend(struct flow_key *key, const struct address 
  * others' if it must. Returns 0, TAKEN, or a drop. */
 verified_once int flow_open(const struct flow_key *which, const struct address *vip, const struct address *backend)
 {
-	__u32 place = FLOW_SLOTS, *slots;
+	__u32 place = FLOW_SLOTS, used, *slots;
 	struct flow entry = {}, *flow;
 	struct flow_key key;
 
@@ -82,7 +82,15 @@ verified_once int flow_open(const struct flow_key *which, const struct address *
 	entry.vip = *vip;
 	entry.backend = *backend;
 	slots = slots_of(&key.client);
+	if (!slots)
+		return DROP(FLOW_TABLE);
+	used = *slots;
 	for (__u32 slot = 0; slot < FLOW_SLOTS; slot++) {
+		if (slot >= used) {
+			if (place == FLOW_SLOTS)
+				place = slot;
+			break;
+		}
 		key.slot = slot;
 		flow = bpf_map_lookup_elem(&flows, &key);
 		if (flow && same_address(&flow->vip, vip)) {
@@ -103,9 +111,9 @@ verified_once int flow_open(const struct flow_key *which, const struct address *
 		place = bpf_get_prandom_u32() % FLOW_SLOTS;
 	}
 	key.slot = place;
-	if (!slots || bpf_map_update_elem(&flows, &key, &entry, BPF_ANY))
+	if (bpf_map_update_elem(&flows, &key, &entry, BPF_ANY))
 		return DROP(FLOW_TABLE);
-	if (*slots <= place)
+	if (used <= place)
 		*slots = place + 1;
 	return 0;
 }
