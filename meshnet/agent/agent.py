@@ -51,6 +51,7 @@ from meshnet.sandbox.images import Images
 
 log = logging.getLogger(__name__)
 
+LEAVE = 1.0  # s that the manager gets to hear that this node stops
 REPAIR = 30.0  # s between looks at the kernel when nothing changes
 
 
@@ -121,10 +122,14 @@ class Agent:
         self._stop.set()
 
     async def stop_tasks(self) -> None:
-        """Drains and ends every task of this node, in the order of the book."""
+        """Leaves the swarm's work in order: the manager knows first, then every task drains and ends."""
+        await self.manager.leave(LEAVE)
         for runner in self.runners.values():
             runner.update(None)
         await asyncio.gather(*(runner.done() for runner in self.runners.values()))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE):
+                await self.manager.reported()
         if self.joined:
             await self.neighbours.leave()
 

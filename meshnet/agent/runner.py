@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 ON_THE_WAY = 0.2
 
 
+# s that members get to tell their kernels of a new task after they have heard of it.
+KNOWN = 0.05
 # s that a task without a health check gets to open its published ports before connections are sent to it anyway.
 OPENING = 5.0
 
@@ -182,8 +184,12 @@ class Runner:
             exited.cancel()
             judged.cancel()
         self._keep(serving=True)
-        self._host.publish(self.task, "ready", self.hostname, self.container_id)
-        self._say("running", "started")
+        record = self._host.publish(self.task, "ready", self.hostname, self.container_id)
+        if self.status.state != "running":
+            # "Running" is what people and tests wait for: then every node leads here.
+            await self._host.acknowledged(record)
+            await asyncio.sleep(KNOWN)
+            self._say("running", "started")
 
     async def _fit(self) -> bool:
         """Whether the task can take connections, once that is known."""

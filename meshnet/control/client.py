@@ -50,6 +50,7 @@ class ManagerClient:
         self._join = join
         self._cache = cache
         self._period = 5.0
+        self._leaving = False
         self._pending: dict[str, TaskStatus] = {}
         self._sending: dict[str, TaskStatus] = {}
         self._urgent = asyncio.Event()
@@ -89,6 +90,16 @@ class ManagerClient:
             self._taken.clear()
             await self._taken.wait()
 
+    async def leave(self, timeout: float) -> None:
+        """Says that this node stops, so that its tasks are started elsewhere; waits at most `timeout` seconds for that
+        to be taken. Reports go on."""
+        self._leaving = True
+        self._taken.clear()
+        self._urgent.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._taken.wait()
+
     async def heartbeats(self) -> None:
         """Sends reports when there are any, and otherwise a heartbeat per period. Runs until cancelled."""
         while True:
@@ -105,7 +116,8 @@ class ManagerClient:
         def body() -> Any:
             # Taken anew for each attempt, so that a retry carries what came meanwhile.
             self._sending, self._pending = {**self._sending, **self._pending}, {}
-            return {"Tasks": {ident: to_json(status) for ident, status in self._sending.items()}}
+            tasks = {ident: to_json(status) for ident, status in self._sending.items()}
+            return {"Tasks": tasks, "Leaving": self._leaving}
 
         while True:
             try:

@@ -99,7 +99,10 @@ class Dispatcher:
         statuses = {str(ident): from_json(TaskStatus, status) for ident, status in given.items()}
         statuses = operations.checked_statuses(statuses, time.time())
         self._reports += 1
-        await self._manager.heard(node_id)
+        if body.get("Leaving") is True:
+            await self._manager.left(node_id)
+        else:
+            await self._manager.heard(node_id)
         if statuses:
             await self._manager.state.write(lambda view: operations.report_tasks(view, node_id, statuses))
         return web.json_response(self._terms())

@@ -21,7 +21,7 @@ from typing import Any
 from meshnet.control import operations
 from meshnet.control.allocator import Ledger
 from meshnet.control.dispatcher import Dispatcher
-from meshnet.control.nodes import Heartbeats, down, ready
+from meshnet.control.nodes import Heartbeats, down, left, ready
 from meshnet.control.objects import Change, Changes, new_id
 from meshnet.control.settings import Settings
 from meshnet.control.settle import settle
@@ -120,6 +120,11 @@ class Manager:
         node = self.view.nodes.get(node_id)
         if node is not None and node.status.state != "ready":
             await self.state.write(partial(_changed_node, node_id=node_id, change=ready))
+
+    async def left(self, node_id: str) -> None:
+        """A node stops: what it ran belongs elsewhere, without waiting for its term to end."""
+        self._heartbeats.forget(node_id)
+        await self.state.write(partial(_changed_node, node_id=node_id, change=left))
 
     def _changed(self, changes: list[Change]) -> None:
         """Marks the services that a revision concerns."""

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from meshnet.model import Node, NodeStatus
 
 DOWN = "heartbeat failure"
+LEFT = "stopped in order"
 FIRST_TERM = 6.0  # agents that lost their manager look for it every 2 s at the latest
 
 
@@ -52,6 +53,13 @@ class Heartbeats:
 def down(node: Node) -> Node:
     """The node as lost."""
     return dataclasses.replace(node, status=NodeStatus("down", DOWN, node.status.addr))
+
+
+def left(node: Node) -> Node:
+    """The node as one that said that it stops; the same object if it is down."""
+    if node.status.state == "down":
+        return node
+    return dataclasses.replace(node, status=NodeStatus("down", LEFT, node.status.addr))
 
 
 def ready(node: Node) -> Node:

@@ -19,6 +19,7 @@ from meshnet.lab import processes, state
 from meshnet.lab.processes import Daemon
 from meshnet.lab.spec import GOSSIP_PORT, MANAGER_PORT, Lab, LabNode
 
+HEARTBEAT = 1.0  # s; a lab's node that is lost is down after three of them, not after Swarm's 15 s
 AGENT, MANAGER = "agent", "manager"
 AGENT_FILE, MANAGER_FILE = "settings.json", "manager.json"
 
@@ -141,7 +142,7 @@ def run_manager(settings: ManagerSettings) -> None:
         directory / "store",
         settings.listen,
         socket,
-        Settings(lab=settings.lab, avoid=settings.avoid, images=settings.images),
+        Settings(lab=settings.lab, heartbeat=HEARTBEAT, avoid=settings.avoid, images=settings.images),
     )
     print(f"manager of {settings.node} on {settings.listen}, pid {os.getpid()}", flush=True)
     asyncio.run(process.run())

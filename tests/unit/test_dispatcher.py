@@ -265,3 +265,20 @@ def test_a_report_survives_the_managers_absence(tmp_path: Path) -> None:
             await asyncio.wait_for(node.client.reported(), 5)
 
     run(scenario)
+
+
+def test_a_node_that_leaves_is_down_at_once(tmp_path: Path) -> None:
+    """A node that says that it stops is not waited for: what it ran starts elsewhere, and its reports go on."""
+
+    async def scenario() -> None:
+        async with swarm(tmp_path) as it:
+            first, second = [await it.node(f"docker-{n}") for n in (1, 2)]
+            web = await it.service(spec("web", 4))
+            await it.converged(web, 4)
+            await second.client.leave(5.0)
+            assert it.manager.view.nodes[second.client.node_id].status.state == "down"
+            await eventually(lambda: len(first.running()) == 4, "the tasks run on the other node")
+            await second.client.reported()
+            assert it.manager.view.nodes[second.client.node_id].status.state == "down"
+
+    run(scenario)
