@@ -10,7 +10,7 @@ from collections.abc import Callable
 from meshnet import names
 from meshnet.errors import ConflictError, MeshnetError
 from meshnet.kernel import netns
-from meshnet.lab import converge, daemons, engine, impair, processes, state, topology
+from meshnet.lab import archives, converge, daemons, engine, impair, processes, state, topology
 from meshnet.lab.down import down
 from meshnet.lab.spec import Lab
 
@@ -52,7 +52,7 @@ def up(lab: Lab, report: Report = lambda _: None) -> None:
         report(f"wiring {len(lab.nodes)} nodes and {len(lab.clients)} clients to {lab.subnet}")
         topology.create(lab)
         impair.apply(lab)
-        daemons.write_settings(lab)
+        daemons.write_settings(archives.unpacked(lab))
         report("starting managers and agents")
         daemons.preload({daemons.AGENT, daemons.MANAGER})
         processes.spawn([daemon for node in lab.nodes for daemon in daemons.of_node(lab, node)])

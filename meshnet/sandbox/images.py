@@ -116,7 +116,8 @@ class Images:
 
 
 def from_mapping(images: Mapping[str, Any], base: str = ".") -> dict[str, Image]:
-    """A lab's `images`: name to `{command, entrypoint, env, workdir, user, writable}`, and `rootfs` for a directory.
+    """A lab's `images`: name to `{command, entrypoint, env, workdir, user, writable}`, and `rootfs` for a directory
+    (or an archive, that whoever starts the agents has to unpack).
 
     A name may also stand for one of the built-in images, for a command line as a list, or for an `Image`. Relative
     `rootfs` paths start at `base`. Raises MeshnetError that names the image and the field.
@@ -155,8 +156,8 @@ def _image(name: str, value: Any, base: str) -> Image:
     if rootfs is None:
         return HostImage(**fields)
     path = Path(base, str(rootfs)).absolute()
-    if not path.is_dir():
-        raise MeshnetError(f"images.{name}.rootfs: {path} is not a directory")
+    if not path.exists():
+        raise MeshnetError(f"images.{name}.rootfs: {path} is neither a directory nor an archive")
     return RootfsImage(str(path), **fields)
 
 

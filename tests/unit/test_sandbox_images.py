@@ -97,7 +97,7 @@ def test_a_labs_catalogue_is_read(tmp_path: Path) -> None:
         ({"cmd": []}, "images.x.cmd: not known"),
         ({"command": {"a": 1}}, "images.x.command: a list"),
         ({"user": 1}, "images.x.user: str is needed"),
-        ({"rootfs": "/nonexistent"}, "images.x.rootfs: /nonexistent is not a directory"),
+        ({"rootfs": "/nonexistent"}, "images.x.rootfs: /nonexistent is neither a directory nor an archive"),
     ],
 )
 def test_a_bad_catalogue_names_image_and_field(value: Any, words: str) -> None:
