@@ -323,10 +323,10 @@ inlined int ingress_backend(const struct packet *p, struct endpoint_key *backend
 			return DROP(REMOVED_BACKEND);
 		count_event(EVENT_REPICKED);
 	} else if (!flow) {
-		if (!bpf_map_lookup_elem(&addresses, &p->to.ip))
+		/* In the middle of a connection: the stack knows whether it is one of its own (a task's, that it
+		 * masquerades behind this port), and answers with RST if it is not. */
+		if (!opens(p) || !bpf_map_lookup_elem(&addresses, &p->to.ip))
 			return NO_REPLY;
-		if (!opens(p))
-			return DROP(NO_FLOW);
 	}
 	result = ingress_open(p, backend);
 	if (result)
@@ -342,7 +342,7 @@ inlined int ingress_refuse(struct __sk_buff *skb, struct packet *p, int drop)
 
 	if (drop == DROP(NO_BACKEND))
 		return refuse(skb, p);
-	if (p->protocol != IPPROTO_TCP || (drop != DROP(REMOVED_BACKEND) && drop != DROP(NO_FLOW)))
+	if (p->protocol != IPPROTO_TCP || drop != DROP(REMOVED_BACKEND))
 		return drop;
 	verdict = reset(skb, p, -drop);
 	return verdict ? verdict : back(skb);

@@ -1,6 +1,6 @@
 """Frames that were broken on purpose, thrown at every packet program: nothing malformed comes out.
 
-MESHNET_FUZZ sets how many frames each program gets (default 20,000); the generator is seeded, so a failure repeats.
+MESHNET_FUZZ sets how many frames each program gets (default 50,000); the generator is seeded, so a failure repeats.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from meshnet.model import mac_of
 from meshnet.testing.bpf_run import DROP, PASS, REDIRECT, UNDERLAY, PacketNode
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(1800)]
-FRAMES = int(os.environ.get("MESHNET_FUZZ", "20000"))
+FRAMES = int(os.environ.get("MESHNET_FUZZ", "50000"))
 VXLAN_HEADERS = 50
 
 
