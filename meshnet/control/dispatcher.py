@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from meshnet.codec import from_json
 from meshnet.control import operations
@@ -45,10 +46,11 @@ class Dispatcher:
         self._runner: web.AppRunner
         self._streams = 0
         self._reports = 0
+        self._unreadable = 0
         self._stopping = asyncio.Event()
 
     def statistics(self) -> dict[str, int]:
-        return {"streams": self._streams, "reports": self._reports}
+        return {"streams": self._streams, "reports": self._reports, "unreadable": self._unreadable}
 
     async def start(self, address: str) -> str:
         """Listens; returns the address with the port that it got. Raises MeshnetError if it cannot."""
@@ -61,7 +63,9 @@ class Dispatcher:
                 web.put("/v1/nodes/{id}/status", self._status),
             ]
         )
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5, handler_cancellation=True)
+        self._runner = web.AppRunner(
+            app, access_log=None, shutdown_timeout=0.5, handler_cancellation=True, logger=self._logger()
+        )
         await self._runner.setup()
         try:
             await web.TCPSite(self._runner, host, int(port), reuse_address=True).start()
@@ -69,6 +73,20 @@ class Dispatcher:
             await self._runner.cleanup()
             raise MeshnetError(f"the manager cannot listen on {address}: {error}") from error
         return f"{host}:{self._runner.addresses[0][1]}"
+
+    def _logger(self) -> logging.Logger:
+        """What the HTTP server says, without a traceback per line of garbage that a stranger sends: it is counted."""
+
+        def readable(record: logging.LogRecord) -> bool:
+            if not record.exc_info or not isinstance(record.exc_info[1], HttpProcessingError):
+                return True
+            self._unreadable += 1
+            return False
+
+        logger = logging.Logger(f"{__name__}.http")
+        logger.parent = log
+        logger.addFilter(readable)
+        return logger
 
     async def stop(self) -> None:
         self._stopping.set()

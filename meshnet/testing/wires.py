@@ -33,13 +33,18 @@ class Interface:
 
 
 class Wire:
-    """One device, heard and spoken to. `outgoing`: what the namespace itself sends is heard too."""
+    """One device, heard and spoken to; without one, every device of the namespace, heard alone.
 
-    def __init__(self, space: str, device: str, outgoing: bool = False) -> None:
+    `outgoing`: what the namespace itself sends is heard too.
+    """
+
+    def __init__(self, space: str, device: str = "", outgoing: bool = False) -> None:
         self._outgoing = outgoing
-        self._socket = netns.socket_in(space, socket.AF_PACKET, socket.SOCK_RAW, 0)
+        everywhere = 0 if device else socket.htons(_EVERYTHING)
+        self._socket = netns.socket_in(space, socket.AF_PACKET, socket.SOCK_RAW, everywhere)
         self._socket.setsockopt(socket.SOL_SOCKET, 33, _ROOM)  # SO_RCVBUFFORCE
-        self._socket.bind((device, _EVERYTHING))
+        if device:
+            self._socket.bind((device, _EVERYTHING))
         self._socket.setblocking(False)
 
     def send(self, frame: bytes) -> None:
