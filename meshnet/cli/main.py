@@ -18,6 +18,7 @@ VERBS = {
     "node": "meshnet.cli.node:node",
     "inspect": "meshnet.cli.inspect:inspect",
     "doctor": "meshnet.cli.doctor:doctor",
+    "bench": "meshnet.cli.bench:bench",
     "agent": "meshnet.cli.agent:agent",
     "manager": "meshnet.cli.agent:manager",
 }

@@ -1,0 +1,1 @@
+"""Measurements: what each path through the kernel costs, as ratios within one run."""

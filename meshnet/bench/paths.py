@@ -1,0 +1,64 @@
+"""What is compared: tables of paths, each with the baseline that its ratios are to. Plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+TOLERANCE = 0.02
+
+# Operation -> what it is. The first letters are the operations of pp.c.
+OPERATIONS = {
+    "request": "request/response, 100/200 bytes",
+    "bulk": "bulk, 128 KiB one way",
+    "udp": "UDP, 64 bytes there and back",
+    "connect": "connect, request/response, close",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One path as the prober drives it: a client in one namespace asks `address`:`port`, and what it sends arrives at
+    `server_port` in another. `process` is a proxy on the way, whose CPU time counts, 0 for none."""
+
+    client: str
+    server: str
+    address: str
+    port: int
+    server_port: int
+    operations: str = "rbuc"
+    process: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A path of a table. `baseline` is the key of the row that its ratios are to; a hidden row is only a baseline.
+
+    `aim`: the ratios that the project wants to reach, by operation; within `TOLERANCE` they are reached.
+    """
+
+    key: str
+    title: str
+    way: Way
+    baseline: str
+    aim: Mapping[str, float] = field(default_factory=dict)
+    hidden: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A path that cannot be measured here: why, and how to get it."""
+
+    title: str
+    reason: str
+    fix: str
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Paths that are measured together, in turns."""
+
+    key: str
+    title: str
+    rows: tuple[Row, ...]
+    missing: tuple[Missing, ...] = ()

@@ -1,0 +1,78 @@
+"""A result as text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from meshnet.bench.paths import OPERATIONS
+from meshnet.bench.result import Measured, Result, ResultRow, ResultTable
+from meshnet.bench.statistics import Spread
+
+_COLUMN = 24
+
+
+def lines(result: Result) -> Iterator[str]:
+    """The whole report, line by line."""
+    for table in result.tables:
+        yield from _table(table)
+    yield from _notes(result)
+
+
+def _table(table: ResultTable) -> Iterator[str]:
+    shown = [row for row in table.rows if not row.hidden]
+    width = max(len(row.title) for row in shown) + 2
+    yield ""
+    yield f"{table.title}  ({table.rounds} rounds, {table.seconds:.0f} s)"
+    if table.pressure.high:
+        yield f"  UNDER PRESSURE: {_pressure(table)}; measure again when it is quiet"
+    if table.clock == "wall":
+        yield "  wall clock: this kernel's CPU clock of a thread does not have the whole path on it"
+    yield "".ljust(width) + "".join(name.upper().ljust(_COLUMN) for name in OPERATIONS).rstrip()
+    for row in shown:
+        cells = "".join(_cell(row, name).ljust(_COLUMN) for name in OPERATIONS)
+        yield (row.title.ljust(width) + cells).rstrip()
+    for row in table.rows:
+        for why in sorted(set(row.failures.values())):
+            names = ", ".join(name for name, said in row.failures.items() if said == why)
+            yield f"  not measured: {row.title} ({names}): {why}"
+
+
+def _pressure(table: ResultTable) -> str:
+    load = table.pressure
+    return f"others ran in {load.disturbed:.0%} of the slices, the hypervisor took {load.stolen:.0%} of the time"
+
+
+def _cell(row: ResultRow, operation: str) -> str:
+    found = row.measured.get(operation)
+    if found is None:
+        return "-"
+    cost = f"{found.cost.median:.1f}us ±{_half(found.cost):.0%}"
+    if row.key == row.baseline:
+        return f"{cost} 1"
+    return f"{cost} {_ratio(found)}"
+
+
+def _ratio(found: Measured) -> str:
+    """The ratio, with a question mark where it is not known well enough, and whether the aim is reached."""
+    text = f"{found.ratio.median:.2f}" + ("" if found.ratio.sure else "?")
+    if found.aim is None:
+        return text
+    return f"{text} {'ok' if found.reached else f'<{found.aim:.2f}'}"
+
+
+def _half(spread: Spread) -> float:
+    """Half the distance between the quartiles, as a share of the median."""
+    return (spread.high - spread.low) / 2 / spread.median if spread.median else 0.0
+
+
+def _notes(result: Result) -> Iterator[str]:
+    yield ""
+    for each in sorted({each for table in result.tables for each in table.missing}, key=lambda each: each.title):
+        yield f"left out: {each.title}: {each.reason}. {each.fix}"
+    for reason, count in result.drops.items():
+        yield f"packets were dropped: {reason}: {count}"
+    for name, what in OPERATIONS.items():
+        yield f"{name.upper()}: {what}"
+    yield "Each: CPU time per operation (median, ± half the distance between the quartiles), then the speed against the"
+    yield "nearest row above that says 1: more than 1 is faster. `?`: not known within 2 %. `ok`: the aim is reached"
+    yield "within 0.02; `<1.08`: it is not."

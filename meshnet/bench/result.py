@@ -1,0 +1,112 @@
+"""A benchmark's result as a value, and as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meshnet.bench.paths import TOLERANCE, Missing
+from meshnet.bench.statistics import Spread
+from meshnet.errors import MeshnetError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One operation on one path: microseconds of CPU time, and speed against the row's baseline (above 1: faster)."""
+
+    cost: Spread
+    ratio: Spread
+    aim: float | None = None
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether the aim is reached, with the tolerance that it allows; None without an aim."""
+        return None if self.aim is None else self.ratio.median >= self.aim - TOLERANCE
+
+
+@dataclass(frozen=True, slots=True)
+class ResultRow:
+    """One path; `failures` says by operation why there is no number."""
+
+    key: str
+    title: str
+    baseline: str
+    hidden: bool
+    measured: Mapping[str, Measured]
+    failures: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Pressure:
+    """What else went on while a table was measured. Shares of 1: time that the hypervisor gave to others, time that
+    other processes had on the prober's CPU, and slices in which one of them ran."""
+
+    stolen: float
+    others: float
+    disturbed: float
+
+    @property
+    def high(self) -> bool:
+        """Whether numbers of such a run need care."""
+        return self.stolen > 0.05 or self.disturbed > 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class ResultTable:
+    """Paths that were measured together. `clock` is `cpu`, or `wall` where the CPU clock does not tell."""
+
+    key: str
+    title: str
+    rows: tuple[ResultRow, ...]
+    missing: tuple[Missing, ...]
+    rounds: int
+    seconds: float
+    clock: str
+    pressure: Pressure
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A whole run: `about` names machine, kernel, versions and method."""
+
+    about: Mapping[str, str]
+    tables: tuple[ResultTable, ...]
+    drops: Mapping[str, int]
+
+
+def dump(result: Result) -> str:
+    """As JSON, with a trailing newline."""
+    return json.dumps({"format": FORMAT} | dataclasses.asdict(result), indent=1, default=dict) + "\n"
+
+
+def load(path: Path) -> Result:
+    """Reads what `dump` wrote. MeshnetError if it is something else."""
+    try:
+        value = json.loads(path.read_text())
+        if value["format"] != FORMAT:
+            raise MeshnetError(f"{path}: its format is {value['format']}, this meshnet reads {FORMAT}: measure again")
+        return Result(value["about"], tuple(map(_table, value["tables"])), value["drops"])
+    except OSError as error:
+        raise MeshnetError(f"{path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise MeshnetError(f"{path}: not a result of meshnet bench ({error})") from None
+
+
+def _table(value: dict[str, Any]) -> ResultTable:
+    rows = tuple(_row(row) for row in value["rows"])
+    missing = tuple(Missing(**each) for each in value["missing"])
+    return ResultTable(**value | {"rows": rows, "missing": missing, "pressure": Pressure(**value["pressure"])})
+
+
+def _row(value: dict[str, Any]) -> ResultRow:
+    measured = {
+        name: Measured(Spread(**each["cost"]), Spread(**each["ratio"]), each["aim"])
+        for name, each in value["measured"].items()
+    }
+    return ResultRow(**value | {"measured": measured})

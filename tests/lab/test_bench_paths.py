@@ -1,0 +1,76 @@
+"""`meshnet bench paths` on the running kernel: every path works, and nothing stays behind however it ends."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from meshnet.bench import run, world
+from meshnet.bench.proxy import installed
+from meshnet.kernel import netns
+from meshnet.kernel.bpf import cgroup2_root
+from meshnet.testing.waiting import wait_until
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("clang") is None, reason="needs clang: apt-get install clang"),
+    pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc: apt-get install gcc libc6-dev"),
+]
+
+
+def leftovers(pid: int) -> list[str]:
+    """What a benchmark of that process left."""
+    name = f"bench{pid}"
+    places = (cgroup2_root() / "meshnet" / name, Path("/sys/fs/bpf/meshnet") / name)
+    return netns.names(f"mn-{name}") + [str(place) for place in places if place.exists()]
+
+
+def test_every_path_works() -> None:
+    """All paths of all tables carry their operations, no meshnet node drops anything, and all is gone at the end."""
+    said: list[str] = []
+    found = run.run(run.Options(seconds=1.0), said.append)
+    for table in found.tables:
+        assert table.rounds > 0
+        why = {text for row in table.rows for text in row.failures.values()}
+        assert why <= {run.TOO_FEW}
+    assert found.drops == {}
+    assert said[0] == "making namespaces, networks and services"
+    assert leftovers(os.getpid()) == []
+    titles = {row.title for table in found.tables for row in table.rows}
+    assert ("HAProxy beside the client" in titles) == bool(installed())
+
+
+def start() -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "meshnet.cli", "bench", "paths", "--seconds", "50", "--table", "overlay-local"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("Overlay"):  # the prober runs
+            return process
+    raise AssertionError("it does not measure")
+
+
+def test_interrupted_it_leaves_nothing() -> None:
+    """Ctrl-C ends it at once, and takes everything away."""
+    with start() as process:
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=10)
+        assert process.returncode == 130, errors
+        assert leftovers(process.pid) == []
+
+
+def test_killed_its_remains_are_swept() -> None:
+    """What a killed benchmark left is removed by the next."""
+    with start() as process:
+        process.kill()
+        process.communicate(timeout=10)
+    assert leftovers(process.pid) != []
+    assert f"bench{process.pid}" in world.sweep()
+    wait_until(lambda: leftovers(process.pid) == [])

@@ -1,0 +1,158 @@
+"""The numbers of a benchmark: statistics, the prober's lines, results as JSON and as text."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from meshnet.bench import prober, report, result, statistics
+from meshnet.bench.paths import OPERATIONS, Missing
+from meshnet.bench.prober import Samples, Slice
+from meshnet.bench.result import Measured, Pressure, Result, ResultRow, ResultTable
+from meshnet.bench.statistics import Spread
+from meshnet.bench.tables import tables
+from meshnet.errors import MeshnetError
+
+QUIET = Pressure(0.0, 0.0, 0.1)
+
+
+def slices(costs: list[float], disturbed: tuple[int, ...] = ()) -> list[Slice]:
+    return [Slice(number, cost, cost, number in disturbed) for number, cost in enumerate(costs)]
+
+
+def measured(cost: float, ratio: float, error: float = 0.001, aim: float | None = None) -> Measured:
+    return Measured(
+        Spread(cost, cost * 0.98, cost * 1.02, error * cost, 100),
+        Spread(ratio, ratio * 0.98, ratio * 1.02, error * ratio, 100),
+        aim,
+    )
+
+
+def some_result(ratio: float = 0.9, error: float = 0.001, pressure: Pressure = QUIET) -> Result:
+    rows = (
+        ResultRow("one", "the first", "one", False, {name: measured(10, 1) for name in OPERATIONS}, {}),
+        ResultRow("two", "the second", "one", False, {"bulk": measured(11.1, ratio, error, 0.95)}, {"udp": "lost"}),
+        ResultRow("dark", "hidden", "dark", True, {}, {}),
+    )
+    missing = (Missing("IPVS", "this kernel has none", "boot another"),)
+    table = ResultTable("t", "A table", rows, missing, 100, 5.0, "cpu", pressure)
+    return Result({"kernel": "6.1", "method": "fairly"}, (table,), {})
+
+
+def test_spread_is_what_order_statistics_say() -> None:
+    """Median and quartiles are those of the values, and the median's interval has the width that chance gives it."""
+    assert statistics.spread([1.0] * (statistics.ENOUGH - 1)) is None
+    values = [float(number) for number in range(101)]
+    found = statistics.spread(random.Random(1).sample(values, len(values)))
+    assert found is not None
+    assert (found.low, found.median, found.high) == (25, 50, 75)
+    assert 9 <= found.error <= 11  # 0.98 * sqrt(101) places each way
+
+
+def test_interval_holds_the_true_median() -> None:
+    """Of many small samples, at least nine in ten have the true median in their interval."""
+    rng = random.Random(2)
+    hits = 0
+    for _ in range(200):
+        found = statistics.spread([rng.gauss(10, 1) for _ in range(40)])
+        assert found is not None
+        hits += abs(found.median - 10) <= 2 * found.error
+    assert hits >= 180
+
+
+def test_ratios_pair_what_was_measured_together() -> None:
+    """A machine that gets slower in the middle changes no ratio."""
+    base = [10.0] * 30 + [20.0] * 30
+    found = statistics.ratios(slices(base), slices([cost * 1.25 for cost in base]))
+    assert set(found) == {0.8}
+
+
+def test_ratios_take_a_near_round_for_a_missing_one() -> None:
+    """A round without a baseline is paired with one close by, and with none that is far away."""
+    base = [one for one in slices([10.0] * 40) if one.round in (0, 5)]
+    found = statistics.ratios(base, slices([20.0] * 40))
+    assert found == [0.5] * (5 + statistics.NEAR - 0 + 1)
+
+
+def test_disturbed_slices_do_not_count_while_there_are_others() -> None:
+    """Slices in which other processes ran are left out, unless too few would be left."""
+    some = slices([1.0] * 50, tuple(range(20)))
+    assert len(statistics.clean(some)) == 30
+    most = slices([1.0] * 50, tuple(range(40)))
+    assert len(statistics.clean(most)) == 50
+
+
+@pytest.mark.parametrize(("wall", "skewed"), [(10.0, False), (11.5, False), (20.0, True), (5.0, True)])
+def test_a_clock_that_misses_a_part_is_noticed(wall: float, skewed: bool) -> None:
+    """Where the CPU clock and the wall clock disagree on undisturbed slices, the CPU clock is not believed."""
+    many = [Slice(number, 10.0, wall, False) for number in range(50)]
+    assert statistics.skewed({("a", "bulk"): many}) is skewed
+
+
+def test_lines_of_the_prober_are_read() -> None:
+    """Slices become times per operation; failures keep their reason."""
+    samples = Samples()
+    for line in ("ready one r 50", "slice 3 one r 50 500000 600000 2", "fail two c connect: refused", "round 3"):
+        prober.read(line + "\n", samples)
+    assert samples.slices == {("one", "request"): [Slice(3, 10000.0, 12000.0, True)]}
+    assert samples.failures == {("two", "connect"): "connect: refused"}
+    assert samples.rounds == 4
+
+
+def test_tables_are_sound() -> None:
+    """Every baseline is a row of its table that is its own baseline; keys and server ports are used once."""
+    for table in tables({}, ()):
+        rows = {row.key: row for row in table.rows}
+        assert len(rows) == len(table.rows)
+        assert all(rows[row.baseline].baseline == row.baseline for row in table.rows)
+        places = [(row.way.server, row.way.server_port) for row in table.rows]
+        assert len(set(places)) == len(places)
+        assert all(set(row.aim) <= set(OPERATIONS) for row in table.rows)
+
+
+def test_results_survive_json(tmp_path: Path) -> None:
+    """What is written is read again as the same value."""
+    file = tmp_path / "result.json"
+    file.write_text(result.dump(some_result()))
+    assert result.load(file) == some_result()
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", json.dumps({"format": 1, "tables": 3})])
+def test_other_files_are_refused_in_a_line(tmp_path: Path, text: str) -> None:
+    """A file that is no result is named, with no traceback."""
+    file = tmp_path / "other.json"
+    file.write_text(text)
+    with pytest.raises(MeshnetError, match=r"other\.json: not a result"):
+        result.load(file)
+
+
+def test_report_shows_cost_ratio_and_aim() -> None:
+    """A cell has the cost, its spread, the ratio, and whether the aim is reached; what is missing is named."""
+    text = "\n".join(report.lines(some_result()))
+    assert "10.0us ±2% 1" in text
+    assert "11.1us ±2% 0.90 <0.95" in text
+    assert "not measured: the second (udp): lost" in text
+    assert "left out: IPVS: this kernel has none. boot another" in text
+    assert "hidden" not in text
+    assert "0.94 ok" in "\n".join(report.lines(some_result(0.94)))
+
+
+def test_report_does_not_pretend() -> None:
+    """A ratio that is not well known carries a question mark, and a disturbed run says so."""
+    unsure = some_result(error=0.05)
+    assert "0.90? <0.95" in "\n".join(report.lines(unsure))
+    pressed = some_result(pressure=Pressure(0.2, 0.5, 0.9))
+    assert "UNDER PRESSURE: others ran in 90% of the slices, the hypervisor took 20%" in "\n".join(
+        report.lines(pressed)
+    )
+    assert "PRESSURE" not in "\n".join(report.lines(some_result()))
+
+
+def test_wall_clock_is_said() -> None:
+    """A table measured by the wall clock says so."""
+    table = dataclasses.replace(some_result().tables[0], clock="wall")
+    assert "wall clock" in "\n".join(report.lines(dataclasses.replace(some_result(), tables=(table,))))
