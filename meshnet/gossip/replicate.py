@@ -120,6 +120,9 @@ class Replicator:
         node = self._members.nodes.get(member.name)
         log = self.logs.get(member.name)
         if member.state in LIVE:
+            if log is not None and event.before not in LIVE and node is not None and self._is_past(log.epoch, node):
+                del self.logs[member.name]
+                log = None
             if log is not None:
                 log.hidden_since = None
             if node is not None and node.peer is not None:
@@ -133,6 +136,15 @@ class Replicator:
                 self._pending.pop(member.name, None)
         if log is not None and len(log) and (event.before in LIVE) != (member.state in LIVE):
             self._emit(RecordsChanged(member.name))
+
+    @staticmethod
+    def _is_past(epoch: int, owner: Node) -> bool:
+        """Whether an epoch is of an earlier life of its owner.
+
+        Such a log is kept while a restarted owner was never missed, so that nobody sees a moment without records.
+        After a death it is not shown again: what it tells of died as well.
+        """
+        return owner.peer is not None and epoch < owner.peer.log_epoch
 
     def collect(self, now: float) -> None:
         """Drop logs that have been hidden for long."""
@@ -194,6 +206,8 @@ class Replicator:
             self._counters["oversized"] += 1
             return None
         if log is None:
+            if node is not None and self._is_past(delta.epoch, node):
+                return Applied.STALE
             if delta.base:
                 self._postpone(delta)
                 return Applied.GAP

@@ -170,6 +170,26 @@ def test_a_new_epoch_replaces_the_log() -> None:
     assert seen == {frozenset({("n3", "kept"), ("n3", "gone")}), frozenset({("n3", "kept")})}
 
 
+def test_a_new_life_after_a_death_begins_with_nothing() -> None:
+    """What a node had published before it died is not seen again when it returns restarted, not for a moment."""
+    net = _joined(14, 4)
+    _publish(net, "n3", "old", life=1)
+    net.until(net.same_records, 1)
+    net.kill("n3")
+    net.until(lambda: all(net.states(f"n{n}")["n3"] == "dead" for n in range(3)), 3)
+    net.add("n3", net.settings("n3", epoch=1).local())
+    _publish(net, "n3", "new", life=2)
+    seen: set[frozenset[tuple[str, str]]] = set()
+
+    def returned() -> bool:
+        seen.update(frozenset(net.keys(f"n{n}")) for n in range(3))
+        return all(net.keys(name) == {("n3", "new")} for name in net.engines)
+
+    net.join("n3", "n1")
+    net.until(returned, 2)
+    assert seen == {frozenset(), frozenset({("n3", "new")})}
+
+
 def test_a_node_that_lost_its_epoch_gets_a_newer_one() -> None:
     """A node restarted without its state takes an epoch beyond what others hold, and its new records win."""
     net = Net(11, epoch=5)
