@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from meshnet.agent.neighbours import Neighbours
 from meshnet.agent.resolver import TaskResolver
 from meshnet.agent.runner import Runner, now
 from meshnet.agent.settings import AgentSettings
-from meshnet.agent.taskdir import TaskDirs
+from meshnet.agent.taskdir import Kept, TaskDirs
 from meshnet.agent.zones import Zones
 from meshnet.control.client import ManagerClient
 from meshnet.control.operations import Join
@@ -87,7 +88,7 @@ class Agent:
 
     async def run(self) -> None:
         """Until `stop()`. Raises what makes the node unusable (no data path, port taken)."""
-        kept = self._dirs.read_all()
+        kept = [self._looked_at(item) for item in self._dirs.read_all()]
         cached = self.manager.cached()
         self.assignments = cached or self.assignments
         self.neighbours = Neighbours(self.settings, await self._identity(), self.datapath.kind)
@@ -113,6 +114,11 @@ class Agent:
                 task.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
             await self._close()
+
+    def _looked_at(self, item: Kept) -> Kept:
+        """A task that ended while no agent ran (a node that lost its power) must not be announced again."""
+        serving = item.serving and self.containers.runs(self._dirs.container(item.task.id))
+        return dataclasses.replace(item, serving=serving)
 
     async def _until_stopped(self) -> None:
         await self._stop.wait()

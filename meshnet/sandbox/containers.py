@@ -103,6 +103,15 @@ class Containers:
         container.watch_health()
         return container
 
+    @staticmethod
+    def runs(directory: str) -> bool:
+        """Whether the container of that directory has started its program and still runs; nothing is touched."""
+        try:
+            processes = Processes(**json.loads(Path(directory, PROCESSES).read_text()))
+        except (OSError, ValueError, TypeError):
+            return False
+        return Path(directory, STARTED).exists() and process.start_time(processes.init) == processes.init_started
+
 
 async def _discard(spec: ContainerSpec) -> None:
     """Takes away whatever a creation that did not finish has made."""
