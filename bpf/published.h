@@ -317,10 +317,8 @@ inlined int ingress_backend(const struct packet *p, struct endpoint_key *backend
 		*found = bpf_map_lookup_elem(&endpoints, backend);
 		if (likely(reachable(*found)))
 			return 0;
-		if (!*found)
-			return DROP(UNKNOWN_BACKEND);
 		if (!opens(p))
-			return DROP(REMOVED_BACKEND);
+			return *found ? DROP(REMOVED_BACKEND) : DROP(UNKNOWN_BACKEND);
 		count_event(EVENT_REPICKED);
 	} else if (!flow) {
 		/* In the middle of a connection: the stack knows whether it is one of its own (a task's, that it

@@ -187,10 +187,8 @@ inlined int vip_backend(struct packet *p, const struct endpoint *vip, struct end
 		*found = bpf_map_lookup_elem(&endpoints, backend);
 		if (likely(reachable(*found)))
 			return 0;
-		if (!*found)
-			return DROP(UNKNOWN_BACKEND);
 		if (!opens(p))
-			return DROP(REMOVED_BACKEND);
+			return *found ? DROP(REMOVED_BACKEND) : DROP(UNKNOWN_BACKEND);
 		count_event(EVENT_REPICKED);
 	} else if (!flow && !opens(p)) {
 		return DROP(NO_FLOW);

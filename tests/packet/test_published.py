@@ -319,6 +319,15 @@ def test_unknown_backend(node: PacketNode) -> None:
     assert (result.verdict, result.drops) == (DROP, {"unknown_backend": 1})
 
 
+def test_a_repeated_syn_leaves_a_dead_node(node: PacketNode) -> None:
+    """A SYN that nobody answered, to a backend that is not known any more, goes to another one when it is repeated."""
+    ask(node, FAR)
+    node.apply(without(WEB_REMOTE, removed=False))
+    result = ask(node, FAR)
+    assert result.events["repicked"] == 1
+    same(result, into_task(TCP(sport=4000, dport=80, flags="S", seq=1)))
+
+
 def test_draining_backend(node: PacketNode) -> None:
     """A backend that left its service keeps its connections and gets no new ones, not even from the same port."""
     ask(node, FAR)

@@ -292,6 +292,17 @@ def test_unknown_backend(node: PacketNode) -> None:
     assert (result.verdict, result.drops, result.events) == (DROP, {"unknown_backend": 1}, {})
 
 
+def test_a_repeated_syn_leaves_a_dead_node(node: PacketNode) -> None:
+    """A SYN that nobody answered, to a backend that is not known any more, goes to another one when it is repeated."""
+    node.apply(only(REMOTE))
+    send(node, SYN)
+    without = tuple(row for row in PLAN.remotes if row.ip != REMOTE)
+    node.apply(dataclasses.replace(only(LOCAL), remotes=without))
+    result = send(node, SYN)
+    assert result.events == {"repicked": 1, "vip_connection": 1}
+    same(result, task(CLIENT, LOCAL, SYN))
+
+
 def test_backends_without_a_record(node: PacketNode) -> None:
     """New connections pass over backends that no record tells how to reach; with none left they are dropped."""
     node.apply(only(NOBODY, LOCAL))
