@@ -1,0 +1,171 @@
+"""What breaks, and who notices: an agent, a manager, a node, each killed while requests flow."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+from places import LAB as PLACES
+from places import NODES, at, backends, box, hostnames, settled, vip
+from probes import Probe, beside, inside, load, looking, on
+
+from meshnet.lab import daemons, nodes, processes
+from meshnet.testing.labs import LabUnderTest
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+LAB = PLACES
+LOST_PACKET = 0.9  # s: TCP sends a lost SYN again after one second
+NOTICED = 3.0  # s in which a node that was cut off must be out of everyone's sight; about 1.5 on an idle machine
+MISSED = 40.0  # s in which the manager must have missed a node's heartbeats and started its tasks elsewhere
+
+
+@pytest.fixture(scope="module", autouse=True)
+def services(lab: LabUnderTest) -> None:
+    lab.network("demo")
+    lab.service("whoami", replicas=3, networks=["demo"], ports=["8000:8000"], restart_delay=0)
+    box(lab, "box", "docker-1", "demo")
+    settled(lab, "whoami", 3)
+
+
+class Ways:
+    """Every way to the service, with a prober each; the box is on docker-1."""
+
+    def __init__(self, lab: LabUnderTest, stack: ExitStack) -> None:
+        client, task, raw = (
+            stack.enter_context(p) for p in (on(lab, "client"), inside(lab, "box.1"), beside(lab, "box.1"))
+        )
+        self.all: dict[str, tuple[Probe, str]] = {"socket": (task, vip(lab)), "packet": (raw, vip(lab))}
+        self.all |= {node: (client, ip) for node, ip in NODES.items()}
+
+    @contextmanager
+    def loaded(self, lab: LabUnderTest) -> Iterator[dict[str, dict[str, Any]]]:
+        """New connections on every way, and one kept open on each, while the block runs; outcomes as `load`'s."""
+        outcomes: dict[str, dict[str, Any]] = {}
+        with ExitStack() as stack:
+            for name, (probe, ip) in self.all.items():
+                for keep in (False, True):
+                    outcomes[f"{name}{'-kept' * keep}"] = stack.enter_context(load(probe, ip, keep=keep))
+            self.flow(lab)
+            yield outcomes
+            self.flow(lab)
+
+    def flow(self, lab: LabUnderTest) -> None:
+        """Waits until more requests have been answered on every way."""
+        before = self._answered()
+        lab.wait_until(lambda: all(n > before[way] + 5 for way, n in self._answered().items()), what="more answers")
+
+    def _answered(self) -> dict[tuple[str, bool], int]:
+        return {
+            (name, keep): sum(looking(probe, ip, keep=keep)["answers"].values())
+            for name, (probe, ip) in self.all.items()
+            for keep in (False, True)
+        }
+
+
+@pytest.fixture
+def ways(lab: LabUnderTest) -> Iterator[Ways]:
+    with ExitStack() as stack:
+        yield Ways(lab, stack)
+
+
+def kill_9(lab: LabUnderTest, node: str, role: str) -> None:
+    """Ends an agent or manager in the middle of whatever it does."""
+    for pid in processes.pids(lab.name, node, role):
+        os.kill(pid, signal.SIGKILL)
+    lab.wait_until(lambda: not processes.alive(lab.name, node, role))
+
+
+def no_failure(outcomes: dict[str, dict[str, Any]]) -> None:
+    for way, outcome in outcomes.items():
+        assert outcome["errors"] == [], way
+        assert outcome["slowest"] < LOST_PACKET, f"{way}: a request took {outcome['slowest']} s"
+
+
+def identities(lab: LabUnderTest) -> dict[str, str]:
+    """The tasks that run, with their nodes."""
+    return {task.id: task.node for task in lab.tasks()}
+
+
+@pytest.mark.parametrize("node", ["docker-1", "docker-2"])
+def test_an_agent_killed_and_restarted(lab: LabUnderTest, ways: Ways, node: str) -> None:
+    """kill -9 of an agent and its restart cost no request, no open connection and no task; names come back."""
+    before = identities(lab)
+    with ways.loaded(lab) as outcomes:
+        kill_9(lab, node, daemons.AGENT)
+        ways.flow(lab)
+        nodes.start(lab.spec, node)
+        settled(lab, "whoami", 3)
+    no_failure(outcomes)
+    assert identities(lab) == before
+    assert vip(lab) in lab.task("box.1").out("dig +short +time=2 @127.0.0.11 whoami")
+
+
+def test_what_changed_while_an_agent_was_away(lab: LabUnderTest, ways: Ways) -> None:
+    """An agent that comes back learns of the tasks that came and went meanwhile."""
+    kill_9(lab, "docker-1", daemons.AGENT)
+    lab.scale("whoami", 2, wait=False)
+    lab.service("later", networks=["demo"], constraints=at("docker-2"))
+    nodes.start(lab.spec, "docker-1")
+    settled(lab, "whoami", 2)
+    settled(lab, "later", 1, "docker-1")
+    for name in ("socket", "packet"):
+        probe, _ = ways.all[name]
+        assert {name for name, _ in probe.ask(vip(lab, "later"))} == hostnames(lab, "later")
+        assert {name for name, _ in probe.ask(vip(lab), count=4)} == hostnames(lab)
+    lab.remove("later")
+    lab.scale("whoami", 3)
+    settled(lab, "whoami", 3)
+
+
+def test_a_manager_killed_and_restarted(lab: LabUnderTest, ways: Ways) -> None:
+    """Without its manager traffic goes on; a manager that comes back knows everything and replaces nothing."""
+    before = identities(lab)
+    services = {service.id: service.endpoint.virtual_ips for service in lab.engine.services()}
+    with ways.loaded(lab) as outcomes:
+        kill_9(lab, "docker-0", daemons.MANAGER)
+        ways.flow(lab)
+        nodes.start(lab.spec, "docker-0")
+        assert {service.id: service.endpoint.virtual_ips for service in lab.engine.services()} == services
+        lab.scale("whoami", 4)
+        settled(lab, "whoami", 4)
+        lab.scale("whoami", 3)
+        settled(lab, "whoami", 3)
+    no_failure({way: outcome for way, outcome in outcomes.items() if not way.endswith("-kept")})
+    assert len(before.items() & identities(lab).items()) >= len(before) - 1  # which one scaling ends is its choice
+
+
+def test_a_killed_node(lab: LabUnderTest, ways: Ways) -> None:
+    """New connections avoid a killed node within seconds; its tasks start elsewhere and stay when it returns."""
+    lost = {task.spec.hostname for task in lab.tasks("whoami") if task.node == "docker-2"}
+    assert lost
+    living = ["docker-0", "docker-1"]
+    del ways.all["docker-2"]
+    nodes.kill(lab.spec, "docker-2")
+    begin = time.monotonic()
+
+    def avoided() -> bool:
+        rounds = [probe.call("ask", host=ip, port=8000, count=3, patience=0.2) for probe, ip in ways.all.values()]
+        return all(name for answers in rounds for name, _ in answers)
+
+    lab.wait_until(avoided, what="connections that avoid the killed node")
+    noticed = time.monotonic() - begin
+    print(f"a killed node was avoided after {noticed:.2f} s")
+    with ways.loaded(lab) as outcomes:
+        lab.wait_until(
+            lambda: len([t for t in lab.tasks("whoami") if t.node in living]) == 3, MISSED, what="tasks elsewhere"
+        )
+        lab.wait_until(lambda: all(len(tasks) == 3 for node in living for tasks in backends(lab, node, "whoami")))
+        elsewhere = {task.id: task.node for task in lab.tasks("whoami") if task.node in living}
+        nodes.start(lab.spec, "docker-2")
+        lab.wait_until(lambda: identities(lab).items() >= elsewhere.items() and len(lab.tasks("whoami")) == 3)
+        settled(lab, "whoami", 3)
+    no_failure(outcomes)
+    assert noticed < NOTICED
+    assert {task.id: task.node for task in lab.tasks("whoami")} == elsewhere
+    with on(lab, "client") as client:
+        assert {name for name, _ in client.ask(NODES["docker-2"], count=3)} == hostnames(lab)
