@@ -101,7 +101,8 @@ class ManagerClient:
                 await self._taken.wait()
 
     async def heartbeats(self) -> None:
-        """Sends reports when there are any, and otherwise a heartbeat per period. Runs until cancelled."""
+        """Sends a heartbeat now and per period, and reports when there are any. Runs until cancelled."""
+        self._urgent.set()
         while True:
             # Not wait_for: in Python 3.11 it swallows a cancellation that meets the event.
             with contextlib.suppress(TimeoutError):

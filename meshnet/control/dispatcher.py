@@ -4,7 +4,8 @@
     GET  /v1/nodes/{id}/assignments[?watch=1]      newline-delimited JSON (see `assignments`): everything, then changes
     PUT  /v1/nodes/{id}/status                     {"Tasks": {id: TaskStatus}} -> {"Heartbeat", "Managers"}
 
-A report is a heartbeat, also an empty one. A node that the manager does not know is answered 404 and must join.
+A report is a heartbeat, also an empty one; a node is ready from its first one on. A node that the manager does not
+know is answered 404 and must join.
 """
 
 from __future__ import annotations
@@ -105,7 +106,6 @@ class Dispatcher:
             return changes
 
         await manager.state.write(decide)
-        await manager.heard(identifier)
         return web.json_response({"ID": identifier, **self._terms()})
 
     async def _status(self, request: web.Request) -> web.Response:

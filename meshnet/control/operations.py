@@ -185,8 +185,9 @@ class Join:
 
 
 def join_node(view: View, join: Join, ledger: Ledger, new_id: NewId, manager_addr: str) -> tuple[Changes, str]:
-    """The node as a member that is ready; the same one again if its id, or its hostname and address, are known.
+    """The node as a member; the same one again if its id, or its hostname and address, are known.
 
+    It counts as ready with its first heartbeat, which an agent sends once its data path works.
     Labels given with the first join are the node's own from then on. `manager_addr` is this manager's host:port.
     Returns the changes and the node's id.
     """
@@ -202,7 +203,7 @@ def join_node(view: View, join: Join, ledger: Ledger, new_id: NewId, manager_add
     joined = dataclasses.replace(
         node,
         description=join.description,
-        status=NodeStatus("ready", "", join.addr),
+        status=dataclasses.replace(node.status, addr=join.addr),
         manager_status=ManagerStatus(True, "reachable", manager_addr) if leads else node.manager_status,
     )
     joined = give_node(ledger, joined)

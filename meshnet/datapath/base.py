@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,10 +40,17 @@ class Datapath(Protocol):
     """
 
     kind: str
+    failed: Mapping[str, str]  # paths of sandboxes that the last apply could not wire -> one line that says why
 
     def capabilities(self) -> list[Capability]: ...
 
-    async def apply(self, plan: Plan) -> Changes: ...
+    async def prepare(self) -> None:
+        """Gets ready to apply plans. MeshnetError if that cannot be here."""
+        ...
+
+    async def apply(self, plan: Plan) -> Changes:
+        """MeshnetError if something was refused; the rest is done all the same."""
+        ...
 
     async def observe(self) -> Plan: ...
 

@@ -51,8 +51,8 @@ class Wired:
     """What `apply` found and did.
 
     `ports` maps names of node-side ends to interface indexes, `cookies` paths of sandboxes to their namespaces'
-    cookies; both lack what `failed` tells about (one line per sandbox that is gone or refused something). Indexes
-    are 0 for what does not exist. `underlay_mac` is text.
+    cookies; both lack what `failed` tells about (path of a sandbox that is gone or refused something -> one line
+    that says what). Indexes are 0 for what does not exist. `underlay_mac` is text.
     """
 
     changes: Changes
@@ -63,7 +63,7 @@ class Wired:
     node_port: int
     underlay: int
     underlay_mac: str
-    failed: tuple[str, ...] = ()
+    failed: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -99,7 +99,7 @@ class Wiring:
         per known one.
         """
         diff = Diff()
-        failed: list[str] = []
+        failed: dict[str, str] = {}
         self._seen = None
         if full:
             self._verified.clear()
@@ -233,7 +233,7 @@ class Wiring:
         self._send(diff, more)
         self._loosen([NODE_INTERFACE, NODE_PORT])
 
-    def _ports(self, diff: Diff, facts: Sequence[PortLink], failed: list[str]) -> None:
+    def _ports(self, diff: Diff, facts: Sequence[PortLink], failed: dict[str, str]) -> None:
         """Both ends of every task's interface, then the ways back to them."""
         found = self._links()
         self._verified = {
@@ -254,7 +254,7 @@ class Wiring:
         repairs.way_back(more, ports, self._netlink.routes(TABLE), self._netlink.neighbours())
         self._send(diff, more)
 
-    def _wire_all(self, diff: Diff, facts: Sequence[PortLink], failed: list[str]) -> None:
+    def _wire_all(self, diff: Diff, facts: Sequence[PortLink], failed: dict[str, str]) -> None:
         """Pairs and what is inside the sandboxes, some sandboxes at a time; what succeeds is verified."""
         by_sandbox: dict[str, list[PortLink]] = {}
         for fact in facts:
@@ -269,11 +269,11 @@ class Wiring:
                 for path, box in opened.items():
                     self._inside(diff, path, box, by_sandbox[path], failed)
 
-    def _join(self, diff: Diff, facts: Iterable[PortLink], opened: dict[str, _Sandbox], failed: list[str]) -> None:
+    def _join(self, diff: Diff, facts: Iterable[PortLink], opened: dict[str, _Sandbox], failed: dict[str, str]) -> None:
         """Makes the pairs that do not exist or are not whole; all in one batch."""
         found = self._links()
         more = Diff()
-        changed: set[str] = set()
+        changed: dict[str, str] = {}  # what a request says it does -> the sandbox that it is for
         for fact in facts:
             box = opened[fact.netns]
             port, interface = found.get(fact.port), box.links.get(fact.interface)
@@ -284,16 +284,19 @@ class Wiring:
             if interface is not None:
                 box.netlink.send(rt.link_del(interface.index, missing_ok=True))
             near = rt.VethEnd(fact.port, None, fact.mtu)
-            more.add("links", rt.veth_add(near, rt.VethEnd(fact.interface, fact.mac, fact.mtu, box.fd)))
-            changed.add(fact.netns)
+            pair = rt.veth_add(near, rt.VethEnd(fact.interface, fact.mac, fact.mtu, box.fd))
+            more.add("links", pair)
+            changed[pair.what] = fact.netns
         if more.requests:
             self._seen = None
-            failed += [str(error) for _, error in self._netlink.try_send(more.requests)]
+            for request, error in self._netlink.try_send(more.requests):
+                if path := changed.get(request.what):
+                    failed.setdefault(path, f"{path}: {error}")
         diff.include(more)
-        for path in changed:
+        for path in set(changed.values()):
             opened[path].links = _by_name(opened[path].netlink)
 
-    def _inside(self, diff: Diff, path: str, box: _Sandbox, facts: Iterable[PortLink], failed: list[str]) -> None:
+    def _inside(self, diff: Diff, path: str, box: _Sandbox, facts: Iterable[PortLink], failed: dict[str, str]) -> None:
         """One sandbox's interfaces, addresses and routes."""
         more = Diff()
         addresses, routes = box.netlink.addresses(), box.netlink.routes(rt.MAIN_TABLE)
@@ -306,7 +309,8 @@ class Wiring:
                 repairs.inside(more, fact, link, addresses, routes)
                 wired.append((fact, link.peer))
         errors = box.netlink.try_send(more.requests)
-        failed += [f"{path}: {error}" for _, error in errors]
+        for _, error in errors:
+            failed.setdefault(path, f"{path}: {error}")
         diff.include(more)
         if not errors:
             cookie = box.netlink.cookie()
@@ -317,7 +321,7 @@ class Wiring:
         wanted = {f"net/ipv4/conf/{name}/rp_filter": "0" for name in names}
         sysctl.ensure(wanted, self._netns, missing_ok=True)
 
-    def _wired(self, diff: Diff, links: Links, failed: Sequence[str]) -> Wired:
+    def _wired(self, diff: Diff, links: Links, failed: dict[str, str]) -> Wired:
         found = self._links()
         known = {fact: self._verified[fact] for fact in links.ports if fact in self._verified}
         underlay = found.get(self._context.underlay)
@@ -330,18 +334,18 @@ class Wiring:
             node_port=found[NODE_PORT].index if links.node and NODE_PORT in found else 0,
             underlay=underlay.index if underlay else 0,
             underlay_mac=underlay.mac if underlay else "",
-            failed=tuple(failed),
+            failed=failed,
         )
 
 
-def _open_sandboxes(paths: Sequence[str], stack: contextlib.ExitStack, failed: list[str]) -> dict[str, _Sandbox]:
+def _open_sandboxes(paths: Sequence[str], stack: contextlib.ExitStack, failed: dict[str, str]) -> dict[str, _Sandbox]:
     def enter(fd: int) -> tuple[int, Netlink]:
         return os.dup(fd), Netlink()
 
     opened: dict[str, _Sandbox] = {}
     for path, entered in zip(paths, namespaces.visit(paths, enter), strict=True):
         if isinstance(entered, OSError):
-            failed.append(f"{path}: {entered.strerror or entered}")
+            failed[path] = f"{path}: {entered.strerror or entered}"
             continue
         fd, netlink = entered
         stack.callback(os.close, fd)

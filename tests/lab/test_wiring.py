@@ -95,7 +95,7 @@ def test_a_task_is_wired(bench: Bench) -> None:
     name = bench.task(5)
     wired = bench.apply()
     row = bench.plan.endpoints[0]
-    assert wired.failed == ()
+    assert wired.failed == {}
     with Netlink(name) as inside, Netlink(bench.node) as outside:
         eth0, port = inside.link("eth0"), outside.link(row.port)
         assert eth0 is not None
@@ -162,7 +162,7 @@ def test_two_networks_in_one_sandbox(bench: Bench) -> None:
     """A task on two networks has two interfaces, one default route, and each network's MTU."""
     name = bench.task(5)
     bench.task(5, OTHER, "eth1", name)
-    assert bench.apply().failed == ()
+    assert bench.apply().failed == {}
     with Netlink(name) as inside:
         assert {link.name: link.mtu for link in inside.links() if link.name != "lo"} == {"eth0": 1450, "eth1": 1400}
         assert [route.via for route in inside.routes() if route.destination == "default"] == ["10.0.1.1"]
@@ -190,7 +190,7 @@ def test_damage_inside_a_sandbox_is_repaired(bench: Bench) -> None:
             inside.send(*damage)
             wired = bench.apply()
             assert wired.changes, damage[0].what
-            assert wired.failed == ()
+            assert wired.failed == {}
             assert _nothing(bench.apply()), damage[0].what
             now = (inside.links(), inside.addresses(), sorted(inside.routes(), key=lambda route: route.destination))
             assert now[:2] == good[:2], damage[0].what
@@ -236,7 +236,7 @@ def test_a_pair_torn_apart_is_made_anew(bench: Bench) -> None:
     netns.delete(name)
     netns.create(name)
     wired = bench.apply()
-    assert wired.failed == ()
+    assert wired.failed == {}
     assert wired.cookies == {netns.path(name): netns.cookie(name)}
     with Netlink(name) as inside:
         assert inside.link("eth0") is not None
@@ -266,7 +266,8 @@ def test_a_sandbox_that_is_gone_is_reported(bench: Bench) -> None:
     bench.task(5)
     bench.task(6, name="mn-t-no-such")
     wired = bench.apply()
-    assert wired.failed == ("/run/netns/mn-t-no-such: No such file or directory",)
+    gone = "/run/netns/mn-t-no-such"
+    assert wired.failed == {gone: f"{gone}: No such file or directory"}
     assert list(wired.ports) == [bench.plan.endpoints[0].port]
 
 
@@ -281,7 +282,7 @@ def test_foreign_devices_are_refused_in_one_line(bench: Bench) -> None:
         with pytest.raises(MeshnetError, match="UDP port 4789 is taken"):
             bench.apply()
         node.send(rt.link_del("mine"))
-    assert bench.apply().failed == ()
+    assert bench.apply().failed == {}
 
 
 def test_destroy_leaves_nothing(bench: Bench) -> None:
@@ -311,7 +312,7 @@ def test_fifty_endpoints_are_quick(bench: Bench) -> None:
     for number in range(5, 55):
         bench.task(number)
     began = time.monotonic()
-    assert bench.apply().failed == ()
+    assert bench.apply().failed == {}
     middle = time.monotonic()
     bench.apply()
     ended = time.monotonic()
@@ -325,7 +326,7 @@ class Firewall:
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self.one, self.two = bench.task(5), bench.task(6, OTHER)
-        assert bench.apply().failed == ()
+        assert bench.apply().failed == {}
         with Netlink(bench.node) as node:
             for row, network in zip(bench.plan.endpoints, (DEMO, OTHER), strict=True):
                 port = node.link(row.port)

@@ -133,6 +133,8 @@ class Swarm:
         node = FakeNode(self.manager.listen_address, name, runs, cache)
         await node.start()
         self.nodes.append(node)
+        members = self.manager.view.nodes
+        await eventually(lambda: members[node.client.node_id].status.state == "ready", f"{name} is heard")
         return node
 
     async def network(self, name: str) -> str:

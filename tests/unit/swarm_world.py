@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 
-from meshnet.control import operations
+from meshnet.control import nodes, operations
 from meshnet.control.allocator import DATAPATH_LABEL, Ledger
 from meshnet.control.objects import Change, Changes, kind_of, new_id, stamp, touched
 from meshnet.control.settle import settle
@@ -25,14 +25,14 @@ from meshnet.model import (
 
 
 class World:
-    def __init__(self, nodes: int = 3, seed: int = 1, history: int = 5) -> None:
+    def __init__(self, size: int = 3, seed: int = 1, history: int = 5) -> None:
         self.view = View()
         self.now = 1_000_000.0
         self.rng = Random(seed)
         self.history = history
         self.changes: list[Change] = []
         self.commit(operations.start_cluster(self.view, self.ledger(), self.new_id))
-        for number in range(nodes):
+        for number in range(size):
             self.node(f"docker-{number}")
 
     def new_id(self) -> str:
@@ -62,6 +62,7 @@ class World:
         join = operations.Join("", f"172.17.0.{number}", "worker", labels or {}, description)
         changes, ident = operations.join_node(self.view, join, self.ledger(), self.new_id, "")
         self.commit(changes)
+        self.commit(Changes((nodes.ready(self.view.nodes[ident]),)))
         return self.view.nodes[ident]
 
     def network(self, name: str) -> str:

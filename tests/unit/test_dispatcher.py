@@ -9,7 +9,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from swarm import SETTINGS, eventually, run, spec, swarm
+from swarm import SETTINGS, FakeNode, eventually, run, spec, swarm
 
 from meshnet.control.manager import Manager
 from meshnet.control.operations import remove_service
@@ -143,6 +143,24 @@ def test_a_failed_task_is_replaced(tmp_path: Path) -> None:
             assert [task.slot for task in it.tasks(web, "failed")] == [victim.slot]
             node.tell(it.tasks(slow)[0].id, "failed")
             await eventually(lambda: it.tasks(slow, "assigned", "ready"), "the successor waits for its delay")
+
+    run(scenario)
+
+
+def test_a_node_that_only_joined_is_not_ready(tmp_path: Path) -> None:
+    """A node gets tasks from its first heartbeat on; an agent joins before it can serve any."""
+
+    async def scenario() -> None:
+        async with swarm(tmp_path) as it:
+            node = FakeNode(it.manager.listen_address, "docker-1")
+            ident = await node.client.join()
+            web = await it.service(spec("web"))
+            await eventually(lambda: [t.status.state for t in it.tasks(web)] == ["pending"], "its task waits")
+            assert it.manager.view.nodes[ident].status.state == "unknown"
+            await node.start()
+            it.nodes.append(node)
+            await it.converged(web, 1)
+            assert it.manager.view.nodes[ident].status.state == "ready"
 
     run(scenario)
 

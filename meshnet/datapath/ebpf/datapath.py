@@ -54,11 +54,19 @@ class Ebpf:
         self._attachments = Attachments(context)
         self._plan = _NOTHING
         self._last_set = 0
-        self.failed: tuple[str, ...] = ()  # sandboxes that the last apply could not wire, one line each
+        self.failed: Mapping[str, str] = {}
 
     def capabilities(self) -> list[Capability]:
         """What of this data path works on this machine, with the fix for what does not."""
         return [Capability(probe.name, probe.works, probe.detail, probe.fix) for probe in capabilities.probes()]
+
+    async def prepare(self) -> None:
+        """Loads the programs, or finds those that are loaded. MeshnetError if this kernel refuses them."""
+        async with self._lock:
+            try:
+                await asyncio.to_thread(self._open)
+            except OSError as error:
+                raise MeshnetError(f"the kernel of node {self._context.node} refused a change: {error}") from error
 
     async def apply(self, plan: Plan) -> Changes:
         """Brings the kernel to `plan`; a plan that was applied before is verified in every part.
@@ -157,7 +165,7 @@ class Ebpf:
         )
 
     def _complain(self, wired: Wired) -> None:
-        for line in set(wired.failed) - set(self.failed):
+        for line in set(wired.failed.values()) - set(self.failed.values()):
             _LOG.warning("%s", line)
         self.failed = wired.failed
 
