@@ -1,25 +1,29 @@
 """One node's agent: what the manager assigns and the members say, made true in the kernel.
 
 The loop is small. Assignments arrive, runners bring tasks up and down, records come and go by gossip; each of
-these marks the world as changed, and `_reconcile` turns the world into a plan, gives it to the data path and
-hands fresh zones to the resolvers. Nothing else programs the kernel.
+these marks the world as changed, and the reconciler has it turned into a plan, gives that to the data path and has
+fresh zones handed to the resolvers. Nothing else programs the kernel.
 
 A restart must go unnoticed. Tasks of the last run are adopted and announced before gossip begins, and the first
 plan is applied only when assignments (from disk at the latest) and the other members' records are known: a plan
-made of half the world would remove what the other half claims.
+made of half the world would remove what the other half claims. The manager counts the node as ready from its first
+heartbeat, which waits for that plan.
+
+A loop that fails ends the agent, with its tasks left as they are: better gone, and seen to be gone, than half alive.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 
 from meshnet.agent.neighbours import Neighbours
+from meshnet.agent.parts import Spaces
+from meshnet.agent.reconciler import Reconciler
 from meshnet.agent.resolver import TaskResolver
 from meshnet.agent.runner import Runner, now
 from meshnet.agent.settings import AgentSettings
@@ -33,6 +37,8 @@ from meshnet.datapath.rows import Plan
 from meshnet.datapath.select import open_datapath
 from meshnet.dns.zone import Zone
 from meshnet.errors import MeshnetError
+from meshnet.files import replace_text
+from meshnet.kernel import netns
 from meshnet.kernel.netlink import Netlink
 from meshnet.model import (
     TERMINAL_STATES,
@@ -52,8 +58,7 @@ from meshnet.sandbox.images import Images
 
 log = logging.getLogger(__name__)
 
-LEAVE = 1.0  # s that the manager gets to hear that this node stops
-REPAIR = 30.0  # s between looks at the kernel when nothing changes
+LEAVE = 1.0  # s that the manager gets to hear that this node stops, and how its tasks ended
 
 
 class Agent:
@@ -75,12 +80,13 @@ class Agent:
         self.runners: dict[str, Runner] = {}
         self._id_file = self.run_dir / "node-id"
         self.manager = ManagerClient(settings.managers, self._description(), self.run_dir / "assignments.json")
-        self.plan: Plan | None = None
+        self.spaces: Spaces = netns
+        self.reconciler = Reconciler(self.datapath, self._desired, self._spread)
         self._dirs = TaskDirs(settings.run_dir)
         self._upstreams = tuple((address, 53) for address in settings.resolvers)
-        self._sandboxes: dict[str, str] = {}
-        self._changed = asyncio.Event()
-        self._applied = asyncio.Condition()
+        self._assigned = asyncio.Event()
+        self._acquainted = asyncio.Event()
+        self._ending = False
         self._stop = asyncio.Event()
         self._zones = Zones(self.assignments, ())
 
@@ -88,23 +94,42 @@ class Agent:
 
     async def run(self) -> None:
         """Until `stop()`. Raises what makes the node unusable (no data path, port taken)."""
+        try:
+            await self.datapath.prepare()
+            await self._begin()
+            await self._until_stopped()
+        finally:
+            await self._close()
+
+    async def _begin(self) -> None:
+        """Takes up what the last run left, and begins to speak and to listen."""
         kept = [self._looked_at(item) for item in self._dirs.read_all()]
         cached = self.manager.cached()
-        self.assignments = cached or self.assignments
+        if cached is not None:
+            self.assignments = cached
+            self._assigned.set()
         self.neighbours = Neighbours(self.settings, await self._identity(), self.datapath.kind)
         for item in kept:
             runner = Runner(self, self._dirs, self._resolver(), item.task, item)
             if item.serving:
                 self.publish(item.task, "ready", runner.hostname, item.container_id)
             self._add_runner(runner)
-        await self.neighbours.start(self._changed.set)
+        await self.neighbours.start(self.reconciler.changed)
         self._publish_node()
-        loops: list[asyncio.Task[None]] = [
-            asyncio.create_task(self._follow_manager()),
-            asyncio.create_task(self.manager.heartbeats()),
-            asyncio.create_task(self._reconcile_forever(adopting=cached is not None)),
+        if not kept and cached is None:
+            self._acquainted.set()
+
+    async def _until_stopped(self) -> None:
+        loops = [
+            asyncio.create_task(loop)
+            for loop in (
+                self._stop.wait(),
+                self._follow_manager(),
+                self._get_acquainted(),
+                self._reconcile(),
+                self._heartbeats(),
+            )
         ]
-        loops.append(asyncio.create_task(self._until_stopped()))
         try:
             done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -113,36 +138,53 @@ class Agent:
             for task in loops:
                 task.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
-            await self._close()
 
     def _looked_at(self, item: Kept) -> Kept:
         """A task that ended while no agent ran (a node that lost its power) must not be announced again."""
         serving = item.serving and self.containers.runs(self._dirs.container(item.task.id))
         return dataclasses.replace(item, serving=serving)
 
-    async def _until_stopped(self) -> None:
+    async def _get_acquainted(self) -> None:
+        await self.neighbours.join()
+        self._acquainted.set()
         await self._stop.wait()
+
+    async def _reconcile(self) -> None:
+        await self._assigned.wait()
+        await self._acquainted.wait()
+        await self.reconciler.run()
+
+    async def _heartbeats(self) -> None:
+        await self.reconciler.first()
+        await self.manager.heartbeats()
 
     def stop(self) -> None:
         """Ends the agent; tasks go on and are adopted by the next one."""
         self._stop.set()
 
     async def stop_tasks(self) -> None:
-        """Leaves the swarm's work in order: the manager knows first, then every task drains and ends."""
+        """Leaves the swarm's work in order: the manager knows first, then every task drains and ends.
+
+        None is begun any more.
+        """
+        self._ending = True
         await self.manager.leave(LEAVE)
         for runner in self.runners.values():
             runner.update(None)
         await asyncio.gather(*(runner.done() for runner in self.runners.values()))
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(LEAVE):
                 await self.manager.reported()
+        except TimeoutError:
+            log.warning("no manager has heard how the tasks ended")
         if self.joined:
             await self.neighbours.leave()
 
     async def _close(self) -> None:
         for runner in self.runners.values():
             await runner.abandon()
-        await self.neighbours.stop()
+        if self.joined:
+            await self.neighbours.stop()
         await self.manager.close()
         await self.datapath.close()
 
@@ -170,7 +212,7 @@ class Agent:
         if self.manager.node_id:
             return self.manager.node_id
         node_id = await self.manager.join()
-        self._id_file.write_text(node_id)
+        replace_text(self._id_file, node_id)
         return node_id
 
     # --- members and records --------------------------------------------------------------------------------
@@ -197,7 +239,8 @@ class Agent:
             self.assignments = assignments
             self._publish_node()
             self._sync_runners()
-            self._changed.set()
+            self._assigned.set()
+            self.reconciler.changed()
 
     def _sync_runners(self) -> None:
         for task_id, runner in list(self.runners.items()):
@@ -208,7 +251,7 @@ class Agent:
             elif runner.finished and assigned is not None and assigned.status.state not in TERMINAL_STATES:
                 self.report(runner.task, runner.status)
         for task in self.assignments.tasks.values():
-            if task.id in self.runners or task.status.state in TERMINAL_STATES:
+            if task.id in self.runners or task.status.state in TERMINAL_STATES or self._ending:
                 continue
             if state_rank(task.desired_state) <= state_rank("running"):
                 self._add_runner(Runner(self, self._dirs, self._resolver(), task))
@@ -224,18 +267,7 @@ class Agent:
 
     # --- the world into the kernel --------------------------------------------------------------------------
 
-    async def _reconcile_forever(self, adopting: bool) -> None:
-        joining = asyncio.create_task(self.neighbours.join())
-        if adopting:
-            await joining
-        self._changed.set()
-        while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), REPAIR)
-            self._changed.clear()
-            await self._reconcile()
-
-    async def _reconcile(self) -> None:
+    def _desired(self, sandboxes: Mapping[str, str]) -> Plan:
         neighbours = self.neighbours
         neighbours.look()
         local = LocalNode(
@@ -245,20 +277,13 @@ class Agent:
             mtu=self._underlay_mtu(),
             direct_return=self.settings.direct_return,
         )
-        desired = plan(local, self.assignments, neighbours.located, neighbours.peers, self._sandboxes, neighbours.gone)
-        try:
-            changes = await self.datapath.apply(desired)
-        except MeshnetError as error:
-            log.error("%s", error)
-        else:
-            if changes:
-                log.info("applied: +%s -%s", changes.added, changes.removed)
-        self._zones = Zones(self.assignments, neighbours.located)
+        return plan(local, self.assignments, neighbours.located, neighbours.peers, sandboxes, neighbours.gone)
+
+    def _spread(self) -> None:
+        """Names follow what the kernel was given."""
+        self._zones = Zones(self.assignments, self.neighbours.located)
         for runner in self.runners.values():
             runner.resolver.set_zone(self._zone_of(runner.task))
-        async with self._applied:
-            self.plan = desired
-            self._applied.notify_all()
 
     def _zone_of(self, task: Task) -> Zone:
         return self._zones.for_networks([a.network_id for a in task.networks_attachments])
@@ -291,29 +316,22 @@ class Agent:
                 state=state,
             )
             record = self.neighbours.publish(attachment.network_id, endpoint)
-        self._changed.set()
+        self.reconciler.changed()
         return record
 
     def withdraw(self, task: Task) -> None:
         for attachment in task.networks_attachments:
             self.neighbours.withdraw(attachment.network_id, task.id)
-        self._changed.set()
+        self.reconciler.changed()
 
     async def acknowledged(self, record: int) -> bool:
         return await self.neighbours.acknowledged(record)
 
     async def wire(self, task: Task, netns: str) -> None:
-        self._sandboxes[task.id] = netns
-        await self._until_plan(lambda p: len(task.networks_attachments) <= sum(e.task == task.id for e in p.endpoints))
+        await self.reconciler.wire(task.id, netns, len(task.networks_attachments))
 
     async def unwire(self, task: Task) -> None:
-        if self._sandboxes.pop(task.id, None) is not None:
-            await self._until_plan(lambda p: all(e.task != task.id for e in p.endpoints))
-
-    async def _until_plan(self, holds: Callable[[Plan], bool]) -> None:
-        self._changed.set()
-        async with self._applied:
-            await self._applied.wait_for(lambda: self.plan is not None and holds(self.plan))
+        await self.reconciler.unwire(task.id)
 
     def report(self, task: Task, status: TaskStatus) -> None:
         self.manager.report({task.id: status})
@@ -323,7 +341,3 @@ def _resources() -> Resources:
     """The machine's processors and memory, as the Engine counts them."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Resources((os.cpu_count() or 1) * 1_000_000_000, memory)
-
-
-def _write(file: Path, text: str) -> None:
-    file.write_text(text)

@@ -14,7 +14,8 @@ async def lb(agent: Agent) -> list[dict[str, Any]]:
     nodes = _nodes_by_address(agent)
     places = {(row.vni, row.ip): nodes.get(row.node, row.node) for row in plan.remotes}
     places |= {(row.vni, row.ip): agent.node for row in plan.endpoints}
-    networks = {row.vni: row.name for row in agent.plan.networks} if agent.plan else {}
+    wanted = agent.reconciler.plan
+    networks = {row.vni: row.name for row in wanted.networks} if wanted else {}
 
     def backend(vni: int, ip: str) -> dict[str, str]:
         return {"IP": ip, "Task": tasks.get(ip, ""), "Node": places.get((vni, ip), "")}

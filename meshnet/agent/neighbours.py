@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from meshnet.agent import records
 from meshnet.agent.settings import AgentSettings
 from meshnet.datapath.plan import Gone, Located, Peer
 from meshnet.errors import MeshnetError
+from meshnet.files import replace_text
 from meshnet.gossip.meta import MemberMeta
 from meshnet.gossip.settings import Settings
 from meshnet.gossip.transport import Gossip
@@ -33,7 +35,14 @@ ACKNOWLEDGE = 2.0  # s that a draining task waits for slow members: Swarm's fixe
 class Neighbours:
     """One node's gossip. `look()` reads it into `located`, `peers` and `gone`."""
 
-    def __init__(self, settings: AgentSettings, node_id: str, datapath: str) -> None:
+    def __init__(
+        self,
+        settings: AgentSettings,
+        node_id: str,
+        datapath: str,
+        gossip: Callable[[Settings], Gossip] = Gossip,
+        settle: float = SETTLE,
+    ) -> None:
         self.located: list[Located] = []
         self.peers: list[Peer] = []
         self.gone: tuple[Gone, ...] = ()
@@ -42,11 +51,20 @@ class Neighbours:
         self._members_file = Path(settings.run_dir, "members")
         self._members: list[str] = []
         self._removals = records.Removals()
-        self._gossip = self._make(node_id, datapath)
-
-    def _make(self, node_id: str, datapath: str) -> Gossip:
-        epoch = (int(self._epoch_file.read_text()) if self._epoch_file.exists() else 0) + 1
+        self._settle = settle
+        epoch = self._next_epoch()
         self._keep_epoch(epoch)
+        self._gossip = gossip(self._gossip_settings(node_id, datapath, epoch))
+        self._gossip.on_epoch(self._keep_epoch)
+
+    def _next_epoch(self) -> int:
+        """One more than the last run's. Outside a lab, where other members outlive this node's /run: the clock."""
+        try:
+            return int(self._epoch_file.read_text()) + 1
+        except (OSError, ValueError):
+            return 1 if self._settings.lab != "host" else time.time_ns() // 1_000_000
+
+    def _gossip_settings(self, node_id: str, datapath: str, epoch: int) -> Settings:
         key = base64.b64decode(self._settings.gossip_key)
         meta = MemberMeta(
             version="1",
@@ -60,12 +78,10 @@ class Neighbours:
         settings = Settings(
             name=node_id, address=self._settings.address, epoch=epoch, meta=meta, keys=(key,) if key else ()
         )
-        gossip = Gossip(settings.local() if self._settings.lab != "host" else settings)
-        gossip.on_epoch(self._keep_epoch)
-        return gossip
+        return settings.local() if self._settings.lab != "host" else settings
 
     def _keep_epoch(self, epoch: int) -> None:
-        self._epoch_file.write_text(str(epoch))
+        replace_text(self._epoch_file, str(epoch))
 
     async def start(self, changed: Callable[[], None]) -> None:
         """Opens the ports; `changed` is called in the loop when `look` would see something new."""
@@ -73,11 +89,11 @@ class Neighbours:
         self._gossip.on_change(changed)
 
     async def join(self) -> None:
-        """Tries known members until one answers or SETTLE has passed; gossip itself goes on trying after that."""
+        """Tries known members until one answers or `settle` seconds passed; gossip itself goes on trying after that."""
         known = self._members_file.read_text().split() if self._members_file.exists() else []
         addresses = [_address(text) for text in dict.fromkeys([*self._settings.join, *known])]
         others = [address for address in addresses if address[0] != self._settings.address]
-        deadline = asyncio.get_running_loop().time() + SETTLE
+        deadline = asyncio.get_running_loop().time() + self._settle
         while others:
             try:
                 await self._gossip.join(others, JOIN_TRY)
@@ -111,7 +127,7 @@ class Neighbours:
         known = sorted(f"{m.address}:{m.port}" for m in members if m.state in LIVE)
         if known != self._members:
             self._members = known
-            self._members_file.write_text("\n".join(known))
+            replace_text(self._members_file, "\n".join(known))
         located = []
         for record in self._gossip.records():
             endpoint = records.decode(record.value or {}) if record.kind == records.KIND else None

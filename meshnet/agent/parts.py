@@ -1,19 +1,81 @@
-"""What the agent and the runner of one task ask of each other. Kept apart so that neither imports the other."""
+"""What the agent, the runner of one task and the edges to the kernel ask of each other.
+
+Kept apart so that none imports another, and so that a test can be any of them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
+from meshnet.dns.zone import Zone
 from meshnet.model import Service, Task, TaskStatus
-from meshnet.sandbox.containers import Containers
+from meshnet.sandbox.spec import ContainerSpec
+
+
+class Container(Protocol):
+    """A task's container; see `sandbox.container`."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def health(self) -> str: ...
+
+    def on_health(self, callback: Callable[[str], None]) -> None: ...
+
+    async def start(self) -> None: ...
+
+    async def wait(self) -> int: ...
+
+    async def stop(self) -> int: ...
+
+    async def remove(self) -> None: ...
+
+    def release(self) -> None: ...
+
+
+class Containers(Protocol):
+    """What makes containers and finds them again."""
+
+    async def create(self, spec: ContainerSpec) -> Container: ...
+
+    async def adopt(self, directory: str) -> Container | None: ...
+
+
+class Spaces(Protocol):
+    """Network namespaces by name; see `kernel.netns`."""
+
+    def create(self, name: str) -> None: ...
+
+    def exists(self, name: str) -> bool: ...
+
+    def delete(self, name: str) -> bool: ...
+
+
+class Resolver(Protocol):
+    """The name server of one task."""
+
+    async def start(self, path: str) -> None: ...
+
+    def set_zone(self, zone: Zone) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    def statistics(self) -> dict[str, int]: ...
 
 
 class Host(Protocol):
     """What a task's runner needs from its node."""
 
-    containers: Containers
     lab: str
     node: str
+
+    @property
+    def containers(self) -> Containers: ...
+
+    @property
+    def spaces(self) -> Spaces: ...
 
     def service_of(self, task: Task) -> Service | None: ...
 
@@ -28,7 +90,10 @@ class Host(Protocol):
         ...
 
     async def wire(self, task: Task, netns: str) -> None:
-        """Returns when the data path holds the task's endpoints."""
+        """Returns when the data path holds the task's endpoints.
+
+        NotWiredError if it cannot wire the sandbox, MeshnetError if it took nothing in time.
+        """
         ...
 
     async def unwire(self, task: Task) -> None: ...

@@ -2,44 +2,43 @@
 
 A sandbox (network namespace) is made and wired first, then the container starts in it; with a health check the
 task joins its service when it is healthy, without one when it runs. Before a stop it leaves: its records say
-`draining`, every live member has seen that (or a bound passed), and only then the stop signal is sent. A task
-that ends by itself is withdrawn at once.
+`draining`, every live member has seen that (or a bound passed), and only then the stop signal is sent; one that
+has not joined its service yet is stopped without that. A task that ends by itself is withdrawn at once.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from meshnet import names
 from meshnet.agent import templates
 from meshnet.agent.containers import container_spec
-from meshnet.agent.parts import Host
-from meshnet.agent.resolver import TaskResolver
+from meshnet.agent.parts import Container, Host, Resolver
+from meshnet.agent.reconciler import NotWiredError
 from meshnet.agent.taskdir import Kept, TaskDirs
 from meshnet.errors import MeshnetError
-from meshnet.kernel import netns
 from meshnet.model import ContainerStatus, Task, TaskStatus, state_rank
-from meshnet.sandbox.container import Container
 from meshnet.sandbox.listening import wait_listening
 
 log = logging.getLogger(__name__)
 
 
-# s between "every member has seen that this task drains" and its stop signal: a member that has seen it still has to
-# tell its kernel, and a connection that was opened just before has yet to send its request.
-ON_THE_WAY = 0.2
+@dataclass(frozen=True, slots=True)
+class Pauses:
+    """Seconds. `on_the_way` lies between "every member has seen that this task drains" and its stop signal: a member
+    that has seen it still has to tell its kernel, and a connection that was opened just before has yet to send its
+    request. `opening` is what a task without a health check gets to open its published ports before connections are
+    sent to it anyway. `known` is what members get to tell their kernels of a new task after they have heard of it."""
 
-
-# s that members get to tell their kernels of a new task after they have heard of it.
-KNOWN = 0.05
-# s that a task without a health check gets to open its published ports before connections are sent to it anyway.
-OPENING = 5.0
+    on_the_way: float = 0.2
+    opening: float = 5.0
+    known: float = 0.05
 
 
 class EndedError(Exception):
@@ -54,7 +53,14 @@ class Runner:
     """`start()` begins the life, `update()` brings a new desired state, `finished` is set when all is cleaned up."""
 
     def __init__(
-        self, host: Host, dirs: TaskDirs, resolver: TaskResolver, task: Task, kept: Kept | None = None
+        self,
+        host: Host,
+        dirs: TaskDirs,
+        resolver: Resolver,
+        task: Task,
+        kept: Kept | None = None,
+        pauses: Pauses | None = None,
+        listening: Callable[[int, set[tuple[str, int]], float], Awaitable[bool]] = wait_listening,
     ) -> None:
         self.task = task
         self.resolver = resolver
@@ -62,7 +68,11 @@ class Runner:
         self.container_id = kept.container_id if kept else os.urandom(32).hex()
         self.status = task.status
         self._host, self._dirs, self._kept = host, dirs, kept
+        self._pauses = pauses or Pauses()
+        self._listening = listening
         self._container: Container | None = None
+        self._started = kept is not None
+        self._serving = kept is not None and kept.serving
         self._stop_wanted = asyncio.Event()
         self._health_changed = asyncio.Event()
         self._life: asyncio.Task[None] | None = None
@@ -72,10 +82,6 @@ class Runner:
         """As the service says, with its placeholders filled in; by default the container's short id."""
         values = templates.fields(self.task, self._host.service_of(self.task), self._host.node)
         return templates.expand(self.task.spec.container_spec.hostname, values) or self.container_id[:12]
-
-    @property
-    def container(self) -> Container | None:
-        return self._container
 
     @property
     def finished(self) -> bool:
@@ -99,17 +105,17 @@ class Runner:
         """Ends the watching, not the task: the agent stops, the task goes on and is adopted later."""
         if self._life is not None:
             self._life.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._life
+            await asyncio.wait([self._life])
         if self._container is not None:
             self._container.release()
         await self.resolver.stop()
 
     async def _live(self) -> None:
-        end = EndedError("failed", "the agent lost track of the task")
         try:
-            await self._until_stop(self._begin())
-            await self._serve()
+            if not await self._cut_short(self._begin()):
+                await self._serve()
+            await self._leave()
+            end = EndedError("shutdown")
         except EndedError as ended:
             end = ended
         except MeshnetError as error:
@@ -120,21 +126,19 @@ class Runner:
             end = EndedError("failed", f"{type(error).__name__}: {error}")
         await self._clean(end)
 
-    async def _until_stop(self, work: Coroutine[Any, Any, None]) -> None:
-        """Runs a step of the start; a wish to stop ends it in the middle."""
+    async def _cut_short(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Runs a step of the start; a wish to stop ends it in the middle, and then this is true."""
         step = asyncio.ensure_future(work)
         stop = asyncio.ensure_future(self._stop_wanted.wait())
         try:
             await asyncio.wait([step, stop], return_when=asyncio.FIRST_COMPLETED)
             if step.done():
                 step.result()
-            else:
-                raise EndedError("shutdown")
+            return not step.done()
         finally:
             for future in (step, stop):
                 future.cancel()
-                with contextlib.suppress(asyncio.CancelledError, Exception):
-                    await future
+            await asyncio.gather(step, stop, return_exceptions=True)
 
     async def _begin(self) -> None:
         if self._kept is not None:
@@ -143,7 +147,7 @@ class Runner:
         self._say("accepted")
         self._keep(serving=False)
         self._say("preparing")
-        netns.create(os.path.basename(self.netns))
+        self._host.spaces.create(os.path.basename(self.netns))
         await self._host.wire(self.task, self.netns)
         await self.resolver.start(self.netns)
         self._host.publish(self.task, "starting", self.hostname, self.container_id)
@@ -152,20 +156,26 @@ class Runner:
         self._container.on_health(lambda _: self._health_changed.set())
         self._say("ready")
         self._say("starting")
+        self._started = True
         await self._container.start()
         await self._join_service()
 
     async def _adopt(self) -> None:
         """Takes over what a previous agent started. It must look as if nothing had happened."""
         assert self._kept is not None
-        if not netns.exists(os.path.basename(self.netns)):
+        if not self._host.spaces.exists(os.path.basename(self.netns)):
             raise EndedError("failed", "its network namespace is gone")
         self._container = await self._host.containers.adopt(self._dirs.container(self.task.id))
         if self._container is None:
             raise EndedError("failed", "its container is gone")
         self._container.on_health(lambda _: self._health_changed.set())
         self._host.publish(self.task, "ready" if self._kept.serving else "starting", self.hostname, self.container_id)
-        await self._host.wire(self.task, self.netns)
+        try:
+            await self._host.wire(self.task, self.netns)
+        except NotWiredError:
+            raise
+        except MeshnetError as error:
+            log.error("task %s goes on with what the kernel holds: %s", self.task.id, error)
         await self.resolver.start(self.netns)
         await self._join_service()
 
@@ -183,12 +193,13 @@ class Runner:
         finally:
             exited.cancel()
             judged.cancel()
+        self._serving = True
         self._keep(serving=True)
         record = self._host.publish(self.task, "ready", self.hostname, self.container_id)
         if self.status.state != "running":
             # "Running" is what people and tests wait for: then every node leads here.
             await self._host.acknowledged(record)
-            await asyncio.sleep(KNOWN)
+            await asyncio.sleep(self._pauses.known)
             self._say("running", "started")
 
     async def _fit(self) -> bool:
@@ -198,8 +209,8 @@ class Runner:
             return await self._health_in("healthy", "unhealthy") == "healthy"
         service = self._host.service_of(self.task)
         ports = {(p.protocol, p.target_port) for p in service.endpoint.ports} if service else set()
-        if not await wait_listening(self._container.pid, ports, OPENING):
-            log.warning("task %s: its published ports are not open after %g s", self.task.id, OPENING)
+        if not await self._listening(self._container.pid, ports, self._pauses.opening):
+            log.warning("task %s: its published ports are not open after %g s", self.task.id, self._pauses.opening)
         return True
 
     async def _health_in(self, *wanted: str) -> str:
@@ -211,35 +222,37 @@ class Runner:
         return self._container.health
 
     async def _serve(self) -> None:
-        """Until the task ends, becomes unhealthy, or is to stop."""
+        """Until it is to stop. Raises EndedError when the task ends, or has become unhealthy and was stopped."""
         assert self._container is not None
         exited = asyncio.ensure_future(self._container.wait())
         unhealthy = asyncio.ensure_future(self._health_in("unhealthy"))
         stop = asyncio.ensure_future(self._stop_wanted.wait())
         try:
             await asyncio.wait([exited, unhealthy, stop], return_when=asyncio.FIRST_COMPLETED)
+            if exited.done():
+                raise _exit(exited.result())
+            if unhealthy.done():
+                await self._leave()
+                raise EndedError("failed", "task: unhealthy container")
         finally:
             for future in (exited, unhealthy, stop):
                 future.cancel()
-        if exited.done() and not exited.cancelled():
-            raise _exit(exited.result())
-        failed = unhealthy.done() and not unhealthy.cancelled()
-        await self._drain()
-        raise EndedError("failed", "task: unhealthy container") if failed else EndedError("shutdown")
 
-    async def _drain(self) -> None:
+    async def _leave(self) -> None:
         """Leaves the service before the stop signal: no client may meet a task that is going down."""
-        assert self._container is not None
-        record = self._host.publish(self.task, "draining", self.hostname, self.container_id)
-        if not await self._host.acknowledged(record):
-            log.warning("task %s: not every member confirmed that it drains", self.task.id)
-        await asyncio.sleep(ON_THE_WAY)
+        if self._container is None or not self._started:
+            return
+        if self._serving:
+            record = self._host.publish(self.task, "draining", self.hostname, self.container_id)
+            if not await self._host.acknowledged(record):
+                log.warning("task %s: not every member confirmed that it drains", self.task.id)
+            await asyncio.sleep(self._pauses.on_the_way)
         await self._container.stop()
 
     async def _clean(self, end: EndedError) -> None:
+        """Takes everything away, whatever fails on the way, and says how the task ended."""
         self._host.withdraw(self.task)
-        if self._container is not None:
-            await self._container.remove()
+        removed = self._container is None or await self._tried(self._container.remove())
         self.status = TaskStatus(
             timestamp=now(),
             state=end.state,
@@ -248,10 +261,23 @@ class Runner:
             container_status=ContainerStatus(self.container_id, 0, end.exit_code),
         )
         self._host.report(self.task, self.status)
-        await self.resolver.stop()
-        await self._host.unwire(self.task)
-        netns.delete(os.path.basename(self.netns))
-        self._dirs.remove(self.task.id)
+        await self._tried(self.resolver.stop())
+        await self._tried(self._host.unwire(self.task))
+        try:
+            self._host.spaces.delete(os.path.basename(self.netns))
+        except OSError as error:
+            log.error("task %s: its network namespace stays: %s", self.task.id, error)
+        if removed:  # else the next agent adopts what is left, and tries again
+            self._dirs.remove(self.task.id)
+
+    async def _tried(self, work: Coroutine[Any, Any, object]) -> bool:
+        """Whether a step of the cleaning up was done; if not, the log says why."""
+        try:
+            await work
+        except Exception:
+            log.exception("task %s: cleaning up", self.task.id)
+            return False
+        return True
 
     def _keep(self, *, serving: bool) -> None:
         self._dirs.write(Kept(self.task, self.container_id, serving))

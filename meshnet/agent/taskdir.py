@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
+import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from meshnet.codec import from_json, to_json
+from meshnet.errors import MeshnetError
+from meshnet.files import replace_text
 from meshnet.model import Task
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +43,7 @@ class TaskDirs:
         directory = self.path(kept.task.id)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         value = {"task": to_json(kept.task), "container": kept.container_id, "serving": kept.serving}
-        fresh = directory / "task.json.new"
-        fresh.write_text(json.dumps(value))
-        os.replace(fresh, directory / "task.json")
+        replace_text(directory / "task.json", json.dumps(value))
 
     def read_all(self) -> list[Kept]:
         """Every task that can be read; a directory without a whole file is from a start that never happened."""
@@ -50,8 +52,8 @@ class TaskDirs:
             try:
                 value = json.loads(file.read_text())
                 found.append(Kept(from_json(Task, value["task"]), value["container"], value["serving"]))
-            except (ValueError, KeyError, OSError):
-                continue
+            except (ValueError, KeyError, TypeError, OSError, MeshnetError) as error:
+                log.warning("%s cannot be read, its task is not taken up: %s", file, error)
         return found
 
     def remove(self, task_id: str) -> None:

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from meshnet.codec import from_json, to_json
 from meshnet.control.assignments import follow
 from meshnet.control.operations import Join
 from meshnet.errors import MeshnetError, NotFoundError
+from meshnet.files import replace_text
 from meshnet.model import Assignments, TaskStatus, state_rank
 
 log = logging.getLogger(__name__)
@@ -219,9 +219,7 @@ class ManagerClient:
         self._writing = None
         if self._cache is None or self._unwritten is None:
             return
-        partial = self._cache.with_suffix(".new")
-        partial.write_text(json.dumps(to_json(self._unwritten)))
-        os.replace(partial, self._cache)
+        replace_text(self._cache, json.dumps(to_json(self._unwritten)))
         self._unwritten = None
 
 

@@ -24,7 +24,6 @@ from meshnet.model import (
     Node,
     NodeDescription,
     NodeSpec,
-    NodeStatus,
     PortConfig,
     Service,
     ServiceSpec,

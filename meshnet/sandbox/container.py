@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from meshnet.errors import ConflictError, MeshnetError
+from meshnet.files import replace_text
 from meshnet.sandbox import bundle, cgroup, logs, process, runtime, users
 from meshnet.sandbox import health as checks
 from meshnet.sandbox.spec import ContainerSpec
@@ -193,7 +194,7 @@ class Container:
             if before.status != self._health.status or before.checks == 0:
                 kept = {key: value for key, value in asdict(self._health).items() if key != "last"}
                 with contextlib.suppress(OSError):  # a full disk costs a restarted agent one more check, not the task
-                    runtime.write_private(os.path.join(self.spec.dir, HEALTH), json.dumps(kept))
+                    replace_text(os.path.join(self.spec.dir, HEALTH), json.dumps(kept))
             if before.status != self._health.status:
                 self._changed()
                 for callback in self._callbacks:

@@ -15,6 +15,7 @@ import shutil
 from pathlib import Path
 
 from meshnet.errors import ConflictError, MeshnetError, NotFoundError
+from meshnet.files import replace_text
 from meshnet.sandbox import bundle, cgroup, process, runtime, users
 from meshnet.sandbox.container import STARTED, Container, Processes, signal_number
 from meshnet.sandbox.images import Image, Images
@@ -64,10 +65,10 @@ class Containers:
         try:
             path = f"/proc/{os.getpid()}/fd/{netns}"
             runtime.write_files(spec)
-            runtime.write_private(os.path.join(spec.dir, SPEC), dump(spec))
+            replace_text(os.path.join(spec.dir, SPEC), dump(spec))
             async with self._slots:
                 config = bundle.config(spec, image, user, path, os.uname().machine, self._seccomp)
-                runtime.write_private(os.path.join(spec.dir, "config.json"), json.dumps(config))
+                replace_text(os.path.join(spec.dir, "config.json"), json.dumps(config))
                 started = await runtime.create(spec, image, netns)
             self._seccomp = self._seccomp or runtime.compiled_seccomp(spec)
         finally:
@@ -77,7 +78,7 @@ class Containers:
         if None in ticks:
             raise MeshnetError(f"task {spec.name}: ended before it was started", 500)
         processes = Processes(started.conmon, ticks[0] or 0, started.init, ticks[1] or 0)
-        runtime.write_private(os.path.join(spec.dir, PROCESSES), json.dumps(dataclasses.asdict(processes)))
+        replace_text(os.path.join(spec.dir, PROCESSES), json.dumps(dataclasses.asdict(processes)))
         return Container(spec, processes, self._slots)
 
     async def adopt(self, directory: str) -> Container | None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from meshnet.errors import MeshnetError
+from meshnet.files import replace_text
 from meshnet.sandbox import cgroup, process, rootfs
 from meshnet.sandbox.images import Image
 from meshnet.sandbox.spec import ContainerSpec
@@ -81,14 +82,6 @@ def write_files(spec: ContainerSpec) -> None:
         path = Path(spec.dir, name)
         path.write_text(text)
         path.chmod(0o644)
-
-
-def write_private(path: str, text: str) -> None:
-    """Writes a file that only root reads, whole or not at all."""
-    descriptor = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    os.rename(path + ".new", path)
 
 
 async def create(spec: ContainerSpec, image: Image, netns: int) -> Started:
@@ -231,7 +224,7 @@ async def execute(
     """
     file = os.path.join(spec.dir, f"{os.path.basename(group)}.json")
     os.mkdir(group)
-    write_private(file, json.dumps(run))
+    replace_text(file, json.dumps(run))
     words = _crun(spec.dir, "exec", f"--process={file}", spec.id)
     code = None
     try:

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[2] / "meshnet"
 # Imports point from higher to lower numbers.
 LAYERS = {
     "errors": 0,
+    "files": 0,
     "names": 0,
     "codec": 0,
     "model": 0,

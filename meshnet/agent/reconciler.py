@@ -1,0 +1,120 @@
+"""The loop that makes the kernel what the node's plan says, and keeps it so.
+
+It looks when something changed, and from time to time when nothing did: somebody else may have changed the kernel.
+What the kernel refused is tried again soon. Who waits for a sandbox to be wired waits for a plan that was applied
+with it, hears at once when that sandbox could not be wired, and does not wait for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from meshnet.datapath.base import Datapath
+from meshnet.datapath.rows import Plan
+from meshnet.errors import MeshnetError
+
+log = logging.getLogger(__name__)
+
+
+class NotWiredError(MeshnetError):
+    """A sandbox that the data path cannot wire."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pauses:
+    """Seconds: between looks when nothing changes, before what failed is tried again, and that a task waits."""
+
+    repair: float = 30.0
+    retry: float = 0.5
+    patience: float = 10.0
+
+
+class Reconciler:
+    """`desired` makes the plan (given: task id -> path of its sandbox); `looked` is called after each try.
+
+    `plan` is the last one that was applied as a whole.
+    """
+
+    def __init__(
+        self,
+        datapath: Datapath,
+        desired: Callable[[Mapping[str, str]], Plan],
+        looked: Callable[[], None],
+        pauses: Pauses | None = None,
+    ) -> None:
+        self.plan: Plan | None = None
+        self._datapath, self._desired, self._looked = datapath, desired, looked
+        self._pauses = pauses or Pauses()
+        self._sandboxes: dict[str, str] = {}
+        self._changed = asyncio.Event()
+        self._turn = asyncio.Condition()
+        self._error = ""
+
+    def changed(self) -> None:
+        """Has the loop look soon."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Until cancelled. Raises what is no MeshnetError: such a node must not go on half alive."""
+        while True:
+            fine = await self._reconcile()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._pauses.repair if fine else self._pauses.retry):
+                    await self._changed.wait()
+
+    async def _reconcile(self) -> bool:
+        self._changed.clear()
+        error = ""
+        try:
+            plan = self._desired(dict(self._sandboxes))
+            changes = await self._datapath.apply(plan)
+        except MeshnetError as caught:
+            error = str(caught)
+            if error != self._error:
+                log.error("%s; trying again every %g s", error, self._pauses.retry)
+        else:
+            if changes:
+                log.info("applied: +%s -%s", changes.added, changes.removed)
+        self._looked()
+        async with self._turn:
+            self._error = error
+            self.plan = self.plan if error else plan
+            self._turn.notify_all()
+        return not error and not self._datapath.failed
+
+    async def first(self) -> None:
+        """Returns once a plan was applied."""
+        async with self._turn:
+            await self._turn.wait_for(lambda: self.plan is not None)
+
+    async def wire(self, task_id: str, netns: str, interfaces: int) -> None:
+        """Returns once a plan with that many interfaces of the task was applied.
+
+        NotWiredError if its sandbox cannot be wired, MeshnetError if no such plan was applied in time.
+        """
+        self._sandboxes[task_id] = netns
+
+        def wired(plan: Plan) -> bool:
+            if netns in self._datapath.failed:
+                raise NotWiredError(self._datapath.failed[netns])
+            return sum(row.task == task_id for row in plan.endpoints) >= interfaces
+
+        await self._until(wired)
+
+    async def unwire(self, task_id: str) -> None:
+        """Returns once a plan without the task was applied; MeshnetError if none was in time."""
+        if self._sandboxes.pop(task_id, None) is not None:
+            await self._until(lambda plan: all(row.task != task_id for row in plan.endpoints))
+
+    async def _until(self, holds: Callable[[Plan], bool]) -> None:
+        self.changed()
+        try:
+            async with asyncio.timeout(self._pauses.patience), self._turn:
+                await self._turn.wait_for(lambda: self.plan is not None and holds(self.plan))
+        except TimeoutError:
+            reason = self._error or "the manager has not told this node about the task's networks"
+            raise MeshnetError(f"not wired after {self._pauses.patience:g} s: {reason}") from None
