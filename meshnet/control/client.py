@@ -55,6 +55,7 @@ class ManagerClient:
         self._sending: dict[str, TaskStatus] = {}
         self._urgent = asyncio.Event()
         self._taken = asyncio.Event()
+        self._left = asyncio.Event()
         self._unwritten: Assignments | None = None
         self._writing: asyncio.TimerHandle | None = None
         self._session: aiohttp.ClientSession | None = None
@@ -94,11 +95,10 @@ class ManagerClient:
         """Says that this node stops, so that its tasks are started elsewhere; waits at most `timeout` seconds for that
         to be taken. Reports go on."""
         self._leaving = True
-        self._taken.clear()
         self._urgent.set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                await self._taken.wait()
+                await self._left.wait()
 
     async def heartbeats(self) -> None:
         """Sends a heartbeat now and per period, and reports when there are any. Runs until cancelled."""
@@ -109,26 +109,33 @@ class ManagerClient:
                 async with asyncio.timeout(self._period):
                     await self._urgent.wait()
             self._urgent.clear()
-            await self._send()
+            leaving = await self._send()
             self._sending = {}
             self._taken.set()
+            if leaving:
+                self._left.set()
 
-    async def _send(self) -> None:
+    async def _send(self) -> bool:
+        """Whether what was sent in the end said that this node leaves: it may have been on its way before."""
+        leaving = False
+
         def body() -> Any:
+            nonlocal leaving
             # Taken anew for each attempt, so that a retry carries what came meanwhile.
             self._sending, self._pending = {**self._sending, **self._pending}, {}
             tasks = {ident: to_json(status) for ident, status in self._sending.items()}
-            return {"Tasks": tasks, "Leaving": self._leaving}
+            leaving = self._leaving
+            return {"Tasks": tasks, "Leaving": leaving}
 
         while True:
             try:
                 self._terms(await self._persist("PUT", f"/v1/nodes/{self.node_id}/status", body))
-                return
+                return leaving
             except NotFoundError:
                 await self.join()
             except MeshnetError as error:
                 log.error("the manager refused a report: %s", error)
-                return
+                return leaving
 
     async def assignments(self) -> AsyncIterator[Assignments]:
         """What this node must run and know, in full after each change. Reconnects for ever; ends when closed."""
