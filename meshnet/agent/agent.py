@@ -18,8 +18,9 @@ import asyncio
 import dataclasses
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
+from typing import Any
 
 from meshnet.agent.neighbours import Neighbours
 from meshnet.agent.parts import Spaces
@@ -96,8 +97,10 @@ class Agent:
         """Until `stop()`. Raises what makes the node unusable (no data path, port taken)."""
         try:
             await self.datapath.prepare()
-            await self._begin()
-            await self._until_stopped()
+            await self._until_stopped(self._begin())
+            await self._until_stopped(
+                self._follow_manager(), self._get_acquainted(), self._reconcile(), self._heartbeats()
+            )
         finally:
             await self._close()
 
@@ -119,17 +122,9 @@ class Agent:
         if not kept and cached is None:
             self._acquainted.set()
 
-    async def _until_stopped(self) -> None:
-        loops = [
-            asyncio.create_task(loop)
-            for loop in (
-                self._stop.wait(),
-                self._follow_manager(),
-                self._get_acquainted(),
-                self._reconcile(),
-                self._heartbeats(),
-            )
-        ]
+    async def _until_stopped(self, *work: Coroutine[Any, Any, None]) -> None:
+        """Until `stop()`, or until the first of `work` ends; raises what that raised."""
+        loops = [asyncio.create_task(one) for one in (self._wait_for_stop(), *work)]
         try:
             done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -139,6 +134,9 @@ class Agent:
                 task.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
 
+    async def _wait_for_stop(self) -> None:
+        await self._stop.wait()
+
     def _looked_at(self, item: Kept) -> Kept:
         """A task that ended while no agent ran (a node that lost its power) must not be announced again."""
         serving = item.serving and self.containers.runs(self._dirs.container(item.task.id))
@@ -147,7 +145,7 @@ class Agent:
     async def _get_acquainted(self) -> None:
         await self.neighbours.join()
         self._acquainted.set()
-        await self._stop.wait()
+        await self._wait_for_stop()
 
     async def _reconcile(self) -> None:
         await self._assigned.wait()

@@ -14,8 +14,9 @@ import functools
 import logging
 import struct
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from meshnet import names
 from meshnet.datapath import links
@@ -31,6 +32,8 @@ from meshnet.kernel.bpf import Objects
 from meshnet.kernel.netlink import Netlink
 
 _LOG = logging.getLogger(__name__)
+P = ParamSpec("P")
+T = TypeVar("T")
 _NOTHING = Plan(node="", address="")
 
 
@@ -64,7 +67,7 @@ class Ebpf:
         """Loads the programs, or finds those that are loaded. MeshnetError if this kernel refuses them."""
         async with self._lock:
             try:
-                await asyncio.to_thread(self._open)
+                await _in_thread(self._open)
             except OSError as error:
                 raise MeshnetError(f"the kernel of node {self._context.node} refused a change: {error}") from error
 
@@ -77,14 +80,14 @@ class Ebpf:
         """
         async with self._lock:
             try:
-                return await asyncio.to_thread(self._apply, plan)
+                return await _in_thread(self._apply, plan)
             except OSError as error:
                 raise MeshnetError(f"the kernel of node {self._context.node} refused a change: {error}") from error
 
     async def observe(self) -> Plan:
         """The plan that the kernel holds now; names come from the last plan that this object applied."""
         async with self._lock:
-            return await asyncio.to_thread(self._observe)
+            return await _in_thread(self._observe)
 
     def statistics(self) -> dict[str, int]:
         """Counters by name: what happened (`arp_answered` ...) and drops as `drop.<reason>`, since the maps were made.
@@ -105,7 +108,7 @@ class Ebpf:
     async def destroy(self) -> None:
         """Removes everything this node's data path put into the kernel."""
         async with self._lock:
-            await asyncio.to_thread(self._destroy)
+            await _in_thread(self._destroy)
 
     def _open(self) -> tuple[Objects, Wiring, Netlink]:
         if self._objects is None:
@@ -201,6 +204,16 @@ class Ebpf:
         self._close()
         remove_pins(self._context.lab, self._context.node)
         self._plan = _NOTHING
+
+
+async def _in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Runs `work` in a thread to its end, also if the caller is cancelled: half a change must not meet `close`."""
+    running = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
 
 
 def remove_pins(lab: str, node: str) -> bool:
