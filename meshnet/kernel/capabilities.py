@@ -212,7 +212,7 @@ def _esp() -> Probe:
 
 def _tools() -> list[Probe]:
     found = [_tool(command, [command], package) for command, package in TOOLS.items()]
-    return [*found, _tool("OCI runtime", ["crun", "runc"], "crun")]
+    return [*found, _tool("OCI runtime", ["crun"], "crun")]
 
 
 def _tool(name: str, commands: Iterable[str], package: str) -> Probe:

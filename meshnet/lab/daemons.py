@@ -71,6 +71,7 @@ def _agent(lab: Lab, node: LabNode, key: str) -> AgentSettings:
         images=lab.images,
         datapath=node.datapath,
         direct_return=lab.direct_return,
+        map_sizes=lab.map_sizes,
         gossip_key=key,
     )
 

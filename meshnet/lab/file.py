@@ -22,6 +22,22 @@ DEFAULT_MTU = 1500
 MIN_MTU, MAX_MTU = 626, 9216
 OVERLAY_POOL = IPv4Network("10.0.0.0/8")
 DATAPATHS = ("ebpf",)
+# The tables of bpf/maps.h whose size is a matter of how much there is; a test compares the names.
+MAPS = (
+    "interfaces",
+    "networks",
+    "endpoints",
+    "services",
+    "backends",
+    "peers",
+    "flows",
+    "ingress_flows",
+    "backend_flows",
+    "moved",
+    "masquerades",
+    "fragments",
+)
+MAX_ENTRIES = 1 << 24
 # A unix socket's path has 107 bytes (sockaddr_un); the longest in a node's directory is this one.
 MAX_SOCKET_PATH = 107
 _LONGEST_SOCKET = "manager.sock"
@@ -36,6 +52,7 @@ _KEYS = (
     "images",
     "services",
     "datapath",
+    "maps",
     "return",
     "checks",
 )
@@ -96,6 +113,7 @@ def _lab(root: Value, directory: Path, problems: Problems) -> Lab:
         resolvers=tuple(text for value in _list(keys, "resolvers") if (text := _address_text(value))),
         images=images,
         datapath=datapath,
+        map_sizes=_map_sizes(keys.get("maps")),
         direct_return="return" not in keys or keys["return"].choice("direct", "via") == "direct",
         checks=tuple(_check(value, {*node_values, *client_values}, stack) for value in _list(keys, "checks")),
         networks=stack.networks,
@@ -201,6 +219,16 @@ def _node(name: str, value: Value, address: str, datapath: str) -> LabNode:
 def _client(name: str, value: Value, address: str) -> LabClient:
     value.map(("address",))
     return LabClient(name, address)
+
+
+def _map_sizes(value: Value | None) -> dict[str, int]:
+    """Entries of BPF maps that shall be larger or smaller than by default."""
+    sizes = {}
+    for name, entry in (value.map() if value else {}).items():
+        if name not in MAPS:
+            entry.error(f"no map of the data path is called {name}; there are {', '.join(MAPS)}")
+        sizes[name] = entry.integer(1, MAX_ENTRIES)
+    return sizes
 
 
 def _links(value: Value | None, hosts: set[str]) -> tuple[LabLink, ...]:

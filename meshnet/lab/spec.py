@@ -76,6 +76,7 @@ class Lab:
     resolvers: tuple[str, ...] = ()
     images: dict[str, Any] = field(default_factory=dict)
     datapath: str = "ebpf"
+    map_sizes: dict[str, int] = field(default_factory=dict)
     direct_return: bool = True
     checks: tuple[LabCheck, ...] = ()
     networks: tuple[NetworkSpec, ...] = ()

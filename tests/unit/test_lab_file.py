@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from meshnet.errors import MeshnetError
 from meshnet.lab import spec
-from meshnet.lab.file import load
+from meshnet.lab.file import MAPS, load
 from meshnet.lab.spec import Lab, LabCheck, LabClient, LabLink, LabNode
 from meshnet.lab.yamlnodes import LabFileError
 
@@ -18,6 +19,7 @@ name: everything
 underlay: {subnet: 192.168.7.0/28, mtu: 9000}
 datapath: ebpf
 return: via
+maps: {flows: 8192}
 nodes:
   a: {role: manager, labels: {zone: east, "1": 2}}
   b: {address: 192.168.7.2, datapath: ebpf}
@@ -49,6 +51,12 @@ def complaints(tmp_path: Path, text: str | bytes) -> list[str]:
     return [line.removeprefix(f"{tmp_path}/") for line in str(caught.value).splitlines()]
 
 
+def test_maps_are_those_of_the_programs() -> None:
+    """Every map that a lab file can size is one of bpf/maps.h."""
+    text = (Path(__file__).resolve().parents[2] / "bpf/maps.h").read_text()
+    assert set(MAPS) <= set(re.findall(r"^} (\w+) SEC", text, re.MULTILINE))
+
+
 def test_a_full_file(tmp_path: Path) -> None:
     """Every key arrives in the resolved lab, and addresses not given are the lowest free ones after the first."""
     lab = lab_of(tmp_path, FULL)
@@ -62,6 +70,7 @@ def test_a_full_file(tmp_path: Path) -> None:
     assert lab.clients == (LabClient("outside", "192.168.7.5"),)
     assert lab.links == (LabLink("b", 10_000_000, 0.5, 100_000_000),)
     assert lab.resolvers == ("192.168.7.9",)
+    assert lab.map_sizes == {"flows": 8192}
     assert lab.images == {"who": {"entrypoint": ["whoami", "-v"], "writable": 1000}, "plain": "alpine"}
     assert not lab.direct_return
     assert lab.checks == (
@@ -128,7 +137,7 @@ checks:
         "lab.yml:12:27: links.n9.loss: a share such as 0.5% is needed",
         "lab.yml:12:39: links.n9.rate: a rate such as 100mbit is needed (bit, kbit, mbit, gbit)",
         "lab.yml:13:1: colour: unknown key; known here: name, underlay, nodes, clients, links, resolvers, images,"
-        " services, datapath, return, checks",
+        " services, datapath, maps, return, checks",
         "lab.yml:14:9: return: one of direct, via is needed, not 'maybe'",
         "lab.yml:15:13: resolvers[0]: an IPv4 address such as 172.17.0.2 is needed, not 'here'",
         "lab.yml:17:5: checks[0]: name is missing; a check has name, on and run",
@@ -157,6 +166,11 @@ checks:
         ("underlay: {subnet: 10.2.0.0/16}", "overlaps 10.0.0.0/8, where overlay networks get their subnets"),
         ("underlay: {subnet: 192.168.0.0/31}", "too small: /30 is the smallest that holds two hosts"),
         ("underlay: {subnet: fe80::/64}", "underlay.subnet: an IPv4 subnet such as 172.17.0.0/16 is needed"),
+        (
+            "maps: {flaws: 9}",
+            "lab.yml:1:15: maps.flaws: no map of the data path is called flaws; there are interfaces,",
+        ),
+        ("maps: {flows: 0}", "lab.yml:1:15: maps.flows: a whole number from 1 to 16777216 is needed, not"),
         ("images: {a: {colour: red}}", "lab.yml:1:13: images.a: colour: not known; use command, entrypoint, env,"),
         ("images: {a: {rootfs: none}}", "lab.yml:1:13: images.a: rootfs: /"),
         ("images: {a: {writable: 1.5}}", "lab.yml:1:13: images.a: writable: int is needed, not '1.5'"),

@@ -16,7 +16,7 @@ from typing import Protocol
 from meshnet.datapath.ebpf import layout
 from meshnet.datapath.ebpf.tables import NAMES, Table, Tables
 
-_LARGER = "raise its size in the agent's settings (map_sizes)"
+_LARGER = "raise its size under maps: in lab.yml (map_sizes in an agent's settings)"
 
 
 class Writable(Protocol):
