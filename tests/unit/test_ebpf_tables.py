@@ -248,7 +248,9 @@ def test_full_map_is_reported_and_the_rest_is_done() -> None:
     """No insert fails silently: the full map is named with what to do, and other maps are still written."""
     kernel = Kernel(endpoints=3)
     report = kernel.apply(PLAN)
-    assert report.errors == ["map endpoints is full (3 entries): raise its size in the agent's settings (map_sizes)"]
+    assert report.errors == [
+        "map endpoints is full (3 entries): raise its size under maps: in lab.yml (map_sizes in an agent's settings)"
+    ]
     assert kernel.maps["services"].content
 
 
