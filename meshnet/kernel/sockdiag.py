@@ -10,7 +10,7 @@ import errno
 import ipaddress
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from meshnet.kernel.channel import Channel, Request, request
 
@@ -28,12 +28,23 @@ def destroy_connections(addresses: Iterable[str]) -> int:
     cannot do it ends none. OSError otherwise.
     """
     wanted = {_packed(address) for address in addresses}
-    if not wanted:
-        return 0
+    return _end(lambda family, ident: _destination(family, ident) in wanted) if wanted else 0
+
+
+def destroy_all() -> int:
+    """Ends every TCP connection of the calling thread's namespace; returns how many. OSError as above.
+
+    A socket whose process was killed goes on by itself while its peer does not answer, for minutes, and keeps its
+    namespace alive.
+    """
+    return _end(lambda _family, _ident: True)
+
+
+def _end(chosen: Callable[[int, bytes], bool]) -> int:
     ended = 0
     with Channel(_SOCK_DIAG) as channel:
         for family in (socket.AF_INET, socket.AF_INET6):
-            found = [_destroy(family, i) for i in _connections(channel, family) if _destination(family, i) in wanted]
+            found = [_destroy(family, ident) for ident in _connections(channel, family) if chosen(family, ident)]
             refused = channel.try_send(found)
             for _, error in refused:
                 if error.errno not in _UNSUPPORTED:

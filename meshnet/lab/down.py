@@ -14,7 +14,7 @@ from pathlib import Path
 
 from meshnet import names
 from meshnet.errors import MeshnetError, NotFoundError
-from meshnet.kernel import libc, netns
+from meshnet.kernel import libc, netns, sockdiag
 from meshnet.kernel.bpf import cgroup2_root
 from meshnet.lab import cgroups, state, topology
 from meshnet.lab.words import name_problem
@@ -57,7 +57,9 @@ def down(name: str) -> None:
     if os.geteuid() != 0:
         raise MeshnetError("taking a lab down needs root; run it with sudo")
     cgroups.end(cgroups.path(name))
-    for namespace in _namespaces(name):
+    made = namespaces(name)
+    netns.visit(made, lambda _: sockdiag.destroy_all())
+    for namespace in made:
         netns.delete(namespace)
     _unmount_below(names.lab_dir(name))
     shutil.rmtree(f"{names.BPFFS}/meshnet/{name}", ignore_errors=True)
@@ -67,7 +69,7 @@ def down(name: str) -> None:
             os.rmdir(shared)
 
 
-def _namespaces(name: str) -> list[str]:
+def namespaces(name: str) -> list[str]:
     """The lab's namespaces that exist: those of its hosts, and the sandboxes of its nodes' tasks.
 
     If its file is lost or damaged, everything called like it that no other lab claims.

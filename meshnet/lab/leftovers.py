@@ -8,9 +8,8 @@ import subprocess
 from pathlib import Path
 
 from meshnet import names
-from meshnet.kernel import netns
 from meshnet.kernel.netlink import Netlink
-from meshnet.lab import cgroups
+from meshnet.lab import cgroups, down
 
 
 def find(lab: str) -> list[str]:
@@ -18,7 +17,7 @@ def find(lab: str) -> list[str]:
 
     Also the host's own nftables tables of that mark, of which there should never be one.
     """
-    found = [f"namespace {name}" for name in netns.names(names.underlay_netns(lab)) if _is_of(name, lab)]
+    found = [f"namespace {name}" for name in down.namespaces(lab)]
     with Netlink() as host:
         found += [f"link {link.name}" for link in host.links() if link.alias.startswith(f"meshnet:{lab}:")]
     for directory in (names.lab_dir(lab), f"{names.BPFFS}/meshnet/{lab}", str(cgroups.path(lab))):
@@ -32,10 +31,6 @@ def find(lab: str) -> list[str]:
 def processes(lab: str) -> list[int]:
     """Every process in the groups of a lab."""
     return sorted(pid for folder, _, _ in os.walk(cgroups.path(lab)) for pid in cgroups.processes(Path(folder)))
-
-
-def _is_of(namespace: str, lab: str) -> bool:
-    return namespace == f"mn-{lab}" or namespace.startswith(f"mn-{lab}-")
 
 
 def _host_tables() -> list[str]:

@@ -22,6 +22,7 @@ from meshnet import names
 from meshnet.errors import MeshnetError
 from meshnet.kernel import netns
 from meshnet.lab import cgroups
+from meshnet.lab.interrupts import postponed
 
 LOG_TAIL = 5
 
@@ -89,7 +90,8 @@ def spawn(daemons: list[Daemon]) -> None:
     gc.freeze()  # what exists now is shared: the collector of a child must not write to it
     try:
         for daemon in daemons:
-            _spawn(daemon)
+            with postponed():  # a child that is not in its group yet would not be found again
+                _spawn(daemon)
     finally:
         gc.unfreeze()
 

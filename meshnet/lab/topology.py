@@ -14,6 +14,7 @@ from meshnet.kernel import netns
 from meshnet.kernel.channel import Request
 from meshnet.kernel.netlink import Netlink
 from meshnet.kernel.requests import VethEnd, address_add, bridge_add, link_set, veth_add
+from meshnet.lab.interrupts import postponed
 from meshnet.lab.spec import Lab, LabClient, LabNode
 from meshnet.model import mac_of
 
@@ -36,7 +37,8 @@ def port(host: str) -> str:
 
 def create(lab: Lab) -> None:
     """Makes namespaces, bridge and cables. Raises FileExistsError or NetlinkError; what was made then stays."""
-    netns.create_all(namespaces(lab))
+    with postponed():  # the thread that makes them would go on
+        netns.create_all(namespaces(lab))
     with ExitStack() as stack:
         underlay = stack.enter_context(Netlink(names.underlay_netns(lab.name)))
         underlay.send(bridge_add(BRIDGE, mtu=lab.mtu))

@@ -12,6 +12,7 @@ from meshnet.errors import ConflictError, MeshnetError
 from meshnet.kernel import netns
 from meshnet.lab import archives, converge, daemons, engine, impair, processes, state, topology
 from meshnet.lab.down import down
+from meshnet.lab.interrupts import postponed
 from meshnet.lab.spec import Lab
 
 # A tool that a node needs, and the Debian package that brings it.
@@ -47,8 +48,11 @@ def up(lab: Lab, report: Report = lambda _: None) -> None:
     Raises MeshnetError; then nothing of the lab is left.
     """
     check(lab)
-    state.claim(lab)
+    claimed = False
     try:
+        with postponed():
+            state.claim(lab)
+            claimed = True
         report(f"wiring {len(lab.nodes)} nodes and {len(lab.clients)} clients to {lab.subnet}")
         topology.create(lab)
         impair.apply(lab)
@@ -60,7 +64,9 @@ def up(lab: Lab, report: Report = lambda _: None) -> None:
         if lab.services:
             converge.deploy(engine.of_lab(lab), lab, lambda found: report(converge.summary(found)))
     except BaseException:
-        down(lab.name)
+        if claimed:
+            with postponed():  # a second Ctrl-C does not leave half of it
+                down(lab.name)
         raise
 
 
