@@ -119,8 +119,7 @@ class Runner:
         except EndedError as ended:
             end = ended
         except MeshnetError as error:
-            state = "failed" if state_rank(self.status.state) >= state_rank("starting") else "rejected"
-            end = EndedError(state, str(error))
+            end = EndedError("failed" if self._started else "rejected", str(error))
         except Exception as error:
             log.exception("task %s", self.task.id)
             end = EndedError("failed", f"{type(error).__name__}: {error}")
