@@ -1,7 +1,7 @@
 """One node's packet programs, with maps filled from a plan, run on packets that are never sent.
 
-    with PacketNode(plan) as node:
-        result = node.run("endpoint", packet, port="mnta")
+    def test_it(bpf_run):                                        # or: with PacketNode(plan) as node: node.run(...)
+        result = bpf_run("endpoint", packet, plan, port="mnta")
         result.verdict, result.packet, result.drops, result.events
 
 The programs are the real ones and so are their maps; BPF_PROG_TEST_RUN shows what came out of a program, the

@@ -25,10 +25,11 @@ PATIENCE = 20.0
 
 
 class Host:
-    """A node, a client or a task of a lab under test."""
+    """A node, a client or a task of a lab under test. `netns` is its network namespace."""
 
-    def __init__(self, name: str, run: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    def __init__(self, name: str, netns: str, run: Callable[..., subprocess.CompletedProcess[str]]) -> None:
         self.name = name
+        self.netns = netns
         self._run = run
 
     def run(
@@ -71,9 +72,11 @@ class LabUnderTest:
         return self._host(name)
 
     def _host(self, name: str) -> Host:
+        from meshnet import names
         from meshnet.lab.enter import run_on_host
 
-        return Host(name, lambda words, timeout, stdin: run_on_host(self.spec, name, words, timeout, stdin))
+        space = names.node_netns(self.name, name)
+        return Host(name, space, lambda words, timeout, stdin: run_on_host(self.spec, name, words, timeout, stdin))
 
     def task(self, name: str) -> Host:
         """A running task by `service.slot`, full name or id."""
@@ -81,7 +84,7 @@ class LabUnderTest:
         from meshnet.lab.tasks import find
 
         task = find(self.spec, name)
-        return Host(task.name, lambda words, timeout, stdin: run_in_task(task, words, timeout, stdin))
+        return Host(task.name, task.spec.netns, lambda words, timeout, stdin: run_in_task(task, words, timeout, stdin))
 
     def network(self, name: str, **options: Any) -> str:
         """Creates an overlay network, with the fields of a NetworkSpec, and returns its id."""

@@ -16,7 +16,7 @@ import pytest
 
 if TYPE_CHECKING:
     from meshnet.datapath.rows import Plan
-    from meshnet.testing.bpf_run import PacketNode
+    from meshnet.testing.bpf_run import PacketNode, Result
 
 pytest_plugins = ("meshnet.testing.labs",)
 _numbers = itertools.count()
@@ -96,3 +96,23 @@ def packet_node(_packet_nodes: list[PacketNode]) -> Callable[[Plan], PacketNode]
         return node
 
     return loaded
+
+
+@pytest.fixture
+def bpf_run(packet_node: Callable[[Plan], PacketNode]) -> Callable[..., Result]:
+    """A function `bpf_run(program, packet, plan, port="", gso_size=0)` that runs one program on one packet.
+
+    The plan fills the maps. Connections stay while the test goes on; a plan other than the last one is applied to the
+    same maps, as an agent would. See `PacketNode.run` for `program` and `port`.
+    """
+    nodes: list[PacketNode] = []
+
+    def run(program: str, packet: object, plan: Plan, *, port: str = "", gso_size: int = 0) -> Result:
+        if not nodes:
+            nodes.append(packet_node(plan))
+        (node,) = nodes
+        if node.plan != plan:
+            node.apply(plan)
+        return node.run(program, packet, port=port, gso_size=gso_size)
+
+    return run
