@@ -107,6 +107,26 @@ def ask(host: str, port: int, count: int = 1, patience: float = PATIENCE) -> lis
     return found
 
 
+def reuse(hosts: list[str], port: int, source_port: int, count: int) -> list[Any]:
+    """`count` connections from one port, to one host after the other; the server ends each: [slowest, errors]."""
+    slowest, errors = 0.0, []
+    for number in range(count):
+        begin = time.monotonic()
+        try:
+            with socket.socket() as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.settimeout(PATIENCE)
+                sock.bind(("", source_port))
+                sock.connect((hosts[number % len(hosts)], port))
+                sock.sendall(REQUEST.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+                while sock.recv(4096):
+                    pass
+        except OSError as error:
+            errors.append(name_of(error))
+        slowest = max(slowest, time.monotonic() - begin)
+    return [slowest, errors]
+
+
 def start(name: str, host: str, port: int, keep: bool = False) -> None:
     loads[name] = Load(host, port, keep)
 
@@ -211,7 +231,7 @@ def path_mtu(host: str, port: int, size: int) -> list[Any]:
     return ["silence", 0]
 
 
-OPERATIONS = (ask, start, look, stop, dial, use, hang_up, echo, udp, path_mtu)
+OPERATIONS = (ask, reuse, start, look, stop, dial, use, hang_up, echo, udp, path_mtu)
 
 
 def main() -> None:
