@@ -100,7 +100,6 @@ def bridged(world: World) -> None:
 
 
 def _bridge(world: World, node: str, vni: int) -> None:
-    world.sysctl(node, **{"net__bridge__bridge-nf-call-iptables": "0"})
     lines = [
         "link add over0 mtu 1450 type bridge",
         f"link add vx type vxlan id {vni} dstport 4789 local {UNDERLAY[node]} nolearning proxy",

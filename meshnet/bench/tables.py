@@ -169,24 +169,16 @@ def _published(proxies: Mapping[str, Proxy], missing: tuple[Missing, ...]) -> Ta
 
 
 def _node_local() -> Table:
-    near, far = mesh.ingress("near"), mesh.ingress("remote")
+    """The baseline is a task that asks the same task over the overlay: the node itself may not ask tasks."""
+    near, far = mesh.demo("near"), mesh.demo("remote")
+    ways = {name: _way("s", name, "127.0.0.1", mesh.port(name)) for name in ("near", "remote")}
     return Table(
         "node-local",
         "Published port, from the node itself (127.0.0.1)",
         (
-            Row("near", "the task's address, same node", _way("s", "near", near, 7301), "near"),
-            Row(
-                "port-near",
-                "published port, backend on the same node",
-                _way("s", "near", "127.0.0.1", mesh.port("near")),
-                "near",
-            ),
-            Row("far", "the task's address, another node", _way("s", "remote", far, 7302), "far"),
-            Row(
-                "port-far",
-                "published port, backend on another node",
-                _way("s", "remote", "127.0.0.1", mesh.port("remote")),
-                "far",
-            ),
+            Row("near", "a task asks, same node", _way("hooked", "near", near, 7301), "near"),
+            Row("port-near", "the node asks, backend on the same node", ways["near"], "near"),
+            Row("far", "a task asks, another node", _way("hooked", "remote", far, 7302), "far"),
+            Row("port-far", "the node asks, backend on another node", ways["remote"], "far"),
         ),
     )
