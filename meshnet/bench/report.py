@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from meshnet.bench.compare import Change, Key
 from meshnet.bench.paths import OPERATIONS
 from meshnet.bench.result import Measured, Result, ResultRow, ResultTable
 from meshnet.bench.statistics import Spread
 
-_COLUMN = 24
+_COLUMN = 26
 
 
-def lines(result: Result) -> Iterator[str]:
-    """The whole report, line by line."""
+def lines(result: Result, changes: Mapping[Key, Change] | None = None) -> Iterator[str]:
+    """The whole report, line by line. `changes` since another result are marked in the cells."""
     for table in result.tables:
-        yield from _table(table)
+        yield from _table(table, changes or {})
     yield from _notes(result)
 
 
-def _table(table: ResultTable) -> Iterator[str]:
+def _table(table: ResultTable, changes: Mapping[Key, Change]) -> Iterator[str]:
     shown = [row for row in table.rows if not row.hidden]
     width = max(len(row.title) for row in shown) + 2
     yield ""
@@ -29,7 +30,8 @@ def _table(table: ResultTable) -> Iterator[str]:
         yield "  wall clock: this kernel's CPU clock of a thread does not have the whole path on it"
     yield "".ljust(width) + "".join(name.upper().ljust(_COLUMN) for name in OPERATIONS).rstrip()
     for row in shown:
-        cells = "".join(_cell(row, name).ljust(_COLUMN) for name in OPERATIONS)
+        marks = {name: _mark(changes.get((table.key, row.key, name))) for name in OPERATIONS}
+        cells = "".join((_cell(row, name) + marks[name]).ljust(_COLUMN) for name in OPERATIONS)
         yield (row.title.ljust(width) + cells).rstrip()
     for row in table.rows:
         for why in sorted(set(row.failures.values())):
@@ -58,6 +60,10 @@ def _ratio(found: Measured) -> str:
     if found.aim is None:
         return text
     return f"{text} {'ok' if found.reached else f'<{found.aim:.2f}'}"
+
+
+def _mark(change: Change | None) -> str:
+    return f" {change.share:+.0%}" if change is not None and change.beyond else ""
 
 
 def _half(spread: Spread) -> float:

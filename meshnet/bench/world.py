@@ -19,8 +19,8 @@ from meshnet.kernel.bpf import cgroup2_root
 _PREFIX = "bench"
 _NAME = re.compile(rf"mn-{_PREFIX}(\d+)(-|$)")
 # Settings that keep what one slice did out of the next: no window that shrinks while another path is measured, no
-# pacing and no probes by timers that run on somebody else's clock. And no bridge that asks the firewall for each packet,
-# as br_netfilter has it by default.
+# pacing and no probes by timers that run on somebody else's clock. And no bridge asks the firewall for each packet, as
+# br_netfilter has it by default.
 _QUIET = {
     "net/bridge/bridge-nf-call-iptables": "0",
     "net/ipv4/tcp_congestion_control": "reno",

@@ -8,6 +8,8 @@ import click
 
 from meshnet.cli import render
 
+FILE = click.Path(dir_okay=False, path_type=Path)
+
 
 @click.group()
 def bench() -> None:
@@ -19,18 +21,41 @@ def bench() -> None:
 @click.option("--seconds", type=click.FloatRange(min=1), help="How long to measure, all tables together.")
 @click.option("--cpu", type=click.IntRange(min=0), help="The CPU to run on; by default the quietest.")
 @click.option("--table", "only", multiple=True, metavar="NAME", help="Measure this table only; may be repeated.")
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the result there.")
-def paths(quick: bool, seconds: float | None, cpu: int | None, only: tuple[str, ...], json_file: Path | None) -> None:
+@click.option("--json", "json_file", type=FILE, help="Write the result there.")
+@click.option("--html", "html_file", type=FILE, help="Write a report there: one file, nothing else needed.")
+@click.option("--png", type=click.Path(file_okay=False, path_type=Path), help="Draw the tables into this folder.")
+@click.option("--compare", type=FILE, help="Mark what changed beyond the noise since this result.")
+def paths(
+    quick: bool,
+    seconds: float | None,
+    cpu: int | None,
+    only: tuple[str, ...],
+    json_file: Path | None,
+    html_file: Path | None,
+    png: Path | None,
+    compare: Path | None,
+) -> None:
     """CPU time per operation of every path, beside what others use.
 
     Everything happens in namespaces that are made for it and removed at the end. It takes about a minute.
     """
-    from meshnet.bench import report, result, run
+    from meshnet.bench import compare as comparing
+    from meshnet.bench import html, plots, report, result, run
 
+    old = result.load(compare) if compare else None
     wanted = seconds or (run.QUICK_SECONDS if quick else run.SECONDS)
     with render.Progress() as progress:
         found = run.run(run.Options(wanted, cpu, only), progress)
-    for line in report.lines(found):
+    changes = comparing.changes(old, found) if old else {}
+    for line in report.lines(found, changes):
         print(line)
+    if old:
+        for line in comparing.lines(old, found, changes):
+            print(line)
     if json_file:
         json_file.write_text(result.dump(found))
+    if html_file:
+        html_file.write_text(html.page(found, changes))
+    if png:
+        for path in plots.draw(found, png):
+            render.message(f"wrote {path}")

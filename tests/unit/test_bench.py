@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import re
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from meshnet.bench import prober, report, result, statistics
+from meshnet.bench import compare, html, plots, prober, report, result, statistics
 from meshnet.bench.paths import OPERATIONS, Missing
 from meshnet.bench.prober import Samples, Slice
 from meshnet.bench.result import Measured, Pressure, Result, ResultRow, ResultTable
@@ -156,3 +158,61 @@ def test_wall_clock_is_said() -> None:
     """A table measured by the wall clock says so."""
     table = dataclasses.replace(some_result().tables[0], clock="wall")
     assert "wall clock" in "\n".join(report.lines(dataclasses.replace(some_result(), tables=(table,))))
+
+
+def test_compare_marks_what_is_beyond_the_noise() -> None:
+    """A ratio that moved further than chance explains is marked; one that did not, or is not well known, is not."""
+    old = some_result(0.90)
+    moved, still, unsure = some_result(0.95), some_result(0.905), some_result(0.95, error=0.05)
+    key = ("t", "two", "bulk")
+    found = compare.changes(old, moved)
+    assert list(found) == [key]
+    assert found[key].beyond
+    assert "+6%" in "\n".join(report.lines(moved, found))
+    text = "\n".join(compare.lines(old, moved, found))
+    assert "1 of 1 ratios changed" in text
+    assert "t, two, bulk: 0.900 -> 0.950 (+5.6%, faster)" in text
+    assert not compare.changes(old, still)[key].beyond
+    assert not compare.changes(old, unsure)[key].beyond
+    assert "not known well enough" in "\n".join(compare.lines(old, unsure, compare.changes(old, unsure)))
+
+
+def test_compare_says_that_the_machine_is_another() -> None:
+    """Results of another kernel are compared with a warning."""
+    other = dataclasses.replace(some_result(), about={"kernel": "6.18"})
+    assert "another kernel then: 6.1; now: 6.18" in "\n".join(compare.lines(some_result(), other, {}))
+
+
+def test_html_is_one_complete_file() -> None:
+    """The page has every number, what was left out, machine and method, and refers to nothing outside."""
+    page = html.page(some_result(pressure=Pressure(0.2, 0.5, 0.9)), {})
+    for text in ("11.1 µs", "<b>0.90</b>", "aim 0.95", "Under pressure", "IPVS", "6.1", "fairly", "lost"):
+        assert text in page
+    assert not re.search(r"https?:|src=|<link|<script", page)
+    parser = Balanced()
+    parser.feed(page)
+    assert parser.open == []
+
+
+class Balanced(HTMLParser):
+    """Remembers which elements are open; those that need no end are not counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "br", "rect", "path"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in ("rect", "path"):
+            assert self.open.pop() == tag
+
+
+def test_pictures(tmp_path: Path) -> None:
+    """One PNG per table."""
+    pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'meshnet[plots]'")
+    (drawn,) = plots.draw(some_result(), tmp_path / "pictures")
+    assert drawn.name == "t.png"
+    assert drawn.read_bytes().startswith(b"\x89PNG")
