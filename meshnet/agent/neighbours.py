@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import ipaddress
 import logging
 import time
 from collections.abc import Callable
@@ -91,8 +92,8 @@ class Neighbours:
     async def join(self) -> None:
         """Tries known members until one answers or `settle` seconds passed; gossip itself goes on trying after that."""
         known = self._members_file.read_text().split() if self._members_file.exists() else []
-        addresses = [_address(text) for text in dict.fromkeys([*self._settings.join, *known])]
-        others = [address for address in addresses if address[0] != self._settings.address]
+        found = [_address(text) for text in dict.fromkeys([*self._settings.join, *known])]
+        others = [address for address in found if address is not None and address[0] != self._settings.address]
         deadline = asyncio.get_running_loop().time() + self._settle
         while others:
             try:
@@ -148,6 +149,12 @@ class Neighbours:
         return await self._gossip.wait_acknowledged(record, ACKNOWLEDGE)
 
 
-def _address(text: str) -> Address:
+def _address(text: str) -> Address | None:
+    """None for what is no IPv4 address and port."""
     host, _, port = text.rpartition(":")
-    return (host, int(port))
+    try:
+        number = int(port)
+        ipaddress.IPv4Address(host)
+    except ValueError:
+        return None
+    return (host, number) if 0 < number < 65536 else None

@@ -43,7 +43,8 @@ class FakeContainer:
 
     def __init__(self, said: list[str]) -> None:
         self.health = "none"
-        self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._code = 0
+        self._over = asyncio.Event()
         self.starting, self.stopping, self.removing = Gate(), Gate(), Gate()
         self._said = said
         self._callbacks: list[Callable[[str], None]] = []
@@ -57,19 +58,21 @@ class FakeContainer:
             callback(health)
 
     def exits(self, code: int) -> None:
-        self.ended.set_result(code)
+        self._code = code
+        self._over.set()
 
     async def start(self) -> None:
         await self.starting.passed()
         self._said.append("start")
 
     async def wait(self) -> int:
-        return await asyncio.shield(self.ended)
+        await self._over.wait()
+        return self._code
 
     async def stop(self) -> int:
         self._said.append("stop")
         await self.stopping.passed()
-        if not self.ended.done():
+        if not self._over.is_set():
             self.exits(143)
         return await self.wait()
 
