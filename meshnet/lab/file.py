@@ -92,7 +92,7 @@ def _lab(root: Value, directory: Path, problems: Problems) -> Lab:
         client_values[host].error("a node has this name already")
     addresses = _addresses(subnet, (*node_values.values(), *client_values.values()))
     nodes = tuple(_node(host, value, addresses[value.name], datapath) for host, value in node_values.items())
-    if not any(node.role == "manager" for node in nodes):
+    if root.is_map and not any(node.role == "manager" for node in nodes):
         keys.get("nodes", root).error("a lab needs nodes, and one of them with role: manager")
     images = _images(keys.get("images"), directory)
     stack = _stack(keys.get("services"), directory, subnet, problems)
@@ -210,7 +210,7 @@ def _node(name: str, value: Value, address: str, datapath: str) -> LabNode:
     return LabNode(
         name=name,
         address=address,
-        role=keys["role"].choice("worker", "manager") if "role" in keys else "worker",
+        role=keys["role"].choice("manager", "worker") if "role" in keys else "worker",
         labels=keys["labels"].text_map() if "labels" in keys else {},
         datapath=keys["datapath"].choice(*DATAPATHS) if "datapath" in keys else datapath,
     )

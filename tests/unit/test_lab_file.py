@@ -123,11 +123,10 @@ checks:
         "lab.yml:2:20: underlay.subnet: an IPv4 subnet such as 172.17.0.0/16 is needed: 172.17.0.5/24 has host bits"
         " set",
         "lab.yml:2:40: underlay.mtu: a whole number from 626 to 9216 is needed, not '12'",
-        "lab.yml:4:3: nodes: a lab needs nodes, and one of them with role: manager",
         "lab.yml:4:17: nodes.n1.address: 10.9.9.9 is no host address of the underlay's subnet 172.17.0.0/16",
         "lab.yml:4:27: nodes.n1.rol: unknown key; known here: address, role, labels, datapath",
         "lab.yml:5:3: nodes.n1: given twice",
-        "lab.yml:6:35: nodes.n2.role: one of worker, manager is needed, not 'boss'",
+        "lab.yml:6:35: nodes.n2.role: one of manager, worker is needed, not 'boss'",
         "lab.yml:7:17: nodes.n3.address: 172.17.0.9 is the address of nodes.n2 already",
         "lab.yml:8:6: nodes.-x: '-x' is no name: letters, digits, - and _ are allowed, a letter or digit first and"
         " last",
