@@ -144,6 +144,18 @@ def test_ping(lab: LabUnderTest) -> None:
         assert f"bytes from {target}" in asker.out(["ping", "-c", "1", "-W", "2", target])
 
 
+def test_a_port_that_is_used_again(lab: LabUnderTest, client: Probe) -> None:
+    """Connections from one port, to one node after the other, meet none of the earlier ones' TIME_WAIT at a task."""
+    for hosts in (list(NODES.values()), [NODES["docker-0"]]):
+        for source_port in range(30000, 30005):
+            slowest, errors = client.call("reuse", hosts=hosts, port=8000, source_port=source_port, count=40)
+            assert (errors, slowest < 0.9) == ([], True), slowest
+    for place, source_port in ((inside, 31000), (beside, 32000)):
+        with place(lab, "box.1") as probe:
+            slowest, errors = probe.call("reuse", hosts=[vip(lab)], port=8000, source_port=source_port, count=100)
+            assert (errors, slowest < 0.9) == ([], True), slowest
+
+
 @pytest.mark.slow
 def test_scaling_while_requests_flow(lab: LabUnderTest, client: Probe) -> None:
     """Scaled to 5 and then to 2, no request fails: through the VIP on both paths, every node's port, 127.0.0.1."""
