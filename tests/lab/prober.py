@@ -64,12 +64,14 @@ class Load:
         self.answers: dict[str, int] = {}
         self.errors: list[str] = []
         self.slowest = 0.0
+        self.failing = 0.0  # s from the begin of the first request that failed to the end of the last one
         self.ending = threading.Event()
         self.thread = threading.Thread(target=self.run)
         self.thread.start()
 
     def run(self) -> None:
         sock: socket.socket | None = None
+        first = None
         while not self.ending.is_set():
             begin = time.monotonic()
             try:
@@ -77,6 +79,8 @@ class Load:
                 name = answer(sock)[0]
                 self.answers[name] = self.answers.get(name, 0) + 1
             except OSError as error:
+                first = first or begin
+                self.failing = time.monotonic() - first
                 self.errors.append(f"{name_of(error)} after {time.monotonic() - begin:.3f} s")
                 self.close(sock)
                 sock = None
@@ -92,7 +96,12 @@ class Load:
             sock.close()
 
     def seen(self) -> dict[str, Any]:
-        return {"answers": dict(self.answers), "errors": list(self.errors), "slowest": self.slowest}
+        return {
+            "answers": dict(self.answers),
+            "errors": list(self.errors),
+            "slowest": self.slowest,
+            "failing": self.failing,
+        }
 
 
 def ask(host: str, port: int, count: int = 1, patience: float = PATIENCE) -> list[list[str]]:

@@ -91,7 +91,8 @@ def beside(lab: LabUnderTest, task: str) -> Probe:
 def load(probe: Probe, host: str, port: int = 8000, keep: bool = False) -> Iterator[dict[str, Any]]:
     """Requests flow while the block runs, each on a connection of its own (or all on one, with `keep`).
 
-    The dict that is yielded has the outcome after the block: `answers` per hostname, `errors`, `slowest` (s).
+    The dict that is yielded has the outcome after the block: `answers` per hostname, `errors`, `slowest` (s, the
+    longest request), `failing` (s from the first error to the last).
     """
     outcome: dict[str, Any] = {}
     label = f"{host}:{port}:{keep}"

@@ -16,6 +16,8 @@ from meshnet.testing.labs import LabUnderTest
 
 pytestmark = pytest.mark.root
 REPLICAS = 3
+LOST_PACKET = 0.9  # s: TCP sends a lost SYN again after one second
+HEARD = 1.0  # s from a task's end until no node sends new connections to it; about 0.05 on an idle machine
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -149,11 +151,11 @@ def test_a_port_that_is_used_again(lab: LabUnderTest, client: Probe) -> None:
     for hosts in (list(NODES.values()), [NODES["docker-0"]]):
         for source_port in range(30000, 30005):
             slowest, errors = client.call("reuse", hosts=hosts, port=8000, source_port=source_port, count=40)
-            assert (errors, slowest < 0.9) == ([], True), slowest
+            assert (errors, slowest < LOST_PACKET) == ([], True), slowest
     for place, source_port in ((inside, 31000), (beside, 32000)):
         with place(lab, "box.1") as probe:
             slowest, errors = probe.call("reuse", hosts=[vip(lab)], port=8000, source_port=source_port, count=100)
-            assert (errors, slowest < 0.9) == ([], True), slowest
+            assert (errors, slowest < LOST_PACKET) == ([], True), slowest
 
 
 @pytest.mark.slow
@@ -175,12 +177,12 @@ def test_scaling_while_requests_flow(lab: LabUnderTest, client: Probe) -> None:
     restore(lab)
     for name, outcome in outcomes.items():
         assert outcome["errors"] == [], name
-        assert outcome["slowest"] < 0.9, f"{name}: a lost packet cost a request {outcome['slowest']} s"
+        assert outcome["slowest"] < LOST_PACKET, f"{name}: a lost packet cost a request {outcome['slowest']} s"
 
 
 @pytest.mark.slow
 def test_a_killed_task_is_replaced(lab: LabUnderTest, client: Probe) -> None:
-    """After kill -9 of a task's process another one takes its slot; only requests in flight on it fail."""
+    """After kill -9 of a task's process another one takes its slot; requests fail only until the nodes have heard."""
     victim = find(lab.spec, "whoami.2")
     pid = pid_of(lab, "whoami.2")
     with inside(lab, "box.1") as one, beside(lab, "box.1") as two, ExitStack() as stack:
@@ -194,4 +196,5 @@ def test_a_killed_task_is_replaced(lab: LabUnderTest, client: Probe) -> None:
         for probe, ip in ways:
             await_answers(lab, probe, ip, {new}, "requests to the new task")
     for outcome in outcomes:
-        assert len(outcome["errors"]) <= 3, outcome
+        assert outcome["failing"] < HEARD, outcome
+        assert outcome["slowest"] < LOST_PACKET, outcome
