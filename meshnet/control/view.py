@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from meshnet.control.objects import Cluster, Cursor, Object, kind_of
+from meshnet.control.objects import Cluster, Cursor, Object
 from meshnet.ipam import number_of
 from meshnet.model import TERMINAL_STATES, Network, Node, Service, Task
 
@@ -147,7 +147,3 @@ def addresses_of(thing: Object) -> list[tuple[str, str]]:
     if isinstance(thing, Task) and alive(thing):
         return [(item.network_id, address) for item in thing.networks_attachments for address in item.addresses]
     return []
-
-
-def index_key(thing: Object) -> tuple[str, str]:
-    return kind_of(thing), thing.id

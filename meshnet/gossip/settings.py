@@ -83,23 +83,6 @@ class Settings:
         if self.packet_size < 900:
             raise MeshnetError("a gossip packet needs at least 900 bytes for a member's metadata")
 
-    def lan(self) -> Settings:
-        """The same node with memberlist's LAN times: a crash is known after 5 to 7 s."""
-        return replace(
-            self,
-            probe_interval=1.0,
-            probe_timeout=0.5,
-            suspicion_mult=4.0,
-            suspicion_max_mult=6.0,
-            gossip_interval=0.2,
-            gossip_to_the_dead=30.0,
-            push_pull_interval=30.0,
-            stream_timeout=10.0,
-            reconnect_interval=10.0,
-            resend_interval=0.2,
-            sync_interval=0.5,
-        )
-
     def local(self) -> Settings:
         """The same node for labs on one machine: a crash is suspected within half a second, certain after 1 to 2 s."""
         return replace(

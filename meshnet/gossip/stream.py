@@ -90,7 +90,6 @@ class StreamParser:
         self._label = label
         self._limit = limit
         self._head: bytearray | None = bytearray()
-        self._sealed_size: int | None = None
         self._body = _BodyParser(limit)
         self._total = 0
 

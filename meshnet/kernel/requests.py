@@ -18,7 +18,7 @@ from meshnet.kernel.channel import NLM_F_ACK, NLM_F_REQUEST, Request
 from meshnet.kernel.dumps import Rule
 from meshnet.kernel.messages import fibmsg, ifaddrmsg, ifinfmsg, ndmsg, rtmsg, tcmsg
 
-NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x100, 0x200, 0x400, 0x800
+NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
 _NEW = NLM_F_CREATE | NLM_F_EXCL
 _REPLACE = NLM_F_CREATE | NLM_F_REPLACE
 

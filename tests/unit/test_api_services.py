@@ -1,0 +1,219 @@
+"""Services over the API: what is taken, what is refused, and the words for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from api_world import Api, published, served, service, template
+from swarm import SETTINGS, FakeNode, eventually
+
+
+def test_services(tmp_path: Path) -> None:
+    """A service is created, shown with the Engine's fields, scaled, listed with its counts, and removed."""
+
+    async def scenario(api: Api) -> None:
+        node = FakeNode(api.process.manager.listen_address, "docker-1")
+        await node.start()
+        try:
+            network = (await api.post("/networks/create", {"Name": "demo"}))["Id"]
+            body = service(
+                "web",
+                Labels={"tier": "front"},
+                Mode={"Replicated": {"Replicas": 2}},
+                EndpointSpec={"Ports": [published(8080)]},
+            )
+            body["TaskTemplate"]["Networks"] = [{"Target": "demo", "Aliases": ["www"]}]
+            body["TaskTemplate"]["Resources"] = {"Limits": {"MemoryBytes": 1}}
+            created = await api.post("/v1.41/services/create", body)
+            assert list(created) == ["ID"]
+            shown = await api.get("/services/web", insertDefaults="true")
+            assert shown["ID"] == created["ID"]
+            assert shown["Spec"]["Mode"] == {"Replicated": {"Replicas": 2}}
+            assert shown["Spec"]["TaskTemplate"]["Networks"] == [{"Target": network, "Aliases": ["www"]}]
+            assert shown["Endpoint"]["Ports"] == [published(8080)]
+            ingress = (await api.get("/networks/ingress"))["Id"]
+            assert shown["Endpoint"]["VirtualIPs"] == [
+                {"NetworkID": ingress, "Addr": "10.0.0.3/24"},
+                {"NetworkID": network, "Addr": "10.0.1.2/24"},
+            ]
+            await eventually(lambda: len(node.running()) == 2, "two tasks run")
+            await node.client.reported()
+            listed = await api.get("/services", status="true")
+            assert listed[0]["ServiceStatus"] == {"RunningTasks": 2, "DesiredTasks": 2, "CompletedTasks": 0}
+            tasks = await api.get("/tasks", filters={"service": {"web": True}, "desired-state": {"running": True}})
+            assert [task["Slot"] for task in tasks] == [1, 2]
+            assert tasks[0]["Status"]["State"] == "running"
+            assert [a["Network"]["Spec"]["Name"] for a in tasks[0]["NetworksAttachments"]] == ["ingress", "demo"]
+            assert (await api.get(f"/tasks/{tasks[0]['ID']}"))["ID"] == tasks[0]["ID"]
+            spec = {**shown["Spec"], "Mode": {"Replicated": {"Replicas": 1}}}
+            version = shown["Version"]["Index"]
+            assert await api.post("/services/web/update", spec, version=version) == {"Warnings": None}
+            assert await api.refused("POST", "/services/web/update", spec, version=version) == (
+                500,
+                "update out of sequence",
+            )
+            await eventually(lambda: len(node.running()) == 1, "one task runs")
+            assert await api.refused("DELETE", "/networks/demo") == (
+                400,
+                f"network {network} is in use by service {created['ID']}",
+            )
+            verbose = await api.get("/networks/demo", verbose="true")
+            assert verbose["Services"]["web"]["VIP"] == "10.0.1.2"
+            assert await api.delete("/services/web") is None
+            await eventually(lambda: not node.running(), "no task runs")
+            assert await api.get("/services") == []
+            await api.delete("/networks/demo")
+        finally:
+            await node.stop()
+
+    served(tmp_path, scenario)
+
+
+def test_global_and_random_ports(tmp_path: Path) -> None:
+    """Unnamed services get a name, ports that are not given start at 30000, and freed ones are not reused at once."""
+
+    async def scenario(api: Api) -> None:
+        made = await api.post("/services/create", service("", Mode={"Global": {}}))
+        shown = await api.get(f"/services/{made['ID']}")
+        assert shown["Spec"]["Mode"] == {"Global": {}}
+        assert shown["Spec"]["Name"]
+        assert shown["Endpoint"] == {"Spec": {}}
+        for name, expected in (("a", 30000), ("b", 30001)):
+            await api.post("/services/create", service(name, EndpointSpec={"Ports": [{"TargetPort": 80}]}))
+            assert (await api.get(f"/services/{name}"))["Endpoint"]["Ports"] == [published(expected)]
+        await api.delete("/services/a")
+        await api.post("/services/create", service("c", EndpointSpec={"Ports": [{"TargetPort": 80}]}))
+        assert (await api.get("/services/c"))["Endpoint"]["Ports"] == [published(30002)]
+
+    served(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        (service("pub"), 409, "name conflicts with an existing object: service pub already exists"),
+        (service("bad name"), 400, "name must be valid as a DNS name component"),
+        (service("a.b"), 400, "name must be valid as a DNS name component"),
+        (service("x" * 64), 400, "name must be 63 characters or fewer"),
+        (service("x", TaskTemplate=template(Networks=[{"Target": "nosuch"}])), 404, "network nosuch not found"),
+        (
+            service("x", TaskTemplate=template(Networks=[{"Target": "ingress"}])),
+            400,
+            'Service cannot be explicitly attached to the ingress network "ingress"',
+        ),
+        (
+            service("x", EndpointSpec={"Ports": [published(8080)]}),
+            400,
+            "port '8080' is already in use by service 'pub' (ID) as an ingress port",
+        ),
+        (
+            service("x", EndpointSpec={"Ports": [published(8090)]}),
+            400,
+            "port '8090' is already in use by service 'host' (ID) as a host-published port",
+        ),
+        (
+            service("x", EndpointSpec={"Ports": [published(8082), published(8082)]}),
+            400,
+            "EndpointSpec: duplicate published ports provided",
+        ),
+        (service("x", EndpointSpec={"Ports": [published(7946)]}), 400, "port '7946/tcp' is reserved"),
+        (service("x", EndpointSpec={"Ports": [published(2377)]}), 400, "port '2377/tcp' is reserved"),
+        (service("x", EndpointSpec={"Ports": [published(4789, protocol="udp")]}), 400, "port '4789/udp' is reserved"),
+        (service("x", EndpointSpec={"Ports": [published(70000)]}), 400, "published port 70000"),
+        (service("x", EndpointSpec={"Ports": [{"TargetPort": 0}]}), 400, "target port 0"),
+        (
+            service("x", EndpointSpec={"Mode": "dnsrr", "Ports": [published(8083)]}),
+            400,
+            "EndpointSpec: port published with ingress mode can't be used with dnsrr mode",
+        ),
+        (service("x", EndpointSpec={"Mode": "foo"}), 400, 'invalid resolution mode: "foo"'),
+        (
+            service("x", TaskTemplate=template(Placement={"Constraints": ["node.hostname=a"]})),
+            500,
+            "constraint expected one operator from ==, !=",
+        ),
+        (
+            service("x", TaskTemplate=template(RestartPolicy={"Condition": "foo"})),
+            400,
+            'invalid RestartCondition: "foo"',
+        ),
+        (service("x", Mode={"Replicated": {"Replicas": -1}}), 400, "Mode.Replicated.Replicas"),
+        (service("x", Mode={"Replicated": {"Replicas": "2"}}), 400, "Mode.Replicated.Replicas: a whole number"),
+        (service("x", Mode={"ReplicatedJob": {}}), 501, "Mode.ReplicatedJob: jobs are not supported yet"),
+        (
+            {"Name": "x", "TaskTemplate": {"ContainerSpec": {"Image": "app:1", "Secrets": [{"SecretID": "s"}]}}},
+            501,
+            "TaskTemplate.ContainerSpec.Secrets",
+        ),
+        ({"Name": "x", "TaskTemplate": {}}, 400, "image reference must be provided"),
+        ({"Name": "x"}, 400, "image reference must be provided"),
+    ],
+)
+def test_bad_services(tmp_path: Path, body: Any, status: int, words: str) -> None:
+    """A service that Swarm refuses is refused in its words, and nothing is created."""
+
+    async def scenario(api: Api) -> None:
+        ids = {}
+        for name, port in (("pub", published(8080)), ("host", published(8090, "host"))):
+            ids[name] = (await api.post("/services/create", service(name, EndpointSpec={"Ports": [port]})))["ID"]
+        before = set(api.process.manager.view.services)
+        answer = await api.refused("POST", "/services/create", body)
+        assert answer[0] == status
+        assert any(words.replace("ID", ident) in answer[1] for ident in ids.values())
+        assert set(api.process.manager.view.services) == before
+
+    served(tmp_path, scenario)
+
+
+def test_dnsrr_and_host_ports(tmp_path: Path) -> None:
+    """A dnsrr service has no VIP; it may publish in host mode, as may several services the same port."""
+
+    async def scenario(api: Api) -> None:
+        await api.post("/networks/create", {"Name": "demo"})
+        for name in ("a", "b"):
+            endpoint = {"Mode": "dnsrr", "Ports": [published(8083, "host")]}
+            body = service(name, EndpointSpec=endpoint, TaskTemplate=template(Networks=[{"Target": "demo"}]))
+            await api.post("/services/create", body)
+        shown = await api.get("/services/a")
+        assert "VirtualIPs" not in shown["Endpoint"]
+
+    served(tmp_path, scenario)
+
+
+def test_constraints_that_nothing_satisfies(tmp_path: Path) -> None:
+    """A task that no node can take stays pending and says why; it runs once a node can."""
+
+    async def scenario(api: Api) -> None:
+        node = FakeNode(api.process.manager.listen_address, "docker-1")
+        await node.start()
+        try:
+            placement = {"Constraints": ["node.labels.disk==ssd"]}
+            await api.post("/services/create", service("web", TaskTemplate=template(Placement=placement)))
+            tasks = api.process.manager.view.tasks
+            await eventually(lambda: any(t.status.state == "pending" for t in tasks.values()), "the task is pending")
+            (task,) = await api.get("/tasks")
+            assert task["Status"]["Err"] == "no suitable node (scheduling constraints not satisfied on 1 node)"
+            shown = await api.get("/nodes/docker-1")
+            spec = {**shown["Spec"], "Labels": {"disk": "ssd"}}
+            await api.post("/nodes/docker-1/update", spec, version=shown["Version"]["Index"])
+            await eventually(node.running, "the task runs")
+        finally:
+            await node.stop()
+
+    served(tmp_path, scenario)
+
+
+def test_unknown_images_are_warned_about(tmp_path: Path) -> None:
+    """A manager that knows the images says so at once when a service asks for another."""
+
+    async def scenario(api: Api) -> None:
+        assert "Warnings" not in await api.post("/services/create", service("a"))
+        other = {"Name": "b", "TaskTemplate": {"ContainerSpec": {"Image": "nosuch:9"}}}
+        assert (await api.post("/services/create", other))["Warnings"] == [
+            "image nosuch:9 is not known here: its tasks will be rejected"
+        ]
+
+    served(tmp_path, scenario, replace(SETTINGS, images=("app",)))
