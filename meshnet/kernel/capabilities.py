@@ -32,7 +32,7 @@ TOOLS = {
     "clang": "clang",
     "bpftool": "bpftool",
     "nft": "nftables",
-    "ip": "iproute2",
+    "tc": "iproute2",
     "conmon": "conmon",
 }
 
@@ -88,7 +88,7 @@ def _devices() -> list[Probe]:
             return _tried(name, lambda: netlink.send(*wanted), _kernel_fix(option), needed)
 
         found = [
-            Probe("namespaces", True),
+            Probe("namespaces", True, "tried"),
             tried("veth", "VETH", rt.veth_add(rt.VethEnd("probe0"), rt.VethEnd("probe1"))),
             tried("bridge", "BRIDGE", rt.bridge_add("probe2")),
             tried("vxlan", "VXLAN", rt.vxlan_add("probe3"), rt.link_set("probe3", up=True)),
@@ -104,9 +104,11 @@ def _devices() -> list[Probe]:
 def _tried(name: str, attempt: Callable[[], object], fix: str, needed: bool = True) -> Probe:
     try:
         attempt()
-    except (OSError, MeshnetError) as error:
+    except OSError as error:
+        return Probe(name, False, error.strerror or str(error), fix, needed)
+    except MeshnetError as error:
         return Probe(name, False, str(error), fix, needed)
-    return Probe(name, True, needed=needed)
+    return Probe(name, True, "tried", needed=needed)
 
 
 def _kernel_fix(option: str) -> str:
