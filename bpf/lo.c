@@ -1,18 +1,13 @@
-/* Steers 127.0.0.11:53 to the resolver's own port, on egress of a task's lo.
+/* 127.0.0.11:53 inside a task, on egress of its lo: common questions are answered at once (dns.h), all else is steered
+ * to the resolver's own port.
  *
  * Only packets of that one address are touched, so a task may bind *:53 itself and be reached on 127.0.0.1
- * and on its own addresses. The port is the same in every task: the program needs no map and no cookie. */
-#include <linux/bpf.h>
-#include <linux/if_ether.h>
-#include <linux/in.h>
-#include <linux/ip.h>
+ * and on its own addresses. The port is the same in every task. */
 #include <linux/pkt_cls.h>
 #include <linux/tcp.h>
-#include <linux/udp.h>
 #include <stddef.h>
 
-#include <bpf/bpf_endian.h>
-#include <bpf/bpf_helpers.h>
+#include "dns.h"
 
 #define RESOLVER_ADDRESS 0x7f00000b /* 127.0.0.11 */
 #define RESOLVER_PORT 61053	    /* RESOLVER_PORT in meshnet/dns/__init__.py; a test compares them */
@@ -20,13 +15,8 @@
 
 #define FRAGMENT_OFFSET 0x1fff
 
-struct ports {
-	__be16 source;
-	__be16 dest;
-};
-
 /* Offset of the checksum within the L4 header, or a negative number for a protocol that is not steered. */
-static __always_inline int checksum_offset(__u8 protocol)
+inlined int checksum_offset(__u8 protocol)
 {
 	switch (protocol) {
 	case IPPROTO_UDP:
@@ -40,7 +30,7 @@ static __always_inline int checksum_offset(__u8 protocol)
 
 /* Replaces a port and corrects the checksum. The helper leaves a CHECKSUM_PARTIAL sum alone (it covers no
  * ports yet); a UDP sum of 0 means that there is none, in TCP it is a sum like any other. */
-static __always_inline void replace_port(struct __sk_buff *skb, __u8 protocol, __u32 offset, __u32 checksum,
+inlined void replace_port(struct __sk_buff *skb, __u8 protocol, __u32 offset, __u32 checksum,
 					 __be16 from, __be16 to)
 {
 	__u64 flags = sizeof(to) | (protocol == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0);
@@ -68,10 +58,13 @@ int lo_steer(struct __sk_buff *skb)
 	if (sum < 0 || ip.frag_off & bpf_htons(FRAGMENT_OFFSET) || bpf_skb_load_bytes(skb, l4, &ports, sizeof(ports)))
 		return TC_ACT_OK;
 
-	if (ip.daddr == resolver && ports.dest == dns)
-		replace_port(skb, ip.protocol, l4 + offsetof(struct ports, dest), l4 + sum, dns, port);
-	else if (ip.saddr == resolver && ports.source == port)
+	if (ip.daddr == resolver && ports.destination == dns) {
+		if (ip.protocol == IPPROTO_UDP && dns_answer(skb))
+			return TC_ACT_OK;
+		replace_port(skb, ip.protocol, l4 + offsetof(struct ports, destination), l4 + sum, dns, port);
+	} else if (ip.saddr == resolver && ports.source == port) {
 		replace_port(skb, ip.protocol, l4 + offsetof(struct ports, source), l4 + sum, port, dns);
+	}
 	return TC_ACT_OK;
 }
 

@@ -33,6 +33,9 @@
 #ifndef MAX_BACKENDS
 #define MAX_BACKENDS 32768
 #endif
+#ifndef MAX_NAMES
+#define MAX_NAMES 16384 /* names of all zones together; what does not fit is answered by user space */
+#endif
 #ifndef MAX_PEERS
 #define MAX_PEERS 1024
 #endif

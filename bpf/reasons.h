@@ -47,7 +47,8 @@
 	X(UNKNOWN_VNI, "tunnel packets of networks that are not this data path's, left to the kernel") \
 	X(ICMP_TRANSLATED, "ICMP errors translated for a connection") \
 	X(HAIRPIN_CONNECTION, "connections of a backend to itself through its VIP") \
-	X(MASQUERADED_CONNECTION, "connections to a published port whose backend is behind IPVS")
+	X(MASQUERADED_CONNECTION, "connections to a published port whose backend is behind IPVS") \
+	X(NAME_ANSWERED, "DNS questions answered by the program on a task's lo")
 
 #define X(name, text) REASON_##name,
 enum reason { REASONS(X) REASON_COUNT };

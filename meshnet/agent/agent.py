@@ -268,6 +268,7 @@ class Agent:
     def _desired(self, sandboxes: Mapping[str, str]) -> Plan:
         neighbours = self.neighbours
         neighbours.look()
+        self._zones = Zones(self.assignments, neighbours.located)
         local = LocalNode(
             id=self.assignments.node.id if self.assignments.node else self.node,
             address=self.settings.address,
@@ -275,16 +276,21 @@ class Agent:
             mtu=self._underlay_mtu(),
             direct_return=self.settings.direct_return,
         )
-        return plan(local, self.assignments, neighbours.located, neighbours.peers, sandboxes, neighbours.gone)
+        found = plan(local, self.assignments, neighbours.located, neighbours.peers, sandboxes, neighbours.gone)
+        return dataclasses.replace(found, zones=self._zones.rows(self._attached(sandboxes)))
 
     def _spread(self) -> None:
         """Names follow what the kernel was given."""
-        self._zones = Zones(self.assignments, self.neighbours.located)
         for runner in self.runners.values():
             runner.resolver.set_zone(self._zone_of(runner.task))
 
     def _zone_of(self, task: Task) -> Zone:
-        return self._zones.for_networks([a.network_id for a in task.networks_attachments])
+        return self._zones.for_networks(_networks_of(task))
+
+    def _attached(self, sandboxes: Mapping[str, str]) -> dict[str, list[str]]:
+        """Path of a sandbox -> ids of its task's networks."""
+        known = ((path, self.runners.get(task_id)) for task_id, path in sandboxes.items())
+        return {path: _networks_of(runner.task) for path, runner in known if runner is not None}
 
     def _underlay_mtu(self) -> int:
         with Netlink() as netlink:
@@ -333,6 +339,10 @@ class Agent:
 
     def report(self, task: Task, status: TaskStatus) -> None:
         self.manager.report({task.id: status})
+
+
+def _networks_of(task: Task) -> list[str]:
+    return [attachment.network_id for attachment in task.networks_attachments]
 
 
 def _resources() -> Resources:

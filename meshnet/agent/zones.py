@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from meshnet.datapath.plan import Located
+from meshnet.datapath.rows import ZoneRow
+from meshnet.dns.answer import TTL
 from meshnet.dns.zone import EndpointView, NetworkView, ServiceView, Zone, build_zone
 from meshnet.model import Assignments, Endpoint, Service
 
@@ -26,6 +28,16 @@ class Zones:
             views = [self._view(network_id) for network_id in wanted]
             self._built[wanted] = build_zone([view for view in views if view is not None])
         return self._built[wanted]
+
+    def rows(self, sandboxes: Mapping[str, Sequence[str]]) -> tuple[ZoneRow, ...]:
+        """What the data path may answer itself, for sandboxes (paths) on networks (ids, as in `for_networks`)."""
+        together: dict[tuple[str, ...], list[str]] = {}
+        for sandbox, networks in sandboxes.items():
+            together.setdefault(tuple(networks), []).append(sandbox)
+        return tuple(
+            ZoneRow(networks, tuple(sorted(together[networks])), TTL, plain_names(self.for_networks(networks)))
+            for networks in sorted(together)
+        )
 
     def _view(self, network_id: str) -> NetworkView | None:
         network = self._assignments.networks.get(network_id)
@@ -55,6 +67,12 @@ class Zones:
             aliases=endpoint.aliases,
             ready=endpoint.state == "ready",
         )
+
+
+def plain_names(zone: Zone) -> tuple[tuple[bytes, tuple[bytes, ...]], ...]:
+    """Names and addresses, shortest names first, without names whose answers have more than addresses in them."""
+    plain = ((name, found) for name, found in zone.addresses.items() if name not in zone.services)
+    return tuple(sorted(plain, key=lambda item: (len(item[0]), item[0])))
 
 
 def _service_view(service: Service, network_id: str) -> ServiceView:

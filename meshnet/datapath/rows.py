@@ -97,6 +97,21 @@ class RemovedRow:
 
 
 @dataclass(frozen=True, slots=True)
+class ZoneRow:
+    """What the tasks on the same networks can look up: addresses by name, for a data path that answers common
+    questions itself. The tasks' own name servers know all of it and more, so it may leave out what it likes.
+
+    `networks` are their ids in the order of preference, and tell one zone from another. `sandboxes` are paths of
+    namespaces. `names` are pairs of a lower-case wire name and its addresses, packed; shortest names first.
+    """
+
+    networks: tuple[str, ...]
+    sandboxes: tuple[str, ...]
+    ttl: int  # s
+    names: tuple[tuple[bytes, tuple[bytes, ...]], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """The desired state of one node's data path. Tuples are sorted, so that equal states are equal values."""
 
@@ -112,6 +127,7 @@ class Plan:
     services: tuple[ServiceRow, ...] = ()
     published: tuple[PublishedRow, ...] = ()
     removed: tuple[RemovedRow, ...] = ()
+    zones: tuple[ZoneRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

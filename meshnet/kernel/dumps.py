@@ -173,7 +173,7 @@ class Rule:
 @dataclass(frozen=True, slots=True)
 class Filter:
     """A BPF program on a device. `program` is its id, as BPF_OBJ_GET_INFO_BY_FD tells it; `parent` INGRESS or
-    EGRESS."""
+    EGRESS; `classid` what the program finds in tc_classid."""
 
     index: int
     parent: int
@@ -181,6 +181,7 @@ class Filter:
     handle: int
     name: str
     program: int
+    classid: int = 0
 
     @classmethod
     def decode(cls, data: bytes) -> Filter | None:
@@ -190,4 +191,5 @@ class Filter:
         options = attributes(found.get(2, b""))
         if _text(found.get(1)) != "bpf" or 11 not in options:
             return None
-        return cls(index, parent, info >> 16, handle, _text(options.get(7)), _u32(options.get(11)))
+        place = (index, parent, info >> 16, handle)
+        return cls(*place, _text(options.get(7)), _u32(options.get(11)), _u32(options.get(3)))

@@ -368,13 +368,17 @@ def clsact_del(index: int, *, missing_ok: bool = False) -> Request:
     return _request(tcmsg, RTM_DELQDISC, 0, f"delete clsact dev {index}", fields, [("TCA_KIND", "clsact")], tolerated)
 
 
-def bpf_attach(index: int, fd: int, name: str, *, parent: int = INGRESS) -> Request:
+def bpf_attach(index: int, fd: int, name: str, *, parent: int = INGRESS, classid: int = 0) -> Request:
     """Puts a program (direct action) at `parent` (INGRESS or EGRESS) of a device that has clsact.
 
+    The program finds the lower 16 bits of `classid` in tc_classid: a number of this place's own.
     One that was put there before is swapped in place: no packet misses both.
     """
     side = "ingress" if parent == INGRESS else "egress"
-    options = {"attrs": [("TCA_BPF_FD", fd), ("TCA_BPF_NAME", name), ("TCA_BPF_FLAGS", 1)]}
+    attributes = [("TCA_BPF_FD", fd), ("TCA_BPF_NAME", name), ("TCA_BPF_FLAGS", 1)]
+    if classid:
+        attributes.append(("TCA_BPF_CLASSID", classid))
+    options = {"attrs": attributes}
     return _request(
         tcmsg,
         RTM_NEWTFILTER,

@@ -23,15 +23,16 @@ from meshnet.kernel.requests import (
 __all__ = ["EGRESS", "INGRESS", "attach", "attached", "detach"]
 
 
-def attach(index: int, parent: int, program: Program, netlink: Netlink) -> bool:
+def attach(index: int, parent: int, program: Program, netlink: Netlink, classid: int = 0) -> bool:
     """Runs `program` for every packet at INGRESS or EGRESS of a device; whether that changed anything.
 
+    `classid` (16 bits) tells the program at which place it runs: it is in tc_classid when the program starts.
     NetlinkError (ENODEV) if the device is gone.
     """
     found = attached(index, parent, netlink)
-    if found is not None and found.program == program.id:
+    if found is not None and (found.program, found.classid) == (program.id, classid):
         return False
-    netlink.send(clsact_add(index), bpf_attach(index, program.fd, program.name, parent=parent))
+    netlink.send(clsact_add(index), bpf_attach(index, program.fd, program.name, parent=parent, classid=classid))
     return True
 
 

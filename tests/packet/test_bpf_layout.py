@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from meshnet.datapath.ebpf import layout
+from meshnet.datapath.ebpf import layout, names
+from meshnet.dns import RESOLVER_PORT
+from meshnet.dns.query import MAX_QUERY
 from meshnet.kernel import bpfbuild
 
 pytestmark = [
@@ -33,14 +35,21 @@ CLASSES: dict[str, type[layout.Packed]] = {
     "attached_key": layout.AttachedKey,
     "peer_name": layout.PeerName,
     "socket_key": layout.SocketKey,
+    "zone_key": layout.ZoneKey,
+    "name_key": layout.NameKey,
+    "name_value": layout.NameValue,
 }
 
 
 @pytest.fixture(scope="module")
 def structures() -> dict[str, dict[str, Any]]:
-    path = next(path for path in bpfbuild.objects() if path.stem == "socket")
-    dump = subprocess.run(["bpftool", "-j", "btf", "dump", "file", str(path)], capture_output=True, check=True)
-    return {kind["name"]: kind for kind in json.loads(dump.stdout)["types"] if kind["kind"] == "STRUCT"}
+    found: dict[str, dict[str, Any]] = {}
+    for path in bpfbuild.objects():
+        if path.stem in ("socket", "lo"):
+            dump = subprocess.run(["bpftool", "-j", "btf", "dump", "file", str(path)], capture_output=True, check=True)
+            types = json.loads(dump.stdout)["types"]
+            found |= {kind["name"]: kind for kind in types if kind["kind"] == "STRUCT"}
+    return found
 
 
 def offsets(kind: type[layout.Packed]) -> dict[str, int]:
@@ -89,3 +98,13 @@ def test_constants_are_those_of_the_header() -> None:
         "NETWORK_INTERNAL": layout.NETWORK_INTERNAL,
     }
     assert {name: defined[name] for name in ours} == ours
+
+
+def test_constants_of_the_name_server() -> None:
+    """What both name servers must know alike is written alike: sizes, how many addresses, payload and port."""
+    text = "".join((bpfbuild.source_dir() / name).read_text() for name in ("dns.h", "lo.c"))
+    defined = {name: int(value) for name, value in re.findall(r"#define (\w+)\s+(\d+)\b(?!x)", text)}
+    assert defined["DNS_NAME_WORDS"] * 8 == names.NAME_SIZE
+    assert defined["DNS_MAX_ANSWERS"] == names.MAX_ANSWERS
+    assert defined["DNS_OUR_PAYLOAD"] == MAX_QUERY
+    assert defined["RESOLVER_PORT"] == RESOLVER_PORT

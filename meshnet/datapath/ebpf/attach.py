@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 from meshnet import names
@@ -31,10 +31,13 @@ class Attachments:
 
     def __init__(self, context: NodeContext) -> None:
         self._context = context
-        self._steered: dict[str, tuple[int, int]] = {}  # path -> (inode, program id)
+        self._steered: dict[str, tuple[int, int, int]] = {}  # path -> (inode, program id, zone)
 
-    def attach(self, plan: Plan, facts: Facts, objects: Objects, netlink: Netlink) -> int:
-        """Puts every program where the plan wants it; how many places changed. A device that went away is skipped."""
+    def attach(self, plan: Plan, facts: Facts, objects: Objects, netlink: Netlink, zones: Mapping[str, int]) -> int:
+        """Puts every program where the plan wants it; how many places changed. A device that went away is skipped.
+
+        `zones`: the number of what a sandbox can look up, by path, where its lo answers itself.
+        """
         changed = 0
         ports = [facts.ports.get(row.port, 0) for row in plan.endpoints] + [facts.node_port]
         for index in (port for port in ports if port):
@@ -42,20 +45,20 @@ class Attachments:
         changed += _attach(facts.underlay, tc.INGRESS, objects, "uplink", netlink)
         if facts.vxlan:
             changed += _attach(facts.vxlan, tc.INGRESS, objects, "overlay", netlink)
-        changed += self._steer({row.netns for row in plan.endpoints}, objects)
+        changed += self._steer({row.netns: zones.get(row.netns, 0) for row in plan.endpoints}, objects)
         return changed + self._hook(objects)
 
-    def _steer(self, sandboxes: Iterable[str], objects: Objects) -> int:
-        """DNS: the steering program on egress of each sandbox's lo."""
+    def _steer(self, sandboxes: Mapping[str, int], objects: Objects) -> int:
+        """DNS: the program on egress of each sandbox's lo, with the number of its zone."""
         program = objects.progs["lo_steer"]
         changed = 0
-        steered: dict[str, tuple[int, int]] = {}
-        for path in sandboxes:
+        steered: dict[str, tuple[int, int, int]] = {}
+        for path, zone in sandboxes.items():
             try:
-                here = (os.stat(path).st_ino, program.id)
+                here = (os.stat(path).st_ino, program.id, zone)
                 if self._steered.get(path) != here:
                     with Netlink(path) as inside:
-                        changed += tc.attach(_LOOPBACK, tc.EGRESS, program, inside)
+                        changed += tc.attach(_LOOPBACK, tc.EGRESS, program, inside, zone)
             except OSError as error:
                 if error.errno not in _GONE | {errno.EINVAL}:  # EINVAL: a plain file, its namespace is gone
                     raise

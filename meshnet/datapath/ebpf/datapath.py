@@ -1,7 +1,8 @@
 """The eBPF data path of one node: links, maps and programs brought to what a plan says.
 
-The order of an apply: links that the plan wants are made (those it no longer wants stay for now), the maps are
-written without a gap, programs are attached, sockets to removed addresses are told, links nobody wants go. Maps and
+The order of an apply: names that changed are left to the tasks' name servers, links that the plan wants are made
+(those it no longer wants stay for now), the maps are written without a gap, names are published, programs are
+attached, sockets to removed addresses are told, links nobody wants go. Maps and
 programs are pinned and stay when the process ends; the next one adopts them by the same apply.
 """
 
@@ -22,7 +23,9 @@ from meshnet import names
 from meshnet.datapath import links
 from meshnet.datapath.base import Capability, NodeContext
 from meshnet.datapath.ebpf import layout, moves, observe, reasons, tables, writer
+from meshnet.datapath.ebpf import names as zone_names
 from meshnet.datapath.ebpf.attach import Attachments
+from meshnet.datapath.ebpf.names import Names
 from meshnet.datapath.ebpf.tables import Tables
 from meshnet.datapath.rows import Changes, Plan
 from meshnet.datapath.wiring import Wired, Wiring
@@ -56,6 +59,7 @@ class Ebpf:
         self._netlink: Netlink | None = None
         self._attachments = Attachments(context)
         self._plan = _NOTHING
+        self._names = Names()
         self._last_set = 0
         self.failed: Mapping[str, str] = {}
 
@@ -92,12 +96,14 @@ class Ebpf:
     def statistics(self) -> dict[str, int]:
         """Counters by name: what happened (`arp_answered` ...) and drops as `drop.<reason>`, since the maps were made.
 
-        Empty before the first apply.
+        `names_left_to_user_space` is a level: names that only the tasks' name servers answer. Empty before the first
+        apply.
         """
         if self._objects is None:
             return {}
         known = reasons.read(bpfbuild.source_dir())
         found = _counters(self._objects, "events", list(known.events))
+        found["names_left_to_user_space"] = self._names.left
         return found | _counters(self._objects, "drops", [f"drop.{name}" for name in list(known.drops)[1:]], first=1)
 
     async def close(self) -> None:
@@ -122,6 +128,9 @@ class Ebpf:
     def _apply(self, plan: Plan) -> Changes:
         objects, wiring, netlink = self._open()
         before = self._plan
+        if plan == before:
+            self._names.forget()
+        withdrawn = self._names.withdraw(plan.zones, objects.maps)
         kept = {row.port for row in plan.endpoints}
         going = tuple(row for row in before.endpoints if row.port not in kept)
         standing = dataclasses.replace(plan, endpoints=(*plan.endpoints, *going))
@@ -132,7 +141,8 @@ class Ebpf:
         report = writer.write(objects.maps, current, wanted)
         self._last_set = max(self._last_set, *_sets(wanted), 0)
         self._plan = plan
-        attached = self._attachments.attach(plan, facts, objects, netlink)
+        answered = self._names.publish(objects.maps)
+        attached = self._attachments.attach(plan, facts, objects, netlink, self._names.zone_numbers())
         self._drop_other_layouts()
         self._tell_sockets(before, plan, current, wanted, objects)
         added, removed = Counter(wired.changes.added), Counter(wired.changes.removed)
@@ -143,8 +153,8 @@ class Ebpf:
         self._complain(wired)
         if report.errors:
             raise MeshnetError("; ".join(report.errors))
-        added += Counter(report.added) + Counter(programs=attached)
-        return Changes(dict(added), dict(removed + Counter(report.removed)))
+        added += Counter(report.added) + Counter(programs=attached, names=answered)
+        return Changes(dict(added), dict(removed + Counter(report.removed) + Counter(names=withdrawn)))
 
     def _drop_other_layouts(self) -> None:
         """Pins of an older or newer version of meshnet, whose programs have just been replaced everywhere."""
@@ -187,13 +197,16 @@ class Ebpf:
     def _observe(self) -> Plan:
         objects, _, netlink = self._open()
         ports = {link.index: link.name for link in netlink.links()}
-        return observe.observed(_read(objects), ports, self._plan)
+        found = observe.observed(_read(objects), ports, self._plan)
+        lookups = zone_names.observed(objects.maps["names"].items(), objects.maps["zones"].items(), self._plan)
+        return dataclasses.replace(found, zones=lookups)
 
     def _close(self) -> None:
         for opened in (self._objects, self._wiring, self._netlink):
             if opened is not None:
                 opened.close()
         self._objects = self._wiring = self._netlink = None
+        self._names = Names()
 
     def _destroy(self) -> None:
         wiring = self._wiring or Wiring(self._context, self._space)

@@ -152,6 +152,30 @@ class SocketKey(Packed):
     name: bytes = bytes(20)
 
 
+@dataclass(frozen=True, slots=True)
+class ZoneKey(Packed):
+    FORMAT: ClassVar[str] = "=16s"
+    networks: bytes = bytes(16)
+
+
+@dataclass(frozen=True, slots=True)
+class NameKey(Packed):
+    """`name` is in wire form and lower case, with zeros behind it."""
+
+    FORMAT: ClassVar[str] = "=120sI4x"
+    name: bytes = bytes(120)
+    zone: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NameValue(Packed):
+    """`records` are whole A records of 16 bytes."""
+
+    FORMAT: ClassVar[str] = "=I4x496s"
+    count: int = 0
+    records: bytes = bytes(496)
+
+
 def u32(value: int) -> bytes:
     """A number as map key or value, host order."""
     return struct.pack("=I", value)

@@ -1,0 +1,199 @@
+"""The names that the program on a task's lo answers itself (bpf/dns.h): which they are, and how the map follows a plan.
+
+A name that has changed is taken out before anything else of a plan is applied and put in again, with its new
+addresses, when all the rest is. In between, and for good where the map is full or the name does not fit, the task's
+name server answers: a stale answer cannot outlast an apply, whatever fails in it.
+
+What was written is remembered, so that a plan costs as much as it changes. The first plan of a process and one that
+is applied again are compared with the map itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from heapq import merge
+from typing import Protocol
+
+from meshnet.datapath.ebpf import layout
+from meshnet.datapath.ebpf.layout import NameKey, NameValue, ZoneKey
+from meshnet.datapath.rows import Plan, ZoneRow
+
+NAME_SIZE = 120  # DNS_NAME_SIZE in bpf/dns.h
+MAX_ANSWERS = 16  # DNS_MAX_ANSWERS
+_LAST_ZONE = 0xFFFF  # tc_classid has 16 bits
+_RECORDS = 2 * MAX_ANSWERS - 1
+_RECORD = 16
+_FULL = frozenset({errno.E2BIG, errno.ENOSPC, errno.ENOMEM})
+
+Table = dict[bytes, bytes]
+
+
+class Writable(Protocol):
+    """What is needed of `meshnet.kernel.bpf.Map`."""
+
+    max_entries: int
+
+    def set(self, key: bytes, value: bytes) -> None: ...
+
+    def delete(self, key: bytes) -> bool: ...
+
+    def items(self) -> Table: ...
+
+
+def zone_key(row: ZoneRow) -> bytes:
+    """Key of `zones`: a digest of the networks, in order."""
+    return ZoneKey(hashlib.sha256("\n".join(row.networks).encode()).digest()[:16]).pack()
+
+
+def numbered(rows: Iterable[ZoneRow], stored: Mapping[bytes, int], last: int = 0) -> dict[bytes, int]:
+    """Zone key -> number, 1..65535: the stored one, or the next after `last` and all stored that is free.
+
+    There are none left for zones beyond the 65535th: theirs are the answers of user space alone.
+    """
+    keys = [zone_key(row) for row in rows]
+    found = {key: stored[key] for key in keys if key in stored}
+    taken = set(stored.values())
+    number = max([last, *taken])
+    for key in keys:
+        if key in found or len(taken) >= _LAST_ZONE:
+            continue
+        number = number % _LAST_ZONE + 1
+        while number in taken:
+            number = number % _LAST_ZONE + 1
+        taken.add(number)
+        found[key] = number
+    return found
+
+
+def entry(number: int, name: bytes, addresses: Sequence[bytes], ttl: int) -> tuple[bytes, bytes] | None:
+    """Key and value of one name, None for one that user space must answer.
+
+    Those are names that are too long or have a zero octet inside, and names with no, too many or IPv6 addresses.
+    """
+    if len(name) > NAME_SIZE or b"\0" in name[:-1] or not 0 < len(addresses) <= MAX_ANSWERS:
+        return None
+    if any(len(address) != 4 for address in addresses):
+        return None
+    # Owner: the name at offset 12, the question's (RFC 1035 §4.1.4). Type A, class IN, four bytes of data.
+    head = b"\xc0\x0c\0\1\0\1" + ttl.to_bytes(4, "big") + b"\0\4"
+    records = b"".join(head + address for address in addresses)
+    cyclic = (records * -(-_RECORDS // len(addresses)))[: _RECORDS * _RECORD]
+    return NameKey(name, number).pack(), NameValue(len(addresses), cyclic).pack()
+
+
+def entries(rows: Iterable[ZoneRow], numbers: Mapping[bytes, int], room: int) -> tuple[Table, int]:
+    """Contents of `names`, at most `room` of them, and how many names are left to user space.
+
+    When not all fit, the shortest names of all zones are taken: services and what people type.
+    """
+    known = ((row, numbers[zone_key(row)]) for row in rows if zone_key(row) in numbers)
+    named = [[(len(name), number, name, found, row.ttl) for name, found in row.names] for row, number in known]
+    made: Table = {}
+    left = 0
+    for _, number, name, found, ttl in merge(*named):
+        packed = entry(number, name, found, ttl) if len(made) < room else None
+        if packed is None:
+            left += 1
+        else:
+            made[packed[0]] = packed[1]
+    return made, left
+
+
+def observed(names: Mapping[bytes, bytes], zones: Mapping[bytes, bytes], known: Plan) -> tuple[ZoneRow, ...]:
+    """The zones that the maps hold. Their networks and sandboxes come from `known`; a zone that it does not know is
+    left out."""
+    by_number: dict[int, list[tuple[bytes, tuple[bytes, ...]]]] = {}
+    ttls: dict[int, int] = {}
+    for raw, value in names.items():
+        key, found = NameKey.unpack(raw), NameValue.unpack(value)
+        records = [found.records[at : at + _RECORD] for at in range(0, found.count * _RECORD, _RECORD)]
+        name = key.name.rstrip(b"\0") + b"\0"
+        by_number.setdefault(key.zone, []).append((name, tuple(record[12:] for record in records)))
+        ttls[key.zone] = int.from_bytes(records[0][6:10], "big")
+    rows = []
+    for row in known.zones:
+        number = layout.from_u32(zones.get(zone_key(row), bytes(4)))
+        if number:
+            found_names = tuple(sorted(by_number.get(number, ()), key=lambda item: (len(item[0]), item[0])))
+            rows.append(ZoneRow(row.networks, row.sandboxes, ttls.get(number, row.ttl), found_names))
+    return tuple(rows)
+
+
+class Names:
+    """The maps `names` and `zones` of one node, as far as this process has brought them."""
+
+    def __init__(self) -> None:
+        self._names: Table | None = None  # what the map holds; None: not known
+        self._zones: Table = {}
+        self._rows: tuple[ZoneRow, ...] = ()
+        self._wanted: Table = {}
+        self._last = 0
+        self._unfit = 0
+        self._refused = 0
+
+    @property
+    def left(self) -> int:
+        """How many names user space answers alone."""
+        return self._unfit + self._refused
+
+    def forget(self) -> None:
+        """Makes the next plan be compared with the maps, not with what is remembered of them."""
+        self._names = None
+
+    def withdraw(self, rows: tuple[ZoneRow, ...], maps: Mapping[str, Writable]) -> int:
+        """Takes out what a plan has not or has differently; the rest of the plan may follow. How many went."""
+        if self._names is None:
+            self._names, self._zones = maps["names"].items(), maps["zones"].items()
+        elif rows == self._rows:
+            return 0
+        stored = {key: layout.from_u32(value) for key, value in self._zones.items()}
+        numbers = numbered(rows, stored, self._last)
+        self._last = max([self._last, *numbers.values()])
+        self._wanted, self._unfit = entries(rows, numbers, maps["names"].max_entries)
+        self._rows = rows
+        stale = [key for key, value in self._names.items() if self._wanted.get(key) != value]
+        for key in stale:
+            maps["names"].delete(key)
+            del self._names[key]
+        for key in self._zones.keys() - numbers.keys():
+            maps["zones"].delete(key)
+            del self._zones[key]
+        for key in numbers.keys() - self._zones.keys():
+            if _put(maps["zones"], key, layout.u32(numbers[key])):
+                self._zones[key] = layout.u32(numbers[key])
+        return len(stale)
+
+    def publish(self, maps: Mapping[str, Writable]) -> int:
+        """Puts in what `withdraw` was told and is not there; how many it were. What does not fit is user space's."""
+        if self._names is None:
+            return 0
+        added = self._refused = 0
+        for key, value in self._wanted.items():
+            if key not in self._names:
+                if _put(maps["names"], key, value):
+                    self._names[key] = value
+                    added += 1
+                else:
+                    self._refused += 1
+        return added
+
+    def zone_numbers(self) -> dict[str, int]:
+        """Path of a sandbox -> number of its zone, for the class of its filter."""
+        return {
+            sandbox: layout.from_u32(self._zones[key])
+            for row in self._rows
+            if (key := zone_key(row)) in self._zones
+            for sandbox in row.sandboxes
+        }
+
+
+def _put(table: Writable, key: bytes, value: bytes) -> bool:
+    try:
+        table.set(key, value)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        return False
+    return True
