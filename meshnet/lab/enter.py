@@ -53,9 +53,13 @@ def enter_host(lab: Lab, host: str) -> None:
 def task_command(task: LabTask, command: Sequence[str], terminal: bool) -> list[str]:
     """The command line that runs `command` in a task as the task's own user, with its limits and environment.
 
-    It holds an inheritable descriptor of this process: to be started by it, or to be become.
+    It holds an inheritable descriptor of this process: to be started by it, or to be become. Raises NotFoundError
+    for a task that is being made, or has just ended.
     """
-    process = json.loads(Path(task.spec.dir, "config.json").read_text())["process"]
+    try:
+        process = json.loads(Path(task.spec.dir, "config.json").read_text())["process"]
+    except FileNotFoundError:
+        raise NotFoundError(f"the task {task.name} does not run yet, or has ended") from None
     process |= {"args": list(command), "terminal": terminal}
     descriptor = os.memfd_create("process", 0)
     os.write(descriptor, json.dumps(process).encode())
