@@ -59,7 +59,7 @@ def _fields(text: str, flag: str, known: Sequence[str]) -> dict[str, str]:
 
 
 def ports(items: Iterable[str]) -> tuple[PortConfig, ...]:
-    """--publish, short (`8000:80/udp`) or long (`published=8080,target=80,mode=host`)."""
+    """--publish, short (`8000:80/udp`) or long (`published=8080,target=80`)."""
     found: list[PortConfig] = []
     for item in items:
         try:

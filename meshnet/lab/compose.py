@@ -201,7 +201,7 @@ def _service(name: str, value: Value, keys: dict[str, Value], networks: dict[str
 
 def _refuse_dnsrr_ingress(keys: dict[str, Value], mode: str, published: tuple[PortConfig, ...]) -> None:
     if mode == "dnsrr" and any(port.publish_mode == "ingress" for port in published):
-        keys["ports"].error("a dnsrr service has no VIP to publish through ingress; use mode: host, or vip")
+        keys["ports"].error("a dnsrr service has no VIP to publish through; use endpoint_mode: vip")
 
 
 def _mode(deploy: dict[str, Value]) -> ServiceMode:

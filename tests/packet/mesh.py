@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import os
 import socket
 import subprocess
@@ -247,6 +248,9 @@ def ask_tcp(space: str, address: str, port: int = 80, size: int = LARGE, bind: i
         return name, peer
 
 
+_fresh_ports = itertools.count(20000)
+
+
 def ask_udp(
     space: str, address: str, port: int = 80, size: int = 64, connected: bool = True, cut: bool = False
 ) -> tuple[str, str]:
@@ -256,6 +260,8 @@ def ask_udp(
         if cut:
             client.setsockopt(socket.IPPROTO_IP, 10, 0)  # IP_MTU_DISCOVER, IP_PMTUDISC_DONT
         client.settimeout(5)
+        # A port never used before: datagrams of an old one go on to the backend that they had.
+        client.bind(("0.0.0.0", next(_fresh_ports)))
         data = bytes(32) + os.urandom(size - 32)
         if connected:
             client.connect((address, port))

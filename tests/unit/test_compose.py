@@ -66,7 +66,7 @@ services:
       - "53:53/udp"
       - "9"
       - 7000-7001:70-71
-      - {target: 443, published: "8443", protocol: tcp, mode: host, name: tls}
+      - {target: 443, published: "8443", protocol: tcp, mode: ingress, name: tls}
     healthcheck: {test: curl -f localhost, interval: 5s, timeout: 500ms, retries: 2, start_period: 1s}
     deploy:
       replicas: 3
@@ -132,7 +132,7 @@ def test_a_full_stack() -> None:
                 PortConfig("", "tcp", 9, 0),
                 PortConfig("", "tcp", 70, 7000),
                 PortConfig("", "tcp", 71, 7001),
-                PortConfig("tls", "tcp", 443, 8443, "host"),
+                PortConfig("tls", "tcp", 443, 8443),
             ),
         ),
     )
