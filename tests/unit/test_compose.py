@@ -183,6 +183,10 @@ def test_what_is_not_in_force_is_said() -> None:
         ("services: {a: {image: i, ports: [1-3:80-81]}}", ["1:34: services.a.ports[0]: the two ranges of 1-3:80-81"]),
         ("services: {a: {image: i, ports: ['127.0.0.1:1:1']}}", ["1:34: services.a.ports[0]: '127.0.0.1:1:1' is no"]),
         ("services: {a: {image: i, ports: [80/sctp]}}", ["1:34: services.a.ports[0]: '80/sctp' is no port"]),
+        (
+            "services: {a: {image: i, ports: [{target: 80, mode: host}]}}",
+            ["1:53: services.a.ports[0].mode: ports published with mode: host are not served yet"],
+        ),
         ("services: {a: {image: i, ports: [{published: 80}]}}", ["1:34: services.a.ports[0]: target is missing"]),
         (
             "services: {a: {image: i, ports: ['4789:1/udp']}}",
@@ -196,7 +200,7 @@ def test_what_is_not_in_force_is_said() -> None:
         ),
         (
             "services: {a: {image: i, ports: [8:1], deploy: {endpoint_mode: dnsrr}}}",
-            ["1:33: services.a.ports: a dnsrr service has no VIP to publish through ingress"],
+            ["1:33: services.a.ports: a dnsrr service has no VIP to publish through; use endpoint_mode: vip"],
         ),
         (
             "services: {a: {image: i, deploy: {mode: global, replicas: 2}}}",
