@@ -119,18 +119,6 @@ inlined int to_served(struct __sk_buff *skb, __u32 base, struct packet *p, const
 	return to_client(skb, p, config, &arrival->node, from);
 }
 
-/* The reply of a backend behind IPVS to this node, which asked for a client. */
-inlined int from_ipvs(struct __sk_buff *skb, __u32 base, struct packet *p, const struct config *config,
-		      const struct masquerade *behind)
-{
-	if (base && pop_tunnel(skb))
-		return DROP(HELPER);
-	if (translate(skb, p, SOURCE, &behind->address, behind->port) ||
-	    translate(skb, p, DESTINATION, &behind->client, behind->client_port))
-		return DROP(HELPER);
-	return to_wire(skb, p, config);
-}
-
 /* The task that a 02:42 MAC names, whatever the packet's address says. Returns false if the two agree. */
 inlined bool names_another(const struct ethhdr *eth, const struct packet *p, struct endpoint_key *named)
 {
@@ -149,7 +137,6 @@ inlined int arrive_ipv4(struct __sk_buff *skb, __u32 base, const struct config *
 {
 	const struct endpoint *endpoint;
 	struct endpoint_key named;
-	struct masquerade behind;
 	struct packet p = {};
 	void *start;
 	int drop = parse(skb, base, &p);
@@ -171,10 +158,13 @@ inlined int arrive_ipv4(struct __sk_buff *skb, __u32 base, const struct config *
 	if (unlikely(endpoint->kind != ENDPOINT_LOCAL))
 		return endpoint->kind == ENDPOINT_REMOVED ? to_removed(skb, base, &p, config, arrival) :
 							   DROP(UNKNOWN_ENDPOINT);
-	if (unlikely(endpoint->flags & ENDPOINT_NODE_LOCAL) && is_masqueraded(&p, &behind))
-		return from_ipvs(skb, base, &p, config, &behind);
 	if (base && pop_tunnel(skb))
 		return DROP(HELPER);
+	if (unlikely(endpoint->flags & ENDPOINT_NODE_LOCAL)) {
+		drop = reply_to_asker(skb, &p, config);
+		if (drop != NO_REPLY)
+			return drop;
+	}
 	drop = from_backend(skb, &p);
 	if (drop)
 		return drop;

@@ -4,6 +4,9 @@
 
 #include "answer.h"
 
+/* Where a program asks whether a packet is the reply of a published port: it is none. */
+#define NO_REPLY (TC_ACT_VALUE_MAX + 1)
+
 /* The end of every program: counts drops. Verdicts below zero are reasons. */
 inlined int finish(int verdict)
 {
@@ -61,6 +64,22 @@ inlined int deliver(struct __sk_buff *skb, const struct packet *p, const struct 
 		return through_kernel(skb, config, p->to.vni, endpoint->via.word[3]);
 	}
 	return to_node(skb, p, config, &endpoint->via, endpoint->mac, from);
+}
+
+/* From one of the ingress node's addresses to the client, by the node's routes but not its stack, which would take
+ * the source for martian. A client that is this node itself (it masquerades for a task) gets it from the underlay. */
+inlined int to_wire(struct __sk_buff *skb, const struct packet *p, const struct config *config)
+{
+	struct ethhdr *eth;
+
+	if (likely(!same_address(&p->to.ip, &config->address)))
+		return bpf_redirect_neigh(config->underlay, NULL, 0, 0);
+	eth = frame(skb, sizeof(*eth));
+	if (!eth)
+		return DROP(MALFORMED);
+	copy_mac(eth->h_dest, config->underlay_mac);
+	copy_mac(eth->h_source, config->underlay_mac);
+	return bpf_redirect(config->underlay, BPF_F_INGRESS);
 }
 
 /* Whether an endpoint can be sent to. */

@@ -35,11 +35,13 @@ inlined bool nobody(const struct address *to)
 }
 
 /* To no endpoint: out of the overlay through the node's stack, which masquerades what carries the mark. Never to
- * another overlay network, and never to what only nodes say to each other. */
-separate int to_outside(struct __sk_buff *skb, const struct packet *p, const struct config *config, __u32 flags)
+ * another overlay network, and never to what only nodes say to each other. The published ports of this node itself are
+ * not its stack's. */
+separate int to_outside(struct __sk_buff *skb, struct packet *p, const struct config *config, __u32 flags)
 {
 	struct subnet_key key = { .prefix = 128 };
 	__u32 *vni;
+	int verdict;
 
 	if (!p || !config)
 		return DROP(NO_CONFIG);
@@ -53,6 +55,11 @@ separate int to_outside(struct __sk_buff *skb, const struct packet *p, const str
 		return DROP(NOT_OUTSIDE);
 	if (node_port(p, config))
 		return DROP(NODE_PORT);
+	if (bpf_map_lookup_elem(&addresses, &p->to.ip)) {
+		verdict = from_client(skb, p, config, true);
+		if (verdict != TC_ACT_OK)
+			return verdict;
+	}
 	count_event(EVENT_OUTSIDE);
 	skb->mark = config->mark;
 	bpf_skb_change_type(skb, PACKET_HOST);
@@ -69,6 +76,11 @@ inlined int to_endpoint(struct __sk_buff *skb, struct packet *p, const struct co
 		return frag_needed(skb, p, interface->mtu);
 	forget(p);
 	if (endpoint->kind == ENDPOINT_LOCAL) {
+		if (unlikely(endpoint->flags & ENDPOINT_NODE_LOCAL)) {
+			drop = reply_to_asker(skb, p, config);
+			if (drop != NO_REPLY)
+				return drop;
+		}
 		drop = from_backend(skb, p);
 		if (drop)
 			return drop;

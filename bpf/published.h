@@ -10,9 +10,6 @@
 #include "masquerade.h"
 #include "quote.h"
 
-/* published_reply: no reply of a published port. */
-#define NO_REPLY (TC_ACT_VALUE_MAX + 1)
-
 #define MOVE_TRIES 8
 
 /* The inner destination MAC of a reply on its way back to the ingress node. */
@@ -21,22 +18,6 @@ inlined void mac_of_return(__u16 *mac)
 	mac[0] = bpf_htons(0x0242);
 	mac[1] = 0;
 	mac[2] = 0;
-}
-
-/* From one of the ingress node's addresses to the client, by the node's routes but not its stack, which would take
- * the source for martian. A client that is this node itself (it masquerades for a task) gets it from the underlay. */
-inlined int to_wire(struct __sk_buff *skb, const struct packet *p, const struct config *config)
-{
-	struct ethhdr *eth;
-
-	if (likely(!same_address(&p->to.ip, &config->address)))
-		return bpf_redirect_neigh(config->underlay, NULL, 0, 0);
-	eth = frame(skb, sizeof(*eth));
-	if (!eth)
-		return DROP(MALFORMED);
-	copy_mac(eth->h_dest, config->underlay_mac);
-	copy_mac(eth->h_source, config->underlay_mac);
-	return bpf_redirect(config->underlay, BPF_F_INGRESS);
 }
 
 /* A reply that has its original address back: to the client, or to the ingress node `node` that took the request. */
@@ -385,9 +366,9 @@ inlined int error_from_outside(struct __sk_buff *skb, struct packet *p, const st
 	return deliver(skb, p, config, found, from, config->ingress_mtu);
 }
 
-/* A packet on the underlay that is no tunnel's: for a published port of this node it goes to a backend, all else is
- * the node's own. */
-inlined int from_client(struct __sk_buff *skb, struct packet *p, const struct config *config)
+/* A packet for one of this node's addresses, from the underlay or from a task of this node: for a published port it goes
+ * to a backend, all else is the node's own. */
+inlined int from_client(struct __sk_buff *skb, struct packet *p, const struct config *config, bool from_task)
 {
 	struct endpoint_key backend = { .vni = config->ingress_vni };
 	const struct address here = {};
@@ -398,7 +379,7 @@ inlined int from_client(struct __sk_buff *skb, struct packet *p, const struct co
 	int result;
 
 	if (!has_ports(p))
-		return error_from_outside(skb, p, config);
+		return from_task ? TC_ACT_OK : error_from_outside(skb, p, config);
 	if (unlikely(p->fragment == LATER) && !fragment_ports(p))
 		return TC_ACT_OK;
 	port.port = p->destination_port;
@@ -415,10 +396,10 @@ inlined int from_client(struct __sk_buff *skb, struct packet *p, const struct co
 		return ingress_refuse(skb, p, result);
 	if (p->dont_fragment && larger_than(skb, p, config->ingress_mtu))
 		return frag_needed(skb, p, config->ingress_mtu);
+	if (from_task || unlikely(found->flags & ENDPOINT_IPVS))
+		return ask(skb, p, config, &backend.ip, found, service->target_port);
 	if (found->kind == ENDPOINT_LOCAL)
 		return serve(skb, p, config, service, &backend.ip, found, &here);
-	if (unlikely(found->flags & ENDPOINT_IPVS))
-		return to_ipvs(skb, p, config, &backend.ip, found, service->target_port);
 	p->to.vni = config->ingress_vni;
 	mac_of(from, &config->ingress_address);
 	return deliver(skb, p, config, found, from, config->ingress_mtu);

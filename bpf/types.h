@@ -207,8 +207,8 @@ struct moved_key {
 };
 _Static_assert(sizeof(struct moved_key) == 56, "moved_key");
 
-/* A connection to a published port whose backend is behind IPVS, which cannot take the unchanged packet: this node is
- * its client there. Key of `masquerades`, made from what the backend answers. */
+/* A connection to a published port that this node makes in its own name, as the client of the backend. Key of
+ * `masquerades`, made from what the backend answers. */
 struct masquerade_key {
 	struct address backend;
 	__be16 backend_port;
@@ -222,10 +222,11 @@ _Static_assert(sizeof(struct masquerade_key) == 24, "masquerade_key");
 struct masquerade {
 	struct address client;
 	struct address address; /* of this node, as the client used it */
+	__u32 vni;              /* the client's network if it is a task of this node, 0 on the underlay */
 	__be16 client_port;
 	__be16 port; /* published */
 };
-_Static_assert(sizeof(struct masquerade) == 36, "masquerade");
+_Static_assert(sizeof(struct masquerade) == 40, "masquerade");
 
 /* Ports of a fragmented datagram, from its first fragment: `fragments`. */
 struct fragment_key {

@@ -48,7 +48,7 @@ inlined int from_underlay(struct __sk_buff *skb)
 	if (parse(skb, 0, &p))
 		return TC_ACT_OK;
 	p.to.vni = 0;
-	return from_client(skb, &p, config);
+	return from_client(skb, &p, config, false);
 }
 
 SEC("tc")

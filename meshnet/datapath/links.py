@@ -11,12 +11,16 @@ stack itself answers marked packets with (TTL exceeded, fragmentation needed) fi
 `fwmark_reflect` makes such an answer carry the mark. The firewall closes what these routes would open: from network
 to network, from the node or the underlay to a task, from a task to the node.
 
+What a task sends leaves with a port of the node's as its source. A reply to a published port would be taken for a
+client's request, so masquerading keeps to a span of ports none of which is published.
+
 Everything here is pure: `desired` computes, `wiring` makes it so.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import itertools
 from dataclasses import dataclass
 
 from meshnet.datapath.base import NodeContext
@@ -34,6 +38,9 @@ _FALLBACK_MTU = 65000  # what is too big for the underlay is fragmented behind t
 _NODE_PORTS = (2377, 7946)
 
 RULES = (Rule(TABLE, 100, iif="lo", invert=True), Rule(TABLE, 101, mark=MARK))
+
+_MASQUERADE = (32768, 60999)  # the stack's own range for connections (ip_local_port_range)
+_HIGHEST = 65535
 
 RULESET = f"""table ip meshnet {{
   chain forward {{
@@ -58,6 +65,7 @@ RULESET = f"""table ip meshnet {{
   }}
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
+    meta mark {MARK:#x} oifname != "mnt*" meta l4proto {{ tcp, udp }} masquerade to :$first-$last
     meta mark {MARK:#x} oifname != "mnt*" masquerade
   }}
 }}"""
@@ -112,8 +120,8 @@ class Links:
     node: NodeInterface | None
     fallback: Fallback
     reserved: tuple[int, ...]
+    ruleset: str
     rules: tuple[Rule, ...] = RULES
-    ruleset: str = RULESET
 
 
 def desired(plan: Plan, context: NodeContext) -> Links:
@@ -126,7 +134,26 @@ def desired(plan: Plan, context: NodeContext) -> Links:
         node=_node_interface(ingress, context) if ingress else None,
         fallback=Fallback(context.vxlan_port, _FALLBACK_MTU, _mark(context, "fallback", FALLBACK)),
         reserved=tuple(sorted({context.vxlan_port, *_NODE_PORTS, *(row.port for row in plan.published)})),
+        ruleset=ruleset({row.port for row in plan.published}),
     )
+
+
+def ruleset(published: set[int]) -> str:
+    """The firewall and what masquerades, in nft(8) syntax. Published ports are not used as masqueraded sources."""
+    first, last = masquerade_ports(published)
+    return RULESET.replace("$first", str(first)).replace("$last", str(last))
+
+
+def masquerade_ports(published: set[int]) -> tuple[int, int]:
+    """The longest span, first and last, without a published port; the same for as long as none is in the range that
+    the stack itself uses. If everything is published there is nothing to choose."""
+    first, last = _MASQUERADE
+    if not any(first <= port <= last for port in published):
+        return _MASQUERADE
+    bounds = [first - 1, *sorted(port for port in published if port >= first), _HIGHEST + 1]
+    spans = [(low + 1, high - 1) for low, high in itertools.pairwise(bounds)]
+    low, high = max(spans, key=lambda span: span[1] - span[0])
+    return (low, high) if low <= high else _MASQUERADE
 
 
 def _port(row: EndpointRow, network: NetworkRow, context: NodeContext) -> PortLink:

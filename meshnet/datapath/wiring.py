@@ -84,7 +84,7 @@ class Wiring:
         self._netlink = Netlink(netns)
         self._seen: dict[str, Link] | None = None  # devices by name, as long as nothing is changed
         self._verified: dict[PortLink, tuple[int, int]] = {}  # -> index of the port, cookie of the sandbox
-        self._firewall = ""
+        self._firewall = self._ruleset = ""
         self._settled = False
 
     def close(self) -> None:
@@ -134,9 +134,10 @@ class Wiring:
 
     def _stack(self, diff: Diff, links: Links, full: bool) -> None:
         """Firewall before anything that it guards, then settings and rules."""
-        if full and (not self._firewall or nft.fingerprint(netns=self._netns) != self._firewall):
+        if links.ruleset != self._ruleset or (full and nft.fingerprint(netns=self._netns) != self._firewall):
             nft.replace(links.ruleset, self._netns)
             self._firewall = nft.fingerprint(netns=self._netns)
+            self._ruleset = links.ruleset
             diff.added["rulesets"] += 1
         diff.added["sysctls"] += self._settings(links, full)
         if full:

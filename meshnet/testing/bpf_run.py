@@ -10,6 +10,7 @@ packet and the verdict, but not the device that a redirect names.
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 from collections import Counter
@@ -30,6 +31,8 @@ UNDERLAY, VXLAN, NODE_PORT = "eth0", "vx0", "mning0"
 UNDERLAY_MAC = "02:00:00:00:00:0a"
 PROGRAMS = ("endpoint", "uplink", "overlay")
 FLOW_TABLES = ("flows", "ingress_flows", "backend_flows", "moved", "masquerades", "fragments")
+
+_numbers = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +59,9 @@ class PacketNode:
     def __init__(self, plan: Plan, sizes: Mapping[str, int] | None = None) -> None:
         """`sizes`: entries by map name, where a test wants a small one."""
         self.plan = plan
-        self.netns = f"mn-t{os.getpid()}-packets"
-        self.pins = Path(f"/sys/fs/bpf/meshnet_packets_{os.getpid()}")
+        name = f"{os.getpid()}-{next(_numbers)}"
+        self.netns = f"mn-t{name}-packets"
+        self.pins = Path(f"/sys/fs/bpf/meshnet_packets_{name}")
         self.ports: dict[str, int] = {}
         netns.create(self.netns)
         try:

@@ -43,6 +43,9 @@ WAYS: dict[str, tuple[Callable[[LabUnderTest], Probe], str]] = {
     "published-local": (lambda lab: on(lab, "client"), NODES["docker-1"]),
     "own-remote": (lambda lab: on(lab, "docker-2"), "127.0.0.1"),
     "own-local": (lambda lab: on(lab, "docker-1"), "127.0.0.1"),
+    "task-remote": (lambda lab: inside(lab, "far.1"), NODES["docker-0"]),
+    "task-local": (lambda lab: inside(lab, "near.1"), NODES["docker-1"]),
+    "task-elsewhere": (lambda lab: inside(lab, "near.1"), NODES["docker-2"]),
     "other-node": (lambda lab: on(lab, "docker-2"), NODES["docker-0"]),
 }
 

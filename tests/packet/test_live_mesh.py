@@ -15,6 +15,7 @@ from mesh import (
     EMPTY,
     LARGE,
     LOCAL,
+    OWN,
     REMOTE,
     VIP,
     WEB_A,
@@ -128,6 +129,38 @@ def test_published(mesh: Mesh, direct: bool) -> None:
             assert ask_udp(mesh.spaces["out"], address, 8000) == (name, OUT)
             assert ask_udp(mesh.spaces["out"], address, 8000, connected=False) == (name, OUT)
             assert ask_udp(mesh.spaces["out"], address, 8000, size=60000) == (name, OUT)
+
+
+@pytest.mark.parametrize("direct", [False, True], ids=["via", "direct"])
+def test_tasks_use_published_ports(mesh: Mesh, direct: bool) -> None:
+    """A task reaches a published port at its own node and at others, wherever the backend runs, itself included."""
+    for web, name in ((WEB_A, "local"), (WEB_B, "remote")):
+        mesh.apply(web=(web,), direct=direct)
+        for task in ("client", "local"):
+            for node in ("a", "b", "c"):
+                address, seen = ADDRESSES[node], OWN["a"] if node == "a" else ADDRESSES["a"]
+                assert ask_tcp(mesh.tasks[task], address, 8000) == (name, seen)
+                assert ask_udp(mesh.tasks[task], address, 8000) == (name, seen)
+                assert ask_udp(mesh.tasks[task], address, 8000, size=60000, connected=False) == (name, seen)
+        assert raises(lambda: ask_udp(mesh.tasks["client"], ADDRESSES["a"], 8009)) == "ConnectionRefusedError"
+
+
+def test_a_task_asks_outside_from_a_published_port(mesh: Mesh) -> None:
+    """What a task sends from a port that its node publishes leaves from another, so that the answer is the task's."""
+    mesh.apply()
+    server = netns.socket_in(mesh.spaces["out"], socket.AF_INET, socket.SOCK_DGRAM)
+    client = netns.socket_in(mesh.tasks["client"], socket.AF_INET, socket.SOCK_DGRAM)
+    with server, client:
+        for each in (server, client):
+            each.settimeout(5)
+            each.bind(("0.0.0.0", 8000))
+        client.connect((OUT, 8000))
+        client.send(b"question")
+        asked, source = server.recvfrom(100)
+        assert (asked, source[0]) == (b"question", ADDRESSES["a"])
+        assert source[1] in range(32768, 61000)
+        server.sendto(b"answer", source)
+        assert client.recv(100) == b"answer"
 
 
 def test_one_client_port_at_three_nodes(mesh: Mesh) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from meshnet.datapath import repairs
 from meshnet.datapath.base import NodeContext
-from meshnet.datapath.links import TABLE, PortLink, desired, format_ports, parse_ports
+from meshnet.datapath.links import TABLE, PortLink, desired, format_ports, masquerade_ports, parse_ports
 from meshnet.datapath.repairs import Diff
 from meshnet.datapath.rows import EndpointRow, NetworkRow, Plan, PublishedRow
 from meshnet.kernel.dumps import Address, Link, Neighbour, Route
@@ -50,6 +50,18 @@ def test_desired_without_ingress_address_or_network() -> None:
     links = desired(Plan("n", "172.17.0.2", networks=(), endpoints=(TASK,)), CONTEXT)
     assert links.node is None
     assert links.ports == ()
+
+
+def test_masquerading_keeps_off_published_ports() -> None:
+    """What a task sends never leaves with a published port as its source: its reply would be taken for a request."""
+    assert masquerade_ports(set()) == masquerade_ports({80, 30000, 32767, 61000}) == (32768, 60999)
+    assert masquerade_ports({40000}) == (40001, 65535)
+    assert masquerade_ports({60000, 80}) == (32768, 59999)
+    assert masquerade_ports({32768, 40000, 65535}) == (40001, 65534)
+    assert masquerade_ports({33000, 60999, 61000}) == (33001, 60998)
+    assert masquerade_ports(set(range(65536))) == (32768, 60999)
+    plan = Plan("node", "172.17.0.2", published=(PublishedRow("web", "udp", 40000, 80),))
+    assert "masquerade to :40001-65535" in desired(plan, CONTEXT).ruleset
 
 
 def test_published_ports_are_reserved() -> None:
