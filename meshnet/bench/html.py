@@ -49,10 +49,7 @@ def _table(table: ResultTable, changes: Mapping[Key, Change]) -> Iterator[str]:
     load = table.pressure
     yield f"<h2>{escape(table.title)}</h2>"
     if load.high:
-        yield (
-            f'<p class="warn">Under pressure: others ran in {load.disturbed:.0%} of the slices, the hypervisor '
-            f"took {load.stolen:.0%} of the time. Measure again when it is quiet.</p>"
-        )
+        yield f'<p class="warn">Under pressure: {load}. Measure again when it is quiet.</p>'
     heads = "".join(f"<th>{name}<br><small>{escape(what)}</small></th>" for name, what in OPERATIONS.items())
     yield f"<table><tr><th></th>{heads}</tr>"
     largest = max((each.ratio.high for row in table.rows for each in row.measured.values()), default=1.0)
@@ -60,8 +57,7 @@ def _table(table: ResultTable, changes: Mapping[Key, Change]) -> Iterator[str]:
         if not row.hidden:
             cells = "".join(_cell(table, row, name, largest, changes) for name in OPERATIONS)
             yield f"<tr><td>{escape(row.title)}</td>{cells}</tr>"
-    yield f'</table><p class="note">{table.rounds} rounds in {table.seconds:.0f} s, by the {table.clock} clock; others '
-    yield f"ran in {load.disturbed:.0%} of the slices, {load.stolen:.1%} of the time was stolen.</p>"
+    yield f'</table><p class="note">{table.rounds} rounds in {table.seconds:.0f} s, {table.clock} clock; {load}.</p>'
 
 
 def _cell(table: ResultTable, row: ResultRow, operation: str, largest: float, changes: Mapping[Key, Change]) -> str:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from meshnet.bench import mesh
+from meshnet.bench import bare, mesh
 from meshnet.bench.world import World
 from meshnet.model import mac_of
 
 UNDERLAY = {
     **mesh.NODES,
+    **bare.NODES,
     "out": "172.17.0.50",  # a client outside the swarm
     "plain": "172.17.0.51",  # a host that serves a port itself
     "p1": "172.17.0.61",
@@ -37,7 +38,7 @@ BRIDGED = {
 }
 NODE_ON_BRIDGE = "10.9.3.254"  # m1's own address there, the source of what it masquerades
 GATEWAY = {"m1": "172.19.0.1", "sandbox": "172.19.0.2"}  # docker_gwbridge
-LABELS = ("underlay", *UNDERLAY, *VETH, *BRIDGED, *mesh.TASKS)
+LABELS = ("underlay", *UNDERLAY, *VETH, *BRIDGED, *mesh.TASKS, *bare.TASKS)
 
 NFT_REMOTE, NFT_LOCAL, SWARM_REMOTE, SWARM_LOCAL = 8101, 8102, 8103, 8104  # published on m1
 RULED = {"10.0.1.215": "remote", "10.0.1.214": "local"}  # VIPs by nft in the client's own namespace

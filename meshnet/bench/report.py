@@ -25,7 +25,7 @@ def _table(table: ResultTable, changes: Mapping[Key, Change]) -> Iterator[str]:
     yield ""
     yield f"{table.title}  ({table.rounds} rounds, {table.seconds:.0f} s)"
     if table.pressure.high:
-        yield f"  UNDER PRESSURE: {_pressure(table)}; measure again when it is quiet"
+        yield f"  UNDER PRESSURE: {table.pressure}; measure again when it is quiet"
     if table.clock == "wall":
         yield "  wall clock: this kernel's CPU clock of a thread does not have the whole path on it"
     yield "".ljust(width) + "".join(name.upper().ljust(_COLUMN) for name in OPERATIONS).rstrip()
@@ -37,11 +37,6 @@ def _table(table: ResultTable, changes: Mapping[Key, Change]) -> Iterator[str]:
         for why in sorted(set(row.failures.values())):
             names = ", ".join(name for name, said in row.failures.items() if said == why)
             yield f"  not measured: {row.title} ({names}): {why}"
-
-
-def _pressure(table: ResultTable) -> str:
-    load = table.pressure
-    return f"others ran in {load.disturbed:.0%} of the slices, the hypervisor took {load.stolen:.0%} of the time"
 
 
 def _cell(row: ResultRow, operation: str) -> str:

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from meshnet.bench import machine, peers, prober, statistics
+from meshnet.bench import bare, machine, peers, prober, statistics
 from meshnet.bench.mesh import Mesh
 from meshnet.bench.paths import Missing, Row, Table
 from meshnet.bench.prober import Samples
@@ -72,6 +72,7 @@ def stage(cpu: int | None, progress: Progress) -> Iterator[Stage]:
         stack.callback(mesh.close)
         mesh.apply()
         peers.vips(made)
+        stack.enter_context(bare.bare(made, peers.UNDERLAY[bare.CLIENT]))
         running = stack.enter_context(proxies(made, cpu))
         missing = () if running else (NO_PROXY,)
         yield Stage(made, mesh, running, missing + _no_ipvs(), cpu)

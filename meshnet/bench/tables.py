@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from meshnet.bench import mesh, peers
+from meshnet.bench import bare, mesh, peers
 from meshnet.bench.paths import Missing, Row, Table, Way
 from meshnet.bench.proxy import Proxy
 
@@ -31,6 +31,10 @@ def _way(client: str, server: str, address: str, port: int) -> Way:
     return Way(client, server, address, port, port)
 
 
+def _floor(key: str, what: str, client: str, task: str, port: int, baseline: str) -> Row:
+    return Row(key, f"floor: {what}", _way(client, task, bare.address(task), port), baseline)
+
+
 def _overlay_remote() -> Table:
     tunnel, bridge = peers.POINT_TO_POINT["p2"], peers.BRIDGED["k2t"][1]
     return Table(
@@ -47,6 +51,7 @@ def _overlay_remote() -> Table:
                 "tunnel",
                 _aim(1.08, 1.12, 1.10),
             ),
+            _floor("floor", "BPF encapsulation alone", "f1a", "f2t", 7001, "tunnel"),
         ),
     )
 
@@ -65,6 +70,7 @@ def _overlay_local() -> Table:
                 "veth",
                 _aim(0.93, 0.94, 1.00),
             ),
+            _floor("floor", "BPF redirection alone", "f1a", "f1b", 7011, "veth"),
         ),
     )
 
@@ -160,6 +166,11 @@ def _published(proxies: Mapping[str, Proxy], missing: tuple[Missing, ...]) -> Ta
             _way("out", "m2t", peer, peers.SWARM_REMOTE),
             "node",
         ),
+    ]
+    rows += [
+        _floor("floor-local", "BPF redirection alone, local", "out", "f1b", 7204, "node"),
+        _floor("floor-direct", "encapsulation alone, direct return", "out", "f2t", 7205, "node"),
+        _floor("floor-via", "encapsulation alone, through the ingress node", "out", "f3t", 7206, "node"),
     ]
     if "published" in proxies:
         rows.append(

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from meshnet import names
 from meshnet.datapath.ebpf.datapath import remove_pins
 from meshnet.errors import MeshnetError
 from meshnet.kernel import netns, nft, sysctl
@@ -124,8 +125,9 @@ def _remove(name: str) -> None:
     for space in netns.names(f"mn-{name}"):
         if space == f"mn-{name}" or space.startswith(f"mn-{name}-"):
             netns.delete(space)
-    for each in inside:
-        remove_pins(name, each)
+    pins = Path(names.BPFFS) / "meshnet" / name
+    for each in pins.iterdir() if pins.is_dir() else ():
+        remove_pins(name, each.name)
     for folder in (*(group / each for each in inside), group, group.parent):
         _remove_group(folder)
 

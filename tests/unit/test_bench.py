@@ -148,8 +148,9 @@ def test_report_does_not_pretend() -> None:
     unsure = some_result(error=0.05)
     assert "0.90? <0.95" in "\n".join(report.lines(unsure))
     pressed = some_result(pressure=Pressure(0.2, 0.5, 0.9))
-    assert "UNDER PRESSURE: others ran in 90% of the slices, the hypervisor took 20%" in "\n".join(
-        report.lines(pressed)
+    assert (
+        "UNDER PRESSURE: others ran in 90% of the slices and had 50% of their time, the hypervisor took 20%"
+        in "\n".join(report.lines(pressed))
     )
     assert "PRESSURE" not in "\n".join(report.lines(some_result()))
 
