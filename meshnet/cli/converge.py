@@ -12,7 +12,7 @@ from meshnet.lab.engine import Engine
 def wait(manager: Engine, name: str, quiet: bool) -> None:
     """Waits until a service runs as wanted and shows how far it is. Raises MeshnetError if it does not."""
     view = _View(quiet)
-    converge.wait(manager, [name], lambda found: view(found[0]) if found else None)
+    converge.wait(manager, [name], lambda found: view(found[0]) if found else None, converge.PATIENCE)
     if not quiet:
         message(f"verify: Service {name} converged")
 
@@ -32,6 +32,8 @@ class _View:
             lines += [f"{slot}/{progress.wanted}: {state}" for slot, state in slots]
         if progress.error:
             lines.append(progress.error)
+        if progress.error and "pending" in progress.states.values():
+            lines.append(f"waiting up to {converge.PATIENCE:g} s; Ctrl-C leaves the service")
         if self._quiet or lines == self._shown:
             return
         if self._live and self._shown:

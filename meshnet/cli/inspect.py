@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from meshnet.cli import options, render
+from meshnet.errors import MeshnetError
 
 VIEWS = ("lb", "dns", "members", "endpoints", "statistics", "capabilities")
 
@@ -21,14 +22,23 @@ def inspect(lab_name: str | None, json_output: bool, node_name: str | None, view
     from meshnet.lab import engine, state
 
     lab = state.current(lab_name)
-    nodes = [state.node_of(lab, node_name).name] if node_name else [node.name for node in lab.nodes]
-    found = {name: engine.agent(lab, name, f"/inspect/{view}") for name in nodes}
-    if json_output:
-        render.as_json(found if node_name is None else found[node_name])
+    if node_name:
+        answer = engine.agent(lab, state.node_of(lab, node_name).name, f"/inspect/{view}")
+        if json_output:
+            render.as_json(answer)
+        else:
+            print(f"--- {node_name}")
+            _show(answer)
         return
-    for name, answer in found.items():
-        print(f"--- {name}")
-        _show(answer)
+    found, silent = engine.agents(lab, f"/inspect/{view}")
+    if json_output:
+        render.as_json(found)
+    for name in () if json_output else (node.name for node in lab.nodes):
+        print(f"--- {name}{': does not answer' if name in silent else ''}")
+        if name in found:
+            _show(found[name])
+    if silent:
+        raise MeshnetError("\n".join(dict.fromkeys(str(error) for error in silent.values())))
 
 
 def _show(answer: Any) -> None:

@@ -53,13 +53,17 @@ def _cells(row: dict[str, Any], columns: tuple[str, ...]) -> list[str]:
 @click.argument("node")
 @options.in_lab
 def env(node: str, lab_name: str | None) -> None:
-    """Print shell lines that make other programs talk to NODE: eval "$(meshnet lab env NODE)"."""
+    """Print shell lines that make other programs talk to the manager NODE: eval "$(meshnet lab env NODE)"."""
     from meshnet import names
     from meshnet.lab import state
 
     lab = state.current(lab_name)
     host = state.node_of(lab, node)
-    directory = names.node_dir(lab.name, host.name)
-    print(f"export DOCKER_HOST=unix://{directory}/docker.sock")
     print(f"export MESHNET_LAB={lab.name}")
-    print(f"export MESHNET_NETNS={names.node_netns(lab.name, host.name)}")
+    if host.role == "manager":
+        print(f"export DOCKER_HOST=unix://{names.node_dir(lab.name, host.name)}/manager.sock")
+    else:
+        manager = lab.managers[0].name
+        render.message(
+            f"{node} is a worker and has no Engine API socket yet; the manager has: meshnet lab env {manager}"
+        )

@@ -71,6 +71,7 @@ def ps(lab_name: str | None, node_name: str | None, json_output: bool, no_trunc:
     render.table(TASK_COLUMNS, task_rows(tasks, services, hosts, no_trunc))
 
 
+WIDEST_ERROR = 80  # docker's 30 characters would end before crun's reasons begin
 TASK_COLUMNS = ("ID", "NAME", "IMAGE", "NODE", "DESIRED STATE", "CURRENT STATE", "ERROR", "PORTS")
 
 
@@ -80,7 +81,7 @@ def task_rows(
     """docker's rows: a slot's newest task first, those before it set in below."""
     # The newest first within a slot; Python's sort is stable.
     newest = sorted(tasks, key=lambda task: task.created_at, reverse=True)
-    ordered = sorted(newest, key=lambda task: (_slot_name(task, services), task.desired_state in TERMINAL_STATES))
+    ordered = sorted(newest, key=lambda task: (_place(task, services), task.desired_state in TERMINAL_STATES))
     rows: list[tuple[str, ...]] = []
     before = ""
     for task in ordered:
@@ -94,12 +95,17 @@ def task_rows(
                 hosts.get(task.node_id, ""),
                 task.desired_state.capitalize(),
                 human.state(task.status.state, task.status.timestamp),
-                error if no_trunc or len(error) <= 31 else error[:29] + '…"',
+                error if no_trunc or len(error) <= WIDEST_ERROR else error[: WIDEST_ERROR - 2] + '…"',
                 "",
             )
         )
         before = name
     return rows
+
+
+def _place(task: Task, services: dict[str, Service]) -> tuple[str, int, str]:
+    """Where a task stands in the table: web.2 before web.10."""
+    return _slot_name(task, services).partition(".")[0], task.slot, task.node_id if not task.slot else ""
 
 
 def _slot_name(task: Task, services: dict[str, Service]) -> str:

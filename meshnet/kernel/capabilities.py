@@ -13,7 +13,7 @@ import shutil
 import struct
 import subprocess
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from meshnet.errors import MeshnetError
@@ -97,7 +97,8 @@ def _devices() -> list[Probe]:
         index = port.index if port else 1
         found.append(tried("clsact", "NET_SCH_INGRESS", rt.clsact_add(index)))
         found.append(tried("policy routing", "IP_MULTIPLE_TABLES", rt.rule_add(Rule(100, 100, iif="lo", invert=True))))
-        found.append(tried("netem", "NET_SCH_NETEM", _netem_add(index), needed=False))
+        netem = tried("netem", "NET_SCH_NETEM", _netem_add(index), needed=False)
+        found.append(netem if netem.works else replace(netem, detail="this kernel has no netem"))
         return [*found, _nft()]
 
 
@@ -174,7 +175,7 @@ def _jit() -> Probe:
     try:
         value = Path("/proc/sys/net/core/bpf_jit_enable").read_text().strip()
     except OSError:
-        value = "0"
+        return Probe("BPF JIT", True, "unknown, seen only in the host's namespace", needed=False)
     works = value != "0"
     fix = "" if works else "sysctl -w net.core.bpf_jit_enable=1 (programs run several times slower without)"
     return Probe("BPF JIT", works, f"bpf_jit_enable={value}", fix, needed=False)

@@ -13,6 +13,11 @@ from meshnet.lab.spec import Lab
 from meshnet.model import TERMINAL_STATES, Node, Service, Task, state_rank
 
 PATIENCE = 60.0
+# s that the same tasks must have run: what ends at once is seen running first, what ended before may end again.
+SETTLED, SETTLED_AFTER_FAILURE = 0.1, 1.0
+# A slot that failed so often keeps failing, unless it may only be waiting for another service, for so many s.
+ENDED = frozenset({"complete", "failed", "rejected"})
+MANY_FAILURES, TROUBLED = 3, 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +75,58 @@ def wait(
 
     Raises MeshnetError with the last state of the first that did not converge in `timeout` seconds.
     """
-    deadline = time.monotonic() + timeout
+    begun = time.monotonic()
+    watch = Watch()
+    old: set[str] | None = None
     while True:
         tasks, nodes = engine.tasks(), engine.nodes()
-        services = {service.spec.name: service for service in engine.services()}
+        services = {service.spec.name: service for service in engine.services() if service.spec.name in names}
         found = [progress(services[name], tasks, nodes, updated=True) for name in names if name in services]
         heard(found)
         lagging = [one for one in found if not one.converged]
-        if not lagging:
+        now = time.monotonic()
+        mine = [task for task in tasks if any(task.service_id == service.id for service in services.values())]
+        settled = watch.settled(mine, now)
+        old = {task.id for task in mine if task.status.state in ENDED} if old is None else old
+        new = [task for task in mine if task.id not in old]
+        if settled and not lagging:
             return
-        if time.monotonic() > deadline:
+        for service in services.values() if now > begun + TROUBLED or now > begun + timeout else ():
+            if not settled and (failure := keeps_failing(service, new)):
+                name = service.spec.name
+                raise MeshnetError(f"{name} keeps failing: {failure}; see: meshnet service ps {name}")
+        if lagging and now > begun + timeout:
             name = lagging[0].service
             raise MeshnetError(f"not converged after {timeout:g} s: {lagging[0]}; see: meshnet service ps {name}")
         time.sleep(2 * PAUSE)
+
+
+class Watch:
+    """Whether services stay what they are: looked at from time to time."""
+
+    def __init__(self) -> None:
+        self._running: frozenset[str] = frozenset()
+        self._since = 0.0
+
+    def settled(self, tasks: Sequence[Task], now: float) -> bool:
+        """Whether the same of these tasks have run for a while at `now` (s), longer if one of them failed."""
+        running = frozenset(task.id for task in tasks if task.status.state == "running")
+        if running != self._running:
+            self._running, self._since = running, now
+        failed = any(task.status.state in ENDED for task in tasks)
+        return not running or now - self._since >= (SETTLED_AFTER_FAILURE if failed else SETTLED)
+
+
+def keeps_failing(service: Service, tasks: Sequence[Task]) -> str:
+    """Why the slot of a service's present spec that failed often failed last; "" if there is none."""
+    failed: dict[tuple[int, str], list[Task]] = {}
+    for task in tasks:
+        if task.service_id == service.id and task.status.state in ENDED and task.spec == service.spec.task_template:
+            failed.setdefault((task.slot, "" if task.slot else task.node_id), []).append(task)
+    worst = max(failed.values(), key=len, default=[])
+    if len(worst) < MANY_FAILURES:
+        return ""
+    return max(worst, key=lambda task: task.status.timestamp).status.err or "it ended"
 
 
 def summary(found: Sequence[Progress]) -> str:

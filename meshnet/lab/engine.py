@@ -154,6 +154,17 @@ def agent(lab: Lab, node: str, path: str) -> Any:
     return _agent(lab, node, lambda client: client.get(path))
 
 
+def agents(lab: Lab, path: str) -> tuple[dict[str, Any], dict[str, MeshnetError]]:
+    """GET of every agent's own socket: node -> answer, and node -> error of those that do not answer."""
+    found, silent = {}, {}
+    for node in lab.nodes:
+        try:
+            found[node.name] = agent(lab, node.name, path)
+        except MeshnetError as error:
+            silent[node.name] = error
+    return found, silent
+
+
 def stop_agent(lab: Lab, node: str) -> None:
     """Tells an agent to end its tasks in order, and then itself. Raises MeshnetError if it does not answer."""
     _agent(lab, node, lambda client: client.post("/stop"))

@@ -94,6 +94,8 @@ def _lab(root: Value, directory: Path, problems: Problems) -> Lab:
     nodes = tuple(_node(host, value, addresses[value.name], datapath) for host, value in node_values.items())
     if root.is_map and not any(node.role == "manager" for node in nodes):
         keys.get("nodes", root).error("a lab needs nodes, and one of them with role: manager")
+    for node in [node for node in nodes if node.role == "manager"][1:]:
+        node_values[node.name].map()["role"].error("only one manager is supported")
     images = _images(keys.get("images"), directory)
     stack = _stack(keys.get("services"), directory, subnet, problems)
     catalogue = Images(images)

@@ -90,8 +90,9 @@ def wait_ready(lab: Lab, nodes: list[str], report: Report, timeout: float = READ
             return
         report(f"{len(ready)} of {len(nodes)} nodes ready, waiting for {', '.join(waiting)}")
         if time.monotonic() > deadline:
-            end = processes.log_tail(lab.name, waiting[0], daemons.AGENT)
-            raise MeshnetError(f"{waiting[0]} is not ready after {timeout:g} s: {end}")
+            raise MeshnetError(
+                f"{waiting[0]} is not ready after {timeout:g} s; see: meshnet lab logs {waiting[0]} --lab {lab.name}"
+            )
         time.sleep(engine.PAUSE)
 
 

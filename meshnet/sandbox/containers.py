@@ -44,7 +44,7 @@ class Containers:
         image = self._images.find(spec.image)
         signal_number(spec.stop_signal)
         if os.path.exists(os.path.join(spec.dir, SPEC)):
-            raise ConflictError(f"task {spec.name}: {spec.dir} already holds a container")
+            raise ConflictError(f"{spec.dir} already holds a container")
         for mount in spec.mounts:
             if mount.type == "bind" and not os.path.exists(mount.source):
                 raise MeshnetError(f"mount {mount.target}: {mount.source} does not exist")
@@ -61,7 +61,7 @@ class Containers:
         try:
             netns = os.open(spec.netns, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise NotFoundError(f"task {spec.name}: no network namespace at {spec.netns}: {error.strerror}") from None
+            raise NotFoundError(f"no network namespace at {spec.netns}: {error.strerror}") from None
         try:
             path = f"/proc/{os.getpid()}/fd/{netns}"
             runtime.write_files(spec)
@@ -76,7 +76,7 @@ class Containers:
         cgroup.join(spec.cgroup, started.init)
         ticks = process.start_time(started.conmon), process.start_time(started.init)
         if None in ticks:
-            raise MeshnetError(f"task {spec.name}: ended before it was started", 500)
+            raise MeshnetError("ended before it was started", 500)
         processes = Processes(started.conmon, ticks[0] or 0, started.init, ticks[1] or 0)
         replace_text(os.path.join(spec.dir, PROCESSES), json.dumps(dataclasses.asdict(processes)))
         return Container(spec, processes, self._slots)

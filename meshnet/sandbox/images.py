@@ -98,7 +98,7 @@ class Images:
             image = BUILT_IN.get(name)
         if image is None:
             raise NotFoundError(
-                f"No such image: {reference}; name it in the lab's images, or import a root file system under that name"
+                f"No such image: {reference}; name it in the lab's images, or give it a `rootfs:` there (docs/lab.md)"
             )
         return image
 

@@ -108,14 +108,14 @@ async def create(spec: ContainerSpec, image: Image, netns: int) -> Started:
             os.close(writing)
         async with asyncio.timeout(CREATE_TIMEOUT):
             await report.line.wait()
-        return Started(_reported_pid(spec, bytes(report.data)), conmon[0])
+        return Started(_reported_pid(bytes(report.data)), conmon[0])
     except BaseException as error:
         if conmon:
             await asyncio.shield(_end(conmon[0]))
         if isinstance(error, TimeoutError):
-            raise MeshnetError(f"task {spec.name}: cannot start: no answer for {CREATE_TIMEOUT:g} s", 500) from None
+            raise MeshnetError(f"cannot start: no answer for {CREATE_TIMEOUT:g} s", 500) from None
         if isinstance(error, OSError):
-            raise MeshnetError(f"task {spec.name}: cannot start: {error}", 500) from error
+            raise MeshnetError(f"cannot start: {error}", 500) from error
         raise
     finally:
         report.close()
@@ -181,15 +181,15 @@ def _creators(ident: str) -> list[int]:
     return found
 
 
-def _reported_pid(spec: ContainerSpec, report: bytes) -> int:
+def _reported_pid(report: bytes) -> int:
     try:
         answer = json.loads(report.splitlines()[-1])
         pid = int(answer.get("data", answer.get("pid", -1)))
     except (ValueError, IndexError, AttributeError):
-        raise MeshnetError(f"task {spec.name}: cannot start: conmon said {report[:200]!r}", 500) from None
+        raise MeshnetError(f"cannot start: conmon said {report[:200]!r}", 500) from None
     if pid <= 0:
         words = " ".join(str(answer.get("message", "no reason given")).split())
-        raise MeshnetError(f"task {spec.name}: cannot start: {words}", 500)
+        raise MeshnetError(f"cannot start: {words}", 500)
     return pid
 
 
@@ -207,7 +207,7 @@ async def start(spec: ContainerSpec) -> None:
     code, output = await process.run(_crun(spec.dir, "start", spec.id), timeout=CREATE_TIMEOUT)
     if code != 0:
         words = " ".join(output.decode(errors="replace").split())
-        raise MeshnetError(f"task {spec.name}: cannot start: {words or 'crun gave no reason'}", 500)
+        raise MeshnetError(f"cannot start: {words or 'crun gave no reason'}", 500)
 
 
 # Joins the group first, so that whatever runs in the container can be killed with it.

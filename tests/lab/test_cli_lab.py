@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from meshnet.cli import main as cli
+from meshnet.lab import converge
 from meshnet.testing.labs import LabUnderTest
 
 pytestmark = pytest.mark.root
@@ -95,14 +97,62 @@ def test_looking_around(meshnet: Command, lab: LabUnderTest) -> None:
     members = json.loads(meshnet("inspect", "members", "--node", "docker-1", "--json")[1])
     assert {member["Node"] for member in members} == {"docker-0", "docker-1", "docker-2"}
     assert meshnet("inspect", "lb")[0] == 0
-    assert f"MESHNET_LAB={lab.name}" in meshnet("lab", "env", "docker-0")[1]
+    code, out, err = meshnet("lab", "env", "docker-0")
+    assert (code, err) == (0, "")
+    lines = dict(line.removeprefix("export ").split("=", 1) for line in out.splitlines())
+    assert lines.keys() == {"MESHNET_LAB", "DOCKER_HOST"}
+    assert Path(lines["DOCKER_HOST"].removeprefix("unix://")).is_socket()
+    code, out, err = meshnet("lab", "env", "docker-1")
+    assert (code, out) == (0, f"export MESHNET_LAB={lab.name}\n")
+    assert err.startswith("docker-1 is a worker and has no Engine API socket yet")
+
+
+def test_a_node_that_is_dead_hides_no_other(meshnet: Command) -> None:
+    """inspect shows the nodes that answer, says of the other that it does not, and ends with 1."""
+    assert meshnet("lab", "kill", "docker-2")[0] == 0
+    try:
+        code, out, err = meshnet("inspect", "members")
+        assert code == 1
+        assert [line for line in out.splitlines() if line.startswith("---")] == [
+            "--- docker-0",
+            "--- docker-1",
+            "--- docker-2: does not answer",
+        ]
+        assert out.count("INCARNATION") == 2
+        assert err == "meshnet: the agent on docker-2 does not answer; start it with: meshnet lab start docker-2\n"
+        code, out, _ = meshnet("inspect", "members", "--json")
+        assert (code, sorted(json.loads(out))) == (1, ["docker-0", "docker-1"])
+    finally:
+        assert meshnet("lab", "start", "docker-2")[0] == 0
+
+
+def test_a_service_that_ends_at_once_is_no_success(meshnet: Command) -> None:
+    """create ends with 1 and the reason when the task ends again and again, though it is seen running."""
+    words = ["--name", "bad", "--restart-delay", "1s", "debian", "false"]
+    code, _, err = meshnet("service", "create", *words)
+    assert code == 1
+    assert "verify:" not in err
+    said = "meshnet: bad keeps failing: task: non-zero exit (1); see: meshnet service ps bad"
+    assert err.splitlines()[-1] == said
+    assert meshnet("service", "rm", "bad")[0] == 0
+
+
+def test_a_wait_in_vain_is_announced(meshnet: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a service cannot be scheduled, create says why, for how long it waits, and what Ctrl-C does."""
+    monkeypatch.setattr(converge, "PATIENCE", 1.0)
+    words = ["--name", "far", "--constraint", "node.hostname==moon", "whoami"]
+    code, _, err = meshnet("service", "create", *words)
+    assert code == 1
+    assert "no suitable node" in err
+    assert "waiting up to 1 s; Ctrl-C leaves the service\n" in err
+    assert meshnet("service", "rm", "far")[0] == 0
 
 
 @pytest.mark.parametrize(
     ("words", "code", "line"),
     [
         ("service create --name x --network nosuch whoami", 1, "network nosuch not found"),
-        ("service create --name x nosuch:1", 1, "No such image: nosuch:1; name it in the lab's images, or import a"),
+        ("service create --name x nosuch:1", 1, "No such image: nosuch:1; name it in the lab's images, or give it a"),
         ("service create --name -x whoami", 1, "name must be valid as a DNS name component"),
         ("service create --name taken whoami", 1, "name conflicts with an existing object: service taken already"),
         ("service create --name x -p 8200:8000 whoami", 1, "port '8200' is already in use by service 'taken' ("),

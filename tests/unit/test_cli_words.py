@@ -10,7 +10,7 @@ from meshnet.cli import human, render
 from meshnet.cli.service_show import ports, task_rows
 from meshnet.errors import MeshnetError
 from meshnet.lab import words
-from meshnet.lab.converge import Progress, progress, summary
+from meshnet.lab.converge import Progress, Watch, keeps_failing, progress, summary
 from meshnet.lab.impair import discipline
 from meshnet.lab.spec import LabLink
 from meshnet.model import (
@@ -138,7 +138,7 @@ def test_progress_of_a_global_service() -> None:
 def test_rows_of_tasks() -> None:
     """The task that is wanted comes first in its slot, those before it are set in; long errors are cut."""
     tasks = [
-        task(1, "failed", desired="shutdown", err="x" * 40),
+        task(1, "failed", desired="shutdown", err="x" * 90),
         task(1, "running"),
         task(2, "running", "n2"),
     ]
@@ -148,7 +148,7 @@ def test_rows_of_tasks() -> None:
         (r" \_ web.1", "one", "Shutdown"),
         ("web.2", "two", "Running"),
     ]
-    assert rows[1][6] == '"' + "x" * 28 + '…"'
+    assert rows[1][6] == '"' + "x" * 77 + '…"'
 
 
 def test_published_ports_in_a_table() -> None:
@@ -169,3 +169,35 @@ def test_published_ports_in_a_table() -> None:
 def test_what_a_link_asks_of_the_kernel(link: LabLink, said: str) -> None:
     """Delay and loss are netem's, a rate alone is a token bucket's."""
     assert " ".join(discipline(link)) == said
+
+
+def test_what_has_failed_must_run_for_a_while() -> None:
+    """Tasks that run have settled after a moment, and after a second where one of them failed before."""
+    watch = Watch()
+    assert watch.settled([], 0.0)
+    first = [task(1, "running")]
+    assert not watch.settled(first, 0.0)
+    assert watch.settled(first, 0.2)
+    second = [task(1, "failed", desired="shutdown"), task(1, "running", "n2")]
+    assert not watch.settled(second, 0.3)
+    assert not watch.settled(second, 1.2)
+    assert watch.settled(second, 1.4)
+
+
+def test_what_keeps_failing() -> None:
+    """A slot of the present spec that ended three times keeps failing, and the last reason is told."""
+    ended = [task(1, "failed", on, desired="shutdown", err="no") for on in ("n1", "n2", "n3")]
+    wanted = service(ServiceMode(Replicated(1)))
+    assert keeps_failing(wanted, ended) == "no"
+    assert keeps_failing(wanted, ended[:2]) == ""
+    assert keeps_failing(wanted, [*ended[:2], task(2, "failed", err="no")]) == ""
+    assert keeps_failing(wanted, [*ended[:2], task(1, "failed", err="no", image="before")]) == ""
+
+
+def test_rows_are_in_the_order_of_slots() -> None:
+    """web.10 comes after web.9, and a reason is shown whole."""
+    reason = "cannot start: executable file `nosuch` not found in $PATH"
+    tasks = [task(slot, "running", err=reason) for slot in (10, 9, 1)]
+    rows = task_rows(tasks, {"s": service(ServiceMode(Replicated(3)))}, {})
+    assert [row[1] for row in rows] == ["web.1", "web.9", "web.10"]
+    assert rows[0][6] == f'"{reason}"'

@@ -161,6 +161,10 @@ checks:
         ("images: &x {a: [*x, *x]}", "lab.yml:1:1: more than 100000 values once its aliases are followed"),
         ("nodes: {<<: 1}", "lab.yml:1:9: nodes: << merges a mapping, or a list of mappings"),
         ("#" * (1 << 21), "lab.yml:1:1: larger than 1 MiB"),
+        (
+            "nodes: {m: {role: manager}, n: {role: manager}}",
+            "lab.yml:1:39: nodes.n.role: only one manager is supported",
+        ),
         ("nodes: {m: {role: manager}}\nservices: none.yml", "lab.yml:2:11: services: there is no compose file"),
         ("underlay: {subnet: 10.2.0.0/16}", "overlaps 10.0.0.0/8, where overlay networks get their subnets"),
         ("underlay: {subnet: 192.168.0.0/31}", "too small: /30 is the smallest that holds two hosts"),
@@ -210,8 +214,8 @@ def test_services_are_checked_against_the_lab(tmp_path: Path) -> None:
     )
     found = complaints(tmp_path, "nodes: {m: {role: manager}}\nservices: stack.yml")
     assert found == [
-        "stack.yml:2:14: services.a.image: No such image: unheard/of:1; name it in the lab's images, or import a root"
-        " file system under that name",
+        "stack.yml:2:14: services.a.image: No such image: unheard/of:1; name it in the lab's images, or give it a"
+        " `rootfs:` there (docs/lab.md)",
         "stack.yml:5:35: networks.near.ipam.config[0].subnet: 172.17.9.0/24 overlaps the underlay's subnet"
         " 172.17.0.0/16",
         "stack.yml:6:8: networks.far: external networks do not exist in a lab that starts; describe the network"
