@@ -40,7 +40,7 @@
 #define MAX_PEERS 1024
 #endif
 #ifndef MAX_FLOWS
-#define MAX_FLOWS 4096
+#define MAX_FLOWS 16384
 #endif
 #ifndef MAX_FRAGMENTS
 #define MAX_FRAGMENTS 1024
