@@ -96,13 +96,22 @@ class Agent:
     async def run(self) -> None:
         """Until `stop()`. Raises what makes the node unusable (no data path, port taken)."""
         try:
-            await self.datapath.prepare()
-            await self._until_stopped(self._begin())
+            await self._until_stopped(self._prepare_and_begin())
             await self._until_stopped(
                 self._follow_manager(), self._get_acquainted(), self._reconcile(), self._heartbeats()
             )
         finally:
             await self._close()
+
+    async def _prepare_and_begin(self) -> None:
+        """Side by side: the programs load while the manager answers, and either's failure ends the other."""
+        steps = [asyncio.create_task(self.datapath.prepare()), asyncio.create_task(self._begin())]
+        try:
+            await asyncio.gather(*steps)
+        finally:
+            for step in steps:
+                step.cancel()
+            await asyncio.gather(*steps, return_exceptions=True)
 
     async def _begin(self) -> None:
         """Takes up what the last run left, and begins to speak and to listen."""
