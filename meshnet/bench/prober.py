@@ -42,10 +42,10 @@ class Samples:
     rounds: int = 0
 
 
-def build() -> Path:
-    """The prober's program, compiled if this source was not yet. MeshnetError without a C compiler."""
-    digest = hashlib.sha256(" ".join(FLAGS).encode() + SOURCE.read_bytes()).hexdigest()[:16]
-    target = CACHE / f"pp-{digest}"
+def build(source: Path = SOURCE) -> Path:
+    """The program of a C source, compiled if this source was not yet. MeshnetError without a C compiler."""
+    digest = hashlib.sha256(" ".join(FLAGS).encode() + source.read_bytes()).hexdigest()[:16]
+    target = CACHE / f"{source.stem}-{digest}"
     if target.exists():
         return target
     compiler = shutil.which("gcc") or shutil.which("cc")
@@ -55,16 +55,16 @@ def build() -> Path:
     with tempfile.NamedTemporaryFile(dir=CACHE, delete=False) as file:
         temporary = Path(file.name)
     try:
-        command = [compiler, *FLAGS, "-o", str(temporary), str(SOURCE)]
+        command = [compiler, *FLAGS, "-o", str(temporary), str(source)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             errors = [line for line in done.stderr.splitlines() if "error" in line] or ["no reason given"]
-            raise MeshnetError(f"{compiler} cannot compile {SOURCE.name}: {errors[0]}")
+            raise MeshnetError(f"{compiler} cannot compile {source.name}: {errors[0]}")
         temporary.chmod(0o755)
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
-    for old in CACHE.glob("pp-*"):
+    for old in CACHE.glob(f"{source.stem}-*"):
         if old != target:
             old.unlink(missing_ok=True)
     return target

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -59,3 +60,21 @@ def paths(
     if png:
         for path in plots.draw(found, png):
             render.message(f"wrote {path}")
+
+
+@bench.command()
+@click.option("--seconds", type=click.FloatRange(min=1), default=20.0, show_default=True, help="How long to measure.")
+@click.option("--json", "json_file", type=FILE, help="Write the result there.")
+def dns(seconds: float, json_file: Path | None) -> None:
+    """What a task's name server answers in a second, beside dnsmasq and a server with dnslib.
+
+    Everything happens in namespaces that are made for it and removed at the end.
+    """
+    from meshnet.bench import dns as measuring
+
+    with render.Progress() as progress:
+        found = measuring.run(seconds, progress)
+    for line in measuring.lines(found):
+        print(line)
+    if json_file:
+        json_file.write_text(json.dumps(found, indent=1) + "\n")

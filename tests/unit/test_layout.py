@@ -36,7 +36,7 @@ RESERVED = {
     "pyroute2": {"kernel"},
     "ctypes": {"kernel"},
     "bcc": {"observe"},
-    "dnslib": {"dns"},
+    "dnslib": {"dns", "bench"},  # bench: a server to compare with
     "scapy": {"observe", "testing"},
 }
 
