@@ -42,6 +42,8 @@ LABELS = ("underlay", *UNDERLAY, *VETH, *BRIDGED, *mesh.TASKS, *bare.TASKS)
 
 NFT_REMOTE, NFT_LOCAL, SWARM_REMOTE, SWARM_LOCAL = 8101, 8102, 8103, 8104  # published on m1
 RULED = {"10.0.1.215": "remote", "10.0.1.214": "local"}  # VIPs by nft in the client's own namespace
+DIRECTED = {"10.0.1.225": "remote", "10.0.1.224": "local"}  # VIPs by IPVS in the client's own namespace
+DIRECTED_PORT = 7107
 # port at the load-balancer sandbox -> backend
 BALANCED = {9015: "remote", 9014: "local"}
 SWARM_BALANCED = {9103: "remote", 9102: "local"}
@@ -182,6 +184,20 @@ def published(world: World) -> None:
 def ruled(task: str) -> str:
     """The VIP that nft in the namespace `rules` turns into this task."""
     return next(vip for vip, backend in RULED.items() if backend == task)
+
+
+def directed(task: str) -> str:
+    """The VIP that IPVS in the namespace `director` turns into this task."""
+    return next(vip for vip, backend in DIRECTED.items() if backend == task)
+
+
+def ipvs(world: World, label: str, ways: Mapping[str, str], port: int) -> None:
+    """IPVS with masquerading, round robin: VIP -> backend, for connections that this namespace makes itself."""
+    lines = []
+    for vip, backend in ways.items():
+        for kind in ("-t", "-u"):
+            lines += [f"-A {kind} {vip}:{port} -s rr", f"-a {kind} {vip}:{port} -r {backend}:{port} -m"]
+    world.run(label, ["ipvsadm", "-R"], "\n".join(lines) + "\n")
 
 
 def vips(world: World) -> None:

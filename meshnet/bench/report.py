@@ -25,7 +25,7 @@ def _table(table: ResultTable, changes: Mapping[Key, Change]) -> Iterator[str]:
     yield ""
     yield f"{table.title}  ({table.rounds} rounds, {table.seconds:.0f} s)"
     if table.pressure.high:
-        yield f"  UNDER PRESSURE: {table.pressure}; measure again when it is quiet"
+        yield f"  UNDER PRESSURE: {table.pressure}: costs are too high; ratios without `?` hold"
     if table.clock == "wall":
         yield "  wall clock: this kernel's CPU clock of a thread does not have the whole path on it"
     yield "".ljust(width) + "".join(name.upper().ljust(_COLUMN) for name in OPERATIONS).rstrip()
@@ -51,7 +51,7 @@ def _cell(row: ResultRow, operation: str) -> str:
 
 def _ratio(found: Measured) -> str:
     """The ratio, with a question mark where it is not known well enough, and whether the aim is reached."""
-    text = f"{found.ratio.median:.2f}" + ("" if found.ratio.sure else "?")
+    text = f"{found.ratio.median:.3f}" + ("" if found.ratio.sure else "?")
     if found.aim is None:
         return text
     return f"{text} {'ok' if found.reached else f'<{found.aim:.2f}'}"

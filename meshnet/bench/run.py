@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import which
 
 from meshnet.bench import bare, machine, peers, prober, statistics
+from meshnet.bench import mesh as mesh_paths
 from meshnet.bench.mesh import Mesh
 from meshnet.bench.paths import Missing, Row, Table
 from meshnet.bench.prober import Samples
@@ -74,13 +76,20 @@ def stage(cpu: int | None, progress: Progress) -> Iterator[Stage]:
         peers.vips(made)
         stack.enter_context(bare.bare(made, peers.UNDERLAY[bare.CLIENT]))
         running = stack.enter_context(proxies(made, cpu))
-        missing = () if running else (NO_PROXY,)
-        yield Stage(made, mesh, running, missing + _no_ipvs(), cpu)
+        missing = _no_ipvs()
+        if not missing:
+            ways = {vip: mesh_paths.demo(task) for vip, task in peers.DIRECTED.items()}
+            peers.ipvs(made, "director", ways, peers.DIRECTED_PORT)
+        yield Stage(made, mesh, running, missing if running else (*missing, NO_PROXY), cpu)
 
 
 def _no_ipvs() -> tuple[Missing, ...]:
     found = next(probe for probe in capabilities.probes() if probe.name == "IPVS")
-    return () if found.works else (Missing("IPVS", "this kernel has none", found.fix),)
+    if not found.works:
+        return (Missing("IPVS", "this kernel has none", found.fix),)
+    if which("ipvsadm") is None:
+        return (Missing("IPVS", "ipvsadm is not installed", "apt-get install ipvsadm"),)
+    return ()
 
 
 def _chosen(all_tables: tuple[Table, ...], only: tuple[str, ...]) -> tuple[Table, ...]:

@@ -124,6 +124,9 @@ def _vip(where: str, proxies: Mapping[str, Proxy], missing: tuple[Missing, ...])
             "direct",
         ),
     ]
+    if not any(each.title == "IPVS" for each in missing):
+        way = _way("director", task, peers.directed(task), peers.DIRECTED_PORT)
+        rows.append(Row("ipvs", "IPVS masquerading in the task", way, "direct"))
     if f"vip-{where}" in proxies:
         proxy = proxies[f"vip-{where}"]
         rows.append(Row("haproxy", "HAProxy beside the client", proxy.way("client", task), "direct"))

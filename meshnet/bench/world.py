@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from meshnet import names
@@ -18,6 +18,7 @@ from meshnet.kernel import netns, nft, sysctl
 from meshnet.kernel.bpf import cgroup2_root
 
 _PREFIX = "bench"
+_PACKAGES = {"ip": "iproute2", "bridge": "iproute2", "ipvsadm": "ipvsadm"}
 _NAME = re.compile(rf"mn-{_PREFIX}(\d+)(-|$)")
 # Settings that keep what one slice did out of the next: no window that shrinks while another path is measured, no
 # pacing and no probes by timers that run on somebody else's clock. And no bridge asks the firewall for each packet, as
@@ -28,7 +29,7 @@ _QUIET = {
     "net/ipv4/tcp_early_retrans": "0",
     "net/ipv4/tcp_slow_start_after_idle": "0",
     "net/ipv4/tcp_no_metrics_save": "1",
-    "net/ipv4/ip_local_port_range": "10000\t65000",
+    "net/ipv4/ip_local_port_range": "10000\t64999",
 }
 
 
@@ -72,14 +73,23 @@ class World:
 
     def _batch(self, program: str, label: str, commands: Iterable[str]) -> None:
         text = "\n".join(re.sub(r"\{(\w+)\}", lambda found: self.space(found[1]), line) for line in commands)
-        command = [program, "-n", self.space(label), "-batch", "-"]
+        self.run(label, [program, "-batch", "-"], text + "\n")
+
+    def run(self, label: str, command: Sequence[str], text: str) -> None:
+        """Runs a program in a namespace with this text to read. MeshnetError with the first thing it complained of."""
+
+        def work() -> subprocess.CompletedProcess[str]:
+            return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+
         try:
-            done = subprocess.run(command, input=text + "\n", capture_output=True, text=True, check=False)
+            done = netns.run_in(self.space(label), work)
         except FileNotFoundError:
-            raise MeshnetError(f"the {program} program is missing: apt-get install iproute2") from None
+            raise MeshnetError(
+                f"the {command[0]} program is missing: apt-get install {_PACKAGES[command[0]]}"
+            ) from None
         if done.returncode:
             reason = (done.stderr.strip() or "no reason given").splitlines()[0]
-            raise MeshnetError(f"{program} refused a command in {self.space(label)}: {reason}")
+            raise MeshnetError(f"{command[0]} refused a command in {self.space(label)}: {reason}")
 
     def nft(self, label: str, ruleset: str) -> None:
         """Applies nft rules in a namespace."""
