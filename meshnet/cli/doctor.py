@@ -9,7 +9,7 @@ import click
 from meshnet.cli import options, render
 
 
-@click.command()
+@click.command(short_help="Try what meshnet needs on this machine.")
 @options.as_json
 def doctor(json_output: bool) -> None:
     """Try what meshnet needs here; exit 1 if something that it cannot do without is missing."""

@@ -13,6 +13,11 @@ def short(ident: str) -> str:
     return ident[:SHORT_ID]
 
 
+def count(number: int, thing: str) -> str:
+    """A number of things, such as `1 node` or `2 nodes`."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 def duration(seconds: float) -> str:
     """A time span in words, rounded down: `4 seconds`, `About a minute`, `3 hours` (docker/go-units)."""
     if seconds < 1:

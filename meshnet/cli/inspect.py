@@ -12,7 +12,7 @@ from meshnet.errors import MeshnetError
 VIEWS = ("lb", "dns", "members", "endpoints", "statistics", "capabilities")
 
 
-@click.command()
+@click.command(short_help="Show what nodes know and have programmed.")
 @options.in_lab
 @options.as_json
 @click.option("--node", "node_name", metavar="NAME", help="The node to ask; every node by default.")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
+from meshnet.cli import options
 from meshnet.cli.main import LazyGroup
 
 VERBS = {
@@ -22,5 +25,8 @@ VERBS = {
 
 
 @click.group(cls=LazyGroup, verbs=VERBS)
-def lab() -> None:
+@options.in_lab
+def lab(lab_name: str | None) -> None:
     """Labs: many nodes in network namespaces on this machine."""
+    if lab_name:
+        os.environ["MESHNET_LAB"] = lab_name

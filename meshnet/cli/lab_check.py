@@ -22,15 +22,16 @@ class CannotCheck(MeshnetError):
     exit_code = CANNOT
 
 
-@click.command()
+@click.command(short_help="Run the checks of a lab that is up.")
 @click.argument("what", required=False, metavar="[DIR|NAME]")
+@options.in_lab
 @options.as_json
-def check(what: str | None, json_output: bool) -> None:
+def check(what: str | None, lab_name: str | None, json_output: bool) -> None:
     """Run the checks of a lab that is up; exit 0 if all passed, 1 if one failed, 2 if they could not be run."""
     from meshnet.lab import checks, down, state
 
     try:
-        lab = state.current(down.resolve(what) if what else None)
+        lab = state.current(down.resolve(what) if what else lab_name)
     except MeshnetError as error:
         raise CannotCheck(str(error)) from None
     if os.geteuid() != 0:

@@ -9,7 +9,11 @@ import click
 from meshnet.cli import options
 
 
-@click.command("exec", context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})
+@click.command(
+    "exec",
+    context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True},
+    short_help="Run a command on a node, client or task.",
+)
 @options.in_lab
 @click.argument("where", metavar="NODE|CLIENT|TASK")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[--] COMMAND [ARG...]")
@@ -25,5 +29,6 @@ def execute(lab_name: str | None, where: str, command: tuple[str, ...]) -> None:
         enter.enter_host(lab, where)
         enter.become(words)
     task = tasks.find(lab, where)
+    enter.check_program(task, words[0])
     enter.enter_task(task)
     enter.become(enter.task_command(task, words, sys.stdin.isatty() and sys.stdout.isatty()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from meshnet.cli import options
-from meshnet.cli.render import Progress
+from meshnet.cli.render import Progress, message
 
 
 @click.command()
@@ -21,7 +21,7 @@ def stop(lab_name: str | None, node: str) -> None:
     print(node)
 
 
-@click.command()
+@click.command(short_help="End a node like a power cut, or a task.")
 @options.in_lab
 @click.argument("what", metavar="NODE|TASK")
 def kill(lab_name: str | None, what: str) -> None:
@@ -32,11 +32,12 @@ def kill(lab_name: str | None, what: str) -> None:
     if lab.node(what) is not None:
         nodes.kill(lab, what)
         print(what)
+        message(nodes.after_kill(lab, what))
     else:
         print(nodes.kill_task(lab, what))
 
 
-@click.command()
+@click.command(short_help="Start a node again, wait until it is ready.")
 @options.in_lab
 @click.argument("node")
 def start(lab_name: str | None, node: str) -> None:

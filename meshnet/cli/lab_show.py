@@ -13,30 +13,37 @@ from meshnet.cli import options, render
 @options.as_json
 def ls(json_output: bool) -> None:
     """List the labs that are up."""
-    from meshnet.lab import state
+    from meshnet.lab import state, view
 
     labs = [state.load(name) for name in state.up()]
     if json_output:
         render.as_json(
             [
-                {"Name": lab.name, "Nodes": len(lab.nodes), "Clients": len(lab.clients), "Directory": lab.directory}
+                {
+                    "Name": lab.name,
+                    "State": view.state(lab),
+                    "Nodes": len(lab.nodes),
+                    "Clients": len(lab.clients),
+                    "Directory": lab.directory,
+                }
                 for lab in labs
             ]
         )
         return
-    rows = [(lab.name, len(lab.nodes), len(lab.clients), lab.subnet, lab.directory) for lab in labs]
-    render.table(("NAME", "NODES", "CLIENTS", "UNDERLAY", "DIRECTORY"), rows)
+    rows = [(lab.name, view.state(lab), len(lab.nodes), len(lab.clients), lab.subnet, lab.directory) for lab in labs]
+    render.table(("NAME", "STATE", "NODES", "CLIENTS", "UNDERLAY", "DIRECTORY"), rows)
 
 
 @click.command()
 @click.argument("name", required=False)
+@options.in_lab
 @options.as_json
-def inspect(name: str | None, json_output: bool) -> None:
+def inspect(name: str | None, lab_name: str | None, json_output: bool) -> None:
     """Show a lab's nodes and clients."""
     from meshnet.lab import state
     from meshnet.lab.view import hosts
 
-    lab = state.current(name)
+    lab = state.current(name or lab_name)
     rows = hosts(lab)
     if json_output:
         render.as_json({"Name": lab.name, "Directory": lab.directory, "Underlay": lab.subnet, "Hosts": rows})
@@ -49,7 +56,7 @@ def _cells(row: dict[str, Any], columns: tuple[str, ...]) -> list[str]:
     return [str(row[column]) for column in columns]
 
 
-@click.command()
+@click.command(short_help="Print shell lines for other programs.")
 @click.argument("node")
 @options.in_lab
 def env(node: str, lab_name: str | None) -> None:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
+import sys
 import time
 
 import click
 
+from meshnet.cli import human
 from meshnet.cli.render import Progress, message
 
 
-@click.command()
-@click.argument("directory", default=".", metavar="[DIR]")
+@click.command(short_help="Bring up a lab and wait until it works.")
+@click.argument("directory", default=".", metavar="[DIR|NAME]")
 def up(directory: str) -> None:
-    """Bring up the lab in DIR (the current folder by default) and wait until it works."""
+    """Bring up the lab in DIR (the current folder by default) and wait until it works.
+
+    Without such a folder, DIR is the name of a lab that comes with meshnet: quickstart or two-tier.
+    """
     from meshnet.lab import file
     from meshnet.lab.up import up as bring_up
 
@@ -22,12 +30,28 @@ def up(directory: str) -> None:
     begun = time.monotonic()
     with Progress() as progress:
         bring_up(lab, progress)
-    message(f"{lab.name} is up: {len(lab.nodes)} nodes, {len(lab.clients)} clients ({time.monotonic() - begun:.1f} s)")
+    counted = f"{human.count(len(lab.nodes), 'node')}, {human.count(len(lab.clients), 'client')}"
+    message(f"{lab.name} is up: {counted} ({time.monotonic() - begun:.1f} s)")
+    if settings := exports(lab.name):
+        message(f"first: export {settings}")
     message(f"look around: meshnet lab inspect {lab.name}; meshnet lab exec {lab.hosts[-1].name} -- ip addr")
     message(f"take it down: meshnet lab down {lab.name}")
 
 
-@click.command()
+def exports(lab: str) -> str:
+    """What a shell must be told before the lines that follow can be typed: where meshnet is, and which lab is meant."""
+    from meshnet.lab import state
+
+    settings = []
+    folder = os.path.dirname(sys.executable)
+    if shutil.which("meshnet") is None and os.path.exists(f"{folder}/meshnet"):
+        settings.append(f"PATH={shlex.quote(folder)}:$PATH")
+    if os.environ.get("MESHNET_LAB", lab) != lab or len(state.up()) > 1:
+        settings.append(f"MESHNET_LAB={lab}")
+    return " ".join(settings)
+
+
+@click.command(short_help="Take down a lab and remove all it made.")
 @click.argument("what", default=".", metavar="[DIR|NAME]")
 def down(what: str) -> None:
     """Take down the lab called NAME, or the lab in DIR, and remove all it made."""

@@ -47,12 +47,15 @@ class LazyGroup(click.Group):
     verbs=VERBS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+@click.option("--lab", "lab_name", metavar="NAME", help="The lab, if several are up ($MESHNET_LAB).")
 @click.version_option(package_name="meshnet")
-def cli() -> None:
+def cli(lab_name: str | None) -> None:
     """Docker Swarm's networking as a data plane you can run, watch, test and measure.
 
-    Begin with: meshnet lab up labs/quickstart
+    Begin with: meshnet lab up quickstart
     """
+    if lab_name:
+        os.environ["MESHNET_LAB"] = lab_name
 
 
 def main() -> None:

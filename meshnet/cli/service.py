@@ -11,6 +11,7 @@ VERBS = {
     "ls": "meshnet.cli.service_show:ls",
     "ps": "meshnet.cli.service_show:ps",
     "inspect": "meshnet.cli.service_show:inspect",
+    "logs": "meshnet.cli.lab_logs:of_service",
     "scale": "meshnet.cli.service_change:scale",
     "update": "meshnet.cli.service_change:update",
     "rm": "meshnet.cli.service_change:rm",

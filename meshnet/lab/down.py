@@ -29,9 +29,9 @@ def resolve(what: str) -> str:
     """
     if "/" not in what and _remains(what):
         return what
-    if Path(what).exists():
-        from meshnet.lab import file
+    from meshnet.lab import file
 
+    if Path(what).exists() or file.packaged(what):
         name = file.load(what).name
         if _remains(name):
             return name

@@ -18,6 +18,7 @@ from meshnet.kernel import netns
 from meshnet.lab import cgroups
 from meshnet.lab.spec import Lab
 from meshnet.lab.tasks import LabTask
+from meshnet.sandbox.runtime import INIT_PID
 
 EXEC = "exec"
 _JOIN = 'echo 0 > "$0/cgroup.procs" && exec "$@"'
@@ -48,6 +49,29 @@ def enter_host(lab: Lab, host: str) -> None:
     _check_host(lab, host)
     cgroups.join(cgroups.path(lab.name, host, EXEC))
     netns.enter(names.node_netns(lab.name, host))
+
+
+def check_program(task: LabTask, program: str) -> None:
+    """Raises CommandError if a task has no such program: the runtime's own answer is hard to tell from a program's."""
+    process = json.loads(Path(task.spec.dir, "config.json").read_text())["process"]
+    path = next((entry[5:] for entry in process.get("env", ()) if entry.startswith("PATH=")), "")
+    folders = [""] if program.startswith("/") else path.split(":")
+    if "/" in program.lstrip("/") and not program.startswith("/"):
+        return  # below its working directory
+    try:
+        root = Path(f"/proc/{int(Path(task.spec.dir, INIT_PID).read_text())}/root")
+    except (OSError, ValueError):
+        return
+    for folder in folders:
+        place = root / folder.strip("/") / program.strip("/")
+        # Links that begin at the task's root lead elsewhere from here; what is there is the runtime's to say.
+        if os.path.lexists(place) or any(_leads_out(parent) for parent in place.parents if parent != root):
+            return
+    raise CommandError(f"{program}: no such command in {task.short}", 127)
+
+
+def _leads_out(path: Path) -> bool:
+    return path.is_symlink() and os.readlink(path).startswith("/")
 
 
 def task_command(task: LabTask, command: Sequence[str], terminal: bool) -> list[str]:

@@ -16,6 +16,7 @@ from meshnet.lab.yamlnodes import Problems, Value, read
 from meshnet.sandbox.images import Images, from_mapping
 
 FILE = "lab.yml"
+PACKAGED = Path(__file__).parents[1] / "_labs"
 DEFAULT_SUBNET = "172.17.0.0/16"
 DEFAULT_MTU = 1500
 # 50 bytes of VXLAN and the 576 that every IPv4 host takes.
@@ -64,12 +65,23 @@ def load(directory: str | Path) -> Lab:
     Raises MeshnetError if there is none, LabFileError with a line per mistake if it is not right.
     """
     path = Path(directory)
+    if not path.exists():
+        path = packaged(str(directory)) or path
     if path.is_dir():
         path = path / FILE
     if not path.exists():
-        raise MeshnetError(f"{directory}: no {FILE} there; give the folder of a lab, such as labs/quickstart")
+        known = ", ".join(sorted(lab.name for lab in PACKAGED.iterdir()))
+        raise MeshnetError(
+            f"{directory}: no {FILE} there; give the folder of a lab, such as labs/quickstart, or a name: {known}"
+        )
     problems = Problems()
     return resolve(read(path, problems), path.parent, problems)
+
+
+def packaged(name: str) -> Path | None:
+    """The folder of a lab that comes with meshnet, by its name or as `labs/NAME`; None if there is none."""
+    name = name.removeprefix("labs/").rstrip("/")
+    return PACKAGED / name if name and "/" not in name and (PACKAGED / name / FILE).is_file() else None
 
 
 def resolve(root: Value, directory: Path, problems: Problems) -> Lab:

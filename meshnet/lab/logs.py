@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from meshnet.errors import MeshnetError
+from meshnet.errors import MeshnetError, NotFoundError
 from meshnet.lab import daemons, processes, tasks
 from meshnet.lab.spec import Lab
 from meshnet.sandbox.logs import parse
@@ -51,8 +51,20 @@ def sources(lab: Lab, what: str) -> list[Source]:
     if lab.node(what) is not None:
         roles = [daemon.role for node in lab.nodes if node.name == what for daemon in daemons.of_node(lab, node)]
         return [Source(role, processes.log_path(lab.name, what, role), False) for role in roles]
-    found = [task for task in tasks.all_tasks(lab) if task.service == what] or [tasks.find(lab, what)]
+    there = tasks.all_tasks(lab)
+    found = [task for task in there if task.service == what]
+    if not found:
+        try:
+            found = [tasks.find(lab, what)]
+        except NotFoundError:
+            raise NotFoundError(_nothing(lab, what, there)) from None
     return [Source(f"{task.name}@{task.node}", task.log, True) for task in found]
+
+
+def _nothing(lab: Lab, what: str, there: list[tasks.LabTask]) -> str:
+    nodes = ", ".join(node.name for node in lab.nodes)
+    services = ", ".join(sorted({task.service for task in there})) or "none"
+    return f"the lab {lab.name} has no node, task or service {what}; nodes are {nodes}; services are {services}"
 
 
 def show(found: Iterable[Source], tail: int | None) -> None:

@@ -59,6 +59,14 @@ def kill(lab: Lab, name: str) -> None:
             _ended(lab, name, role)
 
 
+def after_kill(lab: Lab, name: str) -> str:
+    """What happens now that a node was killed, for a person."""
+    again = f"bring it back with: meshnet lab start {name}"
+    if name in {manager.name for manager in lab.managers}:
+        return f"traffic avoids it within a second; nothing can be changed or replaced without the manager; {again}"
+    return f"traffic avoids it within a second; the manager calls it Down after {3 * daemons.HEARTBEAT:g} s; {again}"
+
+
 def kill_task(lab: Lab, name: str) -> str:
     """Kills every process of a task at once and returns its full name. Raises NotFoundError if there is none."""
     task = tasks.find(lab, name)

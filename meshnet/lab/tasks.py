@@ -30,6 +30,12 @@ class LabTask:
         return self.name.partition(".")[0]
 
     @property
+    def short(self) -> str:
+        """`service.slot`, or `service@node` for a task of a global service."""
+        begin, _, _ = self.name.rpartition(".")
+        return begin if begin.rpartition(".")[2].isdecimal() else f"{self.service}@{self.node}"
+
+    @property
     def log(self) -> Path:
         return Path(self.spec.dir, LOG)
 
@@ -54,13 +60,18 @@ def all_tasks(lab: Lab) -> list[LabTask]:
 
 
 def find(lab: Lab, word: str) -> LabTask:
-    """The task meant by a full name, `service.slot`, an id or the beginning of one, or the container's.
+    """The task meant by a full name, `service.slot`, `service@node`, an id, the container's, or the beginning of one.
 
-    Raises NotFoundError, or MeshnetError if several are meant.
+    Raises NotFoundError, or MeshnetError if several are meant, or a service.
     """
     tasks = all_tasks(lab)
-    exact = [task for task in tasks if word in (task.name, task.id, task.name.rpartition(".")[0])]
-    begun = [task for task in tasks if word and (task.id.startswith(word) or task.spec.id.startswith(word))]
+    service = [task.short for task in tasks if task.service == word]
+    if service:
+        raise MeshnetError(f"{word} is a service; its tasks are {', '.join(service)}")
+    exact = [task for task in tasks if word in (task.name, task.id, task.short, f"{task.service}@{task.node}")]
+    begun = [
+        task for task in tasks if word and any(name.startswith(word) for name in (task.name, task.id, task.spec.id))
+    ]
     found = exact or begun
     if not found:
         raise NotFoundError(_nothing(lab, word, tasks))
@@ -71,5 +82,5 @@ def find(lab: Lab, word: str) -> LabTask:
 
 def _nothing(lab: Lab, word: str, tasks: list[LabTask]) -> str:
     hosts = ", ".join(host.name for host in lab.hosts)
-    running = ", ".join(task.name.rpartition(".")[0] for task in tasks) or "none"
+    running = ", ".join(task.short for task in tasks) or "none"
     return f"the lab {lab.name} has no node, client or task {word}; hosts are {hosts}; tasks are {running}"

@@ -36,10 +36,17 @@ def check(lab: Lab) -> None:
     for namespace in topology.namespaces(lab):
         if netns.exists(namespace):
             raise ConflictError(
-                f"the network namespace {namespace} exists already, and is no part of this lab; "
-                "give the lab another name, or remove it with: ip netns del " + namespace
+                f"the network namespace {namespace} exists already, and is no part of this lab; {_other(namespace)}"
             )
     impair.check(lab)
+
+
+def _other(namespace: str) -> str:
+    """What to do about a namespace with a name that the lab needs: never to delete what another lab lives in."""
+    for name in state.up():
+        if namespace in topology.namespaces(state.load(name)):
+            return f"the lab {name} has it: rename this lab or its node"
+    return f"rename this lab or its node, or remove it with: ip netns del {namespace}"
 
 
 def up(lab: Lab, report: Report = lambda _: None) -> None:

@@ -15,6 +15,12 @@ def hosts(lab: Lab) -> list[dict[str, Any]]:
     return [_row(lab, host.name) for host in lab.hosts]
 
 
+def state(lab: Lab) -> str:
+    """`up` when every node is, else how many are."""
+    states = [row["State"] for row in hosts(lab) if row["Role"] != "client"]
+    return "up" if set(states) == {"up"} else f"{states.count('up')} of {len(states)} nodes up"
+
+
 def _row(lab: Lab, name: str) -> dict[str, Any]:
     host = lab.host(name)
     assert host is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from meshnet.cli import main as cli
-from meshnet.lab import converge
+from meshnet.lab import converge, tasks
 from meshnet.testing.labs import LabUnderTest
 
 pytestmark = pytest.mark.root
@@ -86,7 +87,8 @@ def test_nodes_and_networks(meshnet: Command) -> None:
 
 def test_looking_around(meshnet: Command, lab: LabUnderTest) -> None:
     """lab ls and inspect, inspect members and lb, and env say what is there, as tables and as JSON."""
-    assert lab.name in meshnet("lab", "ls")[1]
+    row = next(line.split() for line in meshnet("lab", "ls")[1].splitlines() if line.startswith(lab.name))
+    assert row[:4] == [lab.name, "up", "3", "1"]
     hosts = json.loads(meshnet("lab", "inspect", "--json")[1])["Hosts"]
     assert [(host["Name"], host["State"]) for host in hosts] == [
         ("docker-0", "up"),
@@ -107,10 +109,14 @@ def test_looking_around(meshnet: Command, lab: LabUnderTest) -> None:
     assert err.startswith("docker-1 is a worker and has no Engine API socket yet")
 
 
-def test_a_node_that_is_dead_hides_no_other(meshnet: Command) -> None:
+def test_a_node_that_is_dead_hides_no_other(meshnet: Command, lab: LabUnderTest) -> None:
     """inspect shows the nodes that answer, says of the other that it does not, and ends with 1."""
-    assert meshnet("lab", "kill", "docker-2")[0] == 0
+    code, out, err = meshnet("lab", "kill", "docker-2")
+    assert (code, out) == (0, "docker-2\n")
+    assert err.startswith("traffic avoids it within a second; the manager calls it Down after 3 s; bring it back with")
     try:
+        assert meshnet("lab", "inspect", "--lab", lab.name)[1].count("killed") == 1
+        assert "2 of 3 nodes up" in meshnet("lab", "ls")[1]
         code, out, err = meshnet("inspect", "members")
         assert code == 1
         assert [line for line in out.splitlines() if line.startswith("---")] == [
@@ -135,6 +141,31 @@ def test_a_service_that_ends_at_once_is_no_success(meshnet: Command) -> None:
     said = "meshnet: bad keeps failing: task: non-zero exit (1); see: meshnet service ps bad"
     assert err.splitlines()[-1] == said
     assert meshnet("service", "rm", "bad")[0] == 0
+
+
+def test_words_for_tasks(meshnet: Command, lab: LabUnderTest) -> None:
+    """A task is meant by slot, by node, by a beginning that is no other's; a service's name says what its tasks are."""
+    lab.service("words", replicas=2)
+    lab.service("all", global_=True)
+    first = next(task for task in lab.tasks("words") if task.short == "words.1")
+    for word in ("words.1", first.name[:-3], first.id, first.id[:9], "all@docker-1"):
+        assert tasks.find(lab.spec, word).short in ("words.1", "all@docker-1")
+    code, _, err = meshnet("lab", "kill", "words")
+    assert (code, err) == (1, "meshnet: words is a service; its tasks are words.1, words.2\n")
+    code, _, err = meshnet("lab", "kill", "words.")
+    assert (code, err.startswith("meshnet: several tasks are called words.: words.1.")) == (1, True)
+    nothing = meshnet("lab", "logs", "nosuch")[2]
+    assert nothing.startswith(f"meshnet: the lab {lab.name} has no node, task or service nosuch; ")
+    assert "services are all, " in nothing
+    assert meshnet("service", "logs", "words")[0] == 0
+    for command in ("nosuch", "/bin/nosuch"):
+        words = [sys.executable, "-m", "meshnet.cli", "lab", "exec", "words.1", "--", command]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        said = f"meshnet: {command}: no such command in words.1\n"
+        assert (done.returncode, done.stdout, done.stderr) == (127, "", said)
+    words = [sys.executable, "-m", "meshnet.cli", "lab", "exec", "words.1", "--", "sh", "-c", "exit 9"]
+    assert subprocess.run(words, check=False).returncode == 9
+    lab.remove("words", "all")
 
 
 def test_a_wait_in_vain_is_announced(meshnet: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +220,11 @@ def test_a_wait_in_vain_is_announced(meshnet: Command, monkeypatch: pytest.Monke
         ("lab exec docker-0", 2, "a command is missing; see: meshnet lab exec --help"),
         ("lab kill nosuch", 1, "the lab {lab} has no node, client or task nosuch; hosts are docker-0, docker-1,"),
         ("lab start docker-0", 1, "docker-0 runs already"),
-        ("lab logs nosuch", 1, "the lab {lab} has no node, client or task nosuch; hosts are docker-0, docker-1,"),
+        (
+            "lab logs nosuch",
+            1,
+            "the lab {lab} has no node, task or service nosuch; nodes are docker-0, docker-1, docker-2",
+        ),
         ("agent --settings /nosuch", 1, "/nosuch: not the settings of an agent: "),
         ("manager --settings /nosuch", 1, "/nosuch: not the settings of a manager: "),
     ],

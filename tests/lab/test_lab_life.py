@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from meshnet import names
 from meshnet.errors import ConflictError, MeshnetError
+from meshnet.kernel import netns
 from meshnet.lab import daemons, down, engine, leftovers, nodes, processes, state, up
 from meshnet.lab.spec import Lab, LabClient, LabNode
 from meshnet.testing.labs import LabUnderTest, bring_up, take_down
@@ -134,6 +136,20 @@ def small(name: str) -> Lab:
     return Lab(
         name, "/", "172.17.0.0/16", 1500, (LabNode("m", "172.17.0.2", "manager"),), (LabClient("c", "172.17.0.3"),)
     )
+
+
+def test_a_namespace_of_another_lab_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lab `x` with node `y` collides with the lab `x-y`: the advice is another name, not to delete what is in use."""
+    name = f"c{os.getpid()}"
+    owner, other = small(f"{name}-m"), small(name)
+    monkeypatch.setattr(state, "up", lambda: [owner.name])
+    monkeypatch.setattr(state, "load", {owner.name: owner}.__getitem__)
+    netns.create(names.underlay_netns(owner.name))
+    try:
+        with pytest.raises(MeshnetError, match=f"the lab {owner.name} has it: rename this lab or its node$"):
+            up.up(other)
+    finally:
+        netns.delete(names.underlay_netns(owner.name))
 
 
 def test_a_failed_up_says_why_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from meshnet.cli import lab_up
 from meshnet.cli import main as cli
+from meshnet.errors import MeshnetError
+from meshnet.lab import file
 
 HEAVY = ("pyroute2", "aiohttp", "asyncio", "rich", "yaml", "cryptography", "dnslib", "scapy", "ctypes")
 
@@ -95,3 +98,53 @@ def test_mistakes_in_a_file_are_lines_for_an_editor(
     first, second = err.splitlines()
     assert first == f"{tmp_path}/lab.yml:2:19: nodes.a.role: one of manager, worker is needed, not 'boss'"
     assert second.startswith(f"{tmp_path}/lab.yml:3:1: mtu: unknown key; ")
+
+
+def test_no_verb_is_cut_in_the_list(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """--help says of every verb in whole words what it does."""
+    for group in ((), ("lab",), ("service",), ("network",), ("node",), ("bench",)):
+        _, out, _ = meshnet(capsys, monkeypatch, *group, "--help")
+        assert [line for line in out.splitlines() if line.startswith("  ") and line.endswith("...")] == []
+
+
+def test_a_lab_can_be_named_before_the_verb(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--lab NAME is understood by meshnet, by meshnet lab, and by the verbs."""
+    monkeypatch.setattr("meshnet.names.RUN", str(tmp_path))
+    for words in (
+        ["--lab", "this", "service", "ls"],
+        ["lab", "--lab", "this", "exec", "x", "ls"],
+        ["lab", "check", "--lab", "this"],
+        ["lab", "inspect", "--lab", "this"],
+    ):
+        monkeypatch.setenv("MESHNET_LAB", "other")
+        assert meshnet(capsys, monkeypatch, *words)[2].startswith("meshnet: the lab this is not up")
+
+
+def test_labs_that_come_with_meshnet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no such folder, quickstart and two-tier are labs all the same; a folder of that name is first."""
+    monkeypatch.chdir(tmp_path)
+    assert file.load("quickstart").name == file.load("labs/quickstart").name == "quickstart"
+    assert file.load("two-tier").services
+    (tmp_path / "quickstart").mkdir()
+    (tmp_path / "quickstart/lab.yml").write_text("name: mine\nnodes: {m: {role: manager}}\n")
+    assert file.load("quickstart").name == "mine"
+    with pytest.raises(
+        MeshnetError, match=r"no lab\.yml there; give the folder of a lab, such as labs/quickstart, or a"
+    ):
+        file.load("../_labs")
+
+
+def test_what_up_prints_can_be_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hints after `lab up` begin with what a shell lacks: the command's folder, the lab's name; else nothing."""
+    folder = Path(sys.executable).parent
+    monkeypatch.setenv("PATH", "/usr/bin")
+    monkeypatch.delenv("MESHNET_LAB", raising=False)
+    monkeypatch.setattr("meshnet.lab.state.up", lambda: ["one", "two"])
+    assert lab_up.exports("two") == f"PATH={folder}:$PATH MESHNET_LAB=two"
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setattr("meshnet.lab.state.up", lambda: ["two"])
+    assert lab_up.exports("two") == ""
+    monkeypatch.setenv("MESHNET_LAB", "one")
+    assert lab_up.exports("two") == "MESHNET_LAB=two"

@@ -55,6 +55,11 @@ def test_how_long_ago(time: str, said: str) -> None:
     assert human.ago(time, NOW) == said
 
 
+def test_counting() -> None:
+    """One thing is singular."""
+    assert [human.count(number, "node") for number in (0, 1, 2)] == ["0 nodes", "1 node", "2 nodes"]
+
+
 def test_a_table_is_aligned(capsys: pytest.CaptureFixture[str]) -> None:
     """Columns are as wide as their widest cell and three spaces, without spaces at the end of a line."""
     render.table(("ID", "NAME"), [("1", "a"), ("12345", "")])
