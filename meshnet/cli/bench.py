@@ -62,7 +62,7 @@ def paths(
             render.message(f"wrote {path}")
 
 
-@bench.command()
+@bench.command(short_help="What a task's name server answers in a second.")
 @click.option("--seconds", type=click.FloatRange(min=1), default=20.0, show_default=True, help="How long to measure.")
 @click.option("--json", "json_file", type=FILE, help="Write the result there.")
 def dns(seconds: float, json_file: Path | None) -> None:
