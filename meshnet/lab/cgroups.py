@@ -22,8 +22,7 @@ def path(lab: str, node: str = "", leaf: str = "") -> Path:
 
 
 def join(group: Path, pid: int = 0) -> None:
-    """Moves a process (0: this one) into a group, which is made if it is missing."""
-    group.mkdir(parents=True, exist_ok=True)
+    """Moves a process (0: this one) into a group. FileNotFoundError if there is none: it may have just been ended."""
     (group / "cgroup.procs").write_text(str(pid))
 
 
@@ -50,17 +49,26 @@ def processes(group: Path) -> list[int]:
 def end(group: Path, patience: float = 10.0) -> None:
     """Kills every process of a group (cgroup.kill, Linux 5.14), waits until they are gone, and removes the group.
 
-    Raises MeshnetError if one is still there after `patience` seconds.
+    Raises MeshnetError if it is still there after `patience` seconds.
     """
-    if not group.is_dir():
-        return
-    (group / "cgroup.kill").write_text("1")
     deadline = time.monotonic() + patience
-    while populated(group):
+    while group.is_dir():
+        _kill(group)  # each time, since one that was being started may have come in
+        if not populated(group):
+            remove(group)
+            if not group.is_dir():
+                return
         if time.monotonic() > deadline:
             raise MeshnetError(f"processes in {group} cannot be killed; they wait in the kernel")
         time.sleep(0.002)
-    remove(group)
+
+
+def _kill(group: Path) -> None:
+    try:
+        (group / "cgroup.kill").write_text("1")
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENODEV):
+            raise
 
 
 def remove(group: Path) -> None:

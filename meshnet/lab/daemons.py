@@ -15,7 +15,7 @@ from meshnet import names
 from meshnet.agent.settings import AgentSettings
 from meshnet.errors import ConflictError, MeshnetError
 from meshnet.kernel import bpfbuild
-from meshnet.lab import processes, state
+from meshnet.lab import cgroups, processes, state
 from meshnet.lab.processes import Daemon
 from meshnet.lab.spec import GOSSIP_PORT, MANAGER_PORT, Lab, LabNode
 
@@ -120,6 +120,7 @@ def settle_here(lab: str, node: str, role: str) -> None:
     state.node_of(found, node)
     if processes.alive(lab, node, role):
         raise ConflictError(f"the {role} of {node} runs already; end it with: meshnet lab stop {node}")
+    cgroups.path(lab, node, role).mkdir(parents=True, exist_ok=True)
     processes.settle(lab, node, role)
 
 

@@ -47,7 +47,9 @@ def enter_host(lab: Lab, host: str) -> None:
     Raises NotFoundError for an unknown name, MeshnetError without root.
     """
     _check_host(lab, host)
-    cgroups.join(cgroups.path(lab.name, host, EXEC))
+    group = cgroups.path(lab.name, host, EXEC)
+    group.mkdir(parents=True, exist_ok=True)
+    cgroups.join(group)
     netns.enter(names.node_netns(lab.name, host))
 
 

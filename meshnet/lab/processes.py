@@ -99,6 +99,8 @@ def spawn(daemons: list[Daemon]) -> None:
 def _spawn(daemon: Daemon) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
+    # Made here and not by the child: one whose lab is taken down meanwhile must not bring a part of it back.
+    cgroups.path(daemon.lab, daemon.node, daemon.role).mkdir(parents=True, exist_ok=True)
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,14 +34,21 @@ def _started(pid: int) -> str:
         return ""
 
 
-def _namespaces_in_use() -> Iterator[int]:
+def _namespaces_in_use(wanted: Mapping[int, int]) -> Iterator[int]:
+    """Inode numbers of those namespaces (inode to cookie) that a process is in or has mounted.
+
+    The kernel gives an inode number again soon; a cookie never.
+    """
     for directory in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            yield os.stat(directory / "ns/net").st_ino
+            places = {os.stat(directory / "ns/net").st_ino: directory / "ns/net"}
             for line in (directory / "mountinfo").read_text().splitlines():
-                root = line.split(" ")[3]
+                root, point = line.split(" ")[3:5]
                 if root.startswith("net:["):
-                    yield int(root[5:-1])
+                    places[int(root[5:-1])] = directory / "root" / point[1:]
+            yield from (
+                inode for inode, path in places.items() if inode in wanted and netns.cookie(str(path)) == wanted[inode]
+            )
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,7 @@ class Census:
     lab: str
     processes: dict[int, str]
     namespaces: dict[int, str]
+    cookies: dict[int, int]
     programs: frozenset[int]
     maps: frozenset[int]
 
@@ -63,10 +71,12 @@ class Census:
             assert shown, pin
             programs.add(shown["id"])  # type: ignore[arg-type]
             maps.update(shown.get("map_ids", ()))
+        namespaces = {os.stat(netns.path(name)).st_ino: name for name in down.namespaces(lab)}
         return cls(
             lab,
             {pid: _started(pid) for pid in leftovers.processes(lab)},
-            {os.stat(netns.path(name)).st_ino: name for name in down.namespaces(lab)},
+            namespaces,
+            {inode: netns.cookie(name) for inode, name in namespaces.items()},
             frozenset(programs),
             frozenset(maps),
         )
@@ -75,7 +85,7 @@ class Census:
         """A line for each thing that is still there."""
         found = leftovers.find(self.lab)
         found += [f"process {pid}" for pid, start in self.processes.items() if start and _started(pid) == start]
-        used = set(_namespaces_in_use())
+        used = set(_namespaces_in_use(self.cookies))
         found += [f"namespace {name} (net:[{number}])" for number, name in self.namespaces.items() if number in used]
         found += [f"program {one}" for one in self.programs if _bpftool("prog", "show", "id", str(one))]
         found += [f"map {one}" for one in self.maps if _bpftool("map", "show", "id", str(one))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -65,7 +66,8 @@ def test_after_kill_9_of_everything(busy: LabUnderTest) -> None:
     """The same after kill -9 of every process of the lab."""
     census = Census.take(busy.name)
     for pid in census.processes:
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # short commands of tasks come and go
+            os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not leftovers.processes(busy.name))
     down.down(busy.name)
     census.assert_gone()
@@ -150,11 +152,14 @@ def test_interrupted_up(host_untouched: None, tmp_path: Path, moment: str, numbe
 def test_a_name_that_begins_another(host_untouched: None) -> None:
     """What is left of lab `x` is not confused with lab `x-docker-9`, whose names begin with the same letters."""
     one, other = quickstart(f"n{os.getpid()}"), quickstart(f"n{os.getpid()}-docker-9")
-    for lab in (one, other):
-        state.claim(lab)
-        topology.create(lab)
-    down.down(one.name)
-    assert leftovers.find(one.name) == []
-    assert len([line for line in leftovers.find(other.name) if line.startswith("namespace")]) == 5
-    down.down(other.name)
+    try:
+        for lab in (one, other):
+            state.claim(lab)
+            topology.create(lab)
+        down.down(one.name)
+        assert leftovers.find(one.name) == []
+        assert len([line for line in leftovers.find(other.name) if line.startswith("namespace")]) == 5
+    finally:
+        down.down(one.name)
+        down.down(other.name)
     assert leftovers.find(other.name) == []
