@@ -7,12 +7,16 @@
 /* Where a program asks whether a packet is the reply of a published port: it is none. */
 #define NO_REPLY (TC_ACT_VALUE_MAX + 1)
 
+/* What a dropped packet carries in its mark, besides the reason: traces of drops read it there. */
+#define DROP_MARK 0x6d640000
+
 /* The end of every program: counts drops. Verdicts below zero are reasons. */
-inlined int finish(int verdict)
+inlined int finish(struct __sk_buff *skb, int verdict)
 {
 	if (likely(verdict >= 0))
 		return verdict;
 	count_drop(-verdict);
+	skb->mark = DROP_MARK | -verdict;
 	return TC_ACT_SHOT;
 }
 

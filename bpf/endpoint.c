@@ -154,5 +154,5 @@ inlined int from_task(struct __sk_buff *skb)
 SEC("tc")
 int endpoint(struct __sk_buff *skb)
 {
-	return finish(from_task(skb));
+	return finish(skb, from_task(skb));
 }

@@ -20,5 +20,5 @@ inlined int from_device(struct __sk_buff *skb)
 SEC("tc")
 int overlay(struct __sk_buff *skb)
 {
-	return finish(from_device(skb));
+	return finish(skb, from_device(skb));
 }

@@ -54,5 +54,5 @@ inlined int from_underlay(struct __sk_buff *skb)
 SEC("tc")
 int uplink(struct __sk_buff *skb)
 {
-	return finish(from_underlay(skb));
+	return finish(skb, from_underlay(skb));
 }

@@ -17,6 +17,7 @@ VERBS = {
     "network": "meshnet.cli.network:network",
     "node": "meshnet.cli.node:node",
     "inspect": "meshnet.cli.inspect:inspect",
+    "trace": "meshnet.cli.trace:trace",
     "doctor": "meshnet.cli.doctor:doctor",
     "bench": "meshnet.cli.bench:bench",
     "agent": "meshnet.cli.agent:agent",

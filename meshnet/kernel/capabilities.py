@@ -215,7 +215,15 @@ def _esp() -> Probe:
 
 def _tools() -> list[Probe]:
     found = [_tool(command, [command], package) for command, package in TOOLS.items()]
-    return [*found, _tool("OCI runtime", ["crun"], "crun")]
+    return [*found, _tool("OCI runtime", ["crun"], "crun"), _bcc()]
+
+
+def _bcc() -> Probe:
+    """For `meshnet trace` only. Debian's package, which Debian's own Python imports; PyPI's bcc is something else."""
+    command = ["/usr/bin/python3", "-Ic", "import importlib.util as u, sys; sys.exit(not u.find_spec('bcc.table'))"]
+    works = shutil.which(command[0]) is not None and not subprocess.run(command, capture_output=True).returncode
+    fix = "" if works else "apt-get install python3-bpfcc (meshnet trace drops is compiled by it)"
+    return Probe("bcc", works, "python3-bpfcc" if works else "missing", fix, needed=False)
 
 
 def _tool(name: str, commands: Iterable[str], package: str) -> Probe:

@@ -1,0 +1,1 @@
+"""Seeing what happens: traces of what the kernel does with packets."""

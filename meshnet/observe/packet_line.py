@@ -1,0 +1,54 @@
+"""Raw IP and ARP headers as one line, without scapy: what a trace shows of a packet."""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+_IPV4, _ARP = 0x0800, 0x0806
+_TCP, _UDP, _ICMP = 6, 17, 1
+_FLAGS = "FSRPAUEC"  # from the lowest bit
+_TUNNEL = 20 + 8 + 8 + 14  # from the outer IP header to the inner one
+
+
+def line(data: bytes, protocol: int, vxlan_port: int = 4789) -> str:
+    """`10.0.1.5:40000 > 10.0.1.7:80 TCP S`, from the network header on; cut off wherever the bytes end.
+
+    `protocol` is the EtherType. A tunnel shows its VNI and the packet inside after a bar.
+    """
+    if protocol == _ARP and len(data) >= 28:
+        operation = struct.unpack_from("!H", data, 6)[0]
+        asks, about = _address(data, 14), _address(data, 24)
+        return f"ARP who has {about}, asks {asks}" if operation == 1 else f"ARP op {operation} {asks} > {about}"
+    if protocol != _IPV4 or len(data) < 20:
+        return f"type {protocol:#06x}"
+    head = (data[0] & 15) * 4
+    source, destination, kind = _address(data, 12), _address(data, 16), data[9]
+    fragment = struct.unpack_from("!H", data, 6)[0]
+    body = data[head:]
+    if fragment & 0x1FFF or kind not in (_TCP, _UDP) or len(body) < 8:
+        return f"{source} > {destination} {_other(kind, body, fragment)}"
+    ports = struct.unpack_from("!HH", body)
+    ends = f"{source}:{ports[0]} > {destination}:{ports[1]}"
+    if kind == _TCP:
+        flags = "".join(name for bit, name in enumerate(_FLAGS) if len(body) > 13 and body[13] >> bit & 1)
+        return f"{ends} TCP {flags}".rstrip()
+    if ports[1] == vxlan_port and head == 20 and len(data) >= _TUNNEL:
+        vni = int.from_bytes(data[32:35], "big")
+        return f"{ends} VXLAN {vni} | {line(data[_TUNNEL:], struct.unpack_from('!H', data, _TUNNEL - 2)[0], 0)}"
+    return f"{ends} UDP"
+
+
+def addresses(data: bytes, protocol: int) -> tuple[str, str] | None:
+    """Source and destination of an IPv4 packet, or None."""
+    return (_address(data, 12), _address(data, 16)) if protocol == _IPV4 and len(data) >= 20 else None
+
+
+def _address(data: bytes, at: int) -> str:
+    return socket.inet_ntoa(data[at : at + 4])
+
+
+def _other(kind: int, body: bytes, fragment: int) -> str:
+    if fragment & 0x1FFF:
+        return f"protocol {kind} fragment at {(fragment & 0x1FFF) * 8}"
+    return f"ICMP type {body[0]} code {body[1]}" if kind == _ICMP and len(body) > 1 else f"protocol {kind}"

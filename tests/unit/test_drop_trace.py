@@ -1,0 +1,96 @@
+"""Tracing drops: members found in type information, packets as lines, reasons and whose they are."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.l2 import ARP, Ether
+from scapy.layers.vxlan import VXLAN
+
+from meshnet.observe.btf import Btf
+from meshnet.observe.drop_program import OWN_MARK
+from meshnet.observe.drops import Words
+from meshnet.observe.packet_line import line
+
+
+def made() -> bytes:
+    """BTF of: struct in { int x; int y; }; struct out { int a; union { typedef struct in t; int b; }; }; enum e."""
+    strings = b"\0int\0in\0x\0y\0out\0a\0t\0b\0e\0ONE\0TOP\0alias\0"
+
+    def at(name: str) -> int:
+        return strings.index(b"\0" + name.encode() + b"\0") + 1 if name else 0
+
+    def kind(name: str, which: int, count: int, other: int, *rows: tuple[str, int, int]) -> bytes:
+        head = struct.pack("<III", at(name), which << 24 | count, other)
+        return head + b"".join(struct.pack("<III", at(text), ident, bits) for text, ident, bits in rows)
+
+    types = kind("int", 1, 0, 4) + struct.pack("<I", 32)  # 1
+    types += kind("in", 4, 2, 8, ("x", 1, 0), ("y", 1, 32))  # 2
+    types += kind("alias", 8, 0, 2)  # 3
+    types += kind("", 5, 2, 8, ("t", 3, 0), ("b", 1, 0))  # 4
+    types += kind("out", 4, 2, 16, ("a", 1, 0), ("", 4, 64))  # 5
+    types += struct.pack("<III", at("e"), 6 << 24 | 2, 4) + struct.pack("<IiIi", at("ONE"), 1, at("TOP"), -65536)
+    return struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(strings)) + types + strings
+
+
+def test_members() -> None:
+    """A member is found at its place, inside nested structures and through unions without a name."""
+    btf = Btf(made())
+    assert [btf.offset("out", path) for path in ("a", "b", "t", "t.y")] == [0, 8, 8, 12]
+    assert btf.enum("e") == {1: "ONE", 0xFFFF0000: "TOP"}
+
+
+@pytest.mark.parametrize(("name", "path"), [("out", "z"), ("out", "t.z"), ("nothing", "a")])
+def test_what_a_kernel_lacks(name: str, path: str) -> None:
+    """A structure or member that this kernel does not have is a KeyError."""
+    with pytest.raises(KeyError):
+        Btf(made()).offset(name, path)
+
+
+def test_no_type_information() -> None:
+    """Other bytes are refused."""
+    with pytest.raises(ValueError):
+        Btf(bytes(64))
+
+
+INNER = Ether() / IP(src="10.0.1.5", dst="10.0.1.7") / TCP(sport=4, dport=80, flags="SA")
+
+
+@pytest.mark.parametrize(
+    ("packet", "text"),
+    [
+        (INNER[IP], "10.0.1.5:4 > 10.0.1.7:80 TCP SA"),
+        (
+            IP(src="172.17.0.2", dst="172.17.0.3") / UDP(sport=5, dport=4789) / VXLAN(vni=4097, flags=8) / INNER,
+            "172.17.0.2:5 > 172.17.0.3:4789 VXLAN 4097 | 10.0.1.5:4 > 10.0.1.7:80 TCP SA",
+        ),
+        (IP(src="10.0.1.5", dst="10.0.1.7") / UDP(sport=1, dport=2), "10.0.1.5:1 > 10.0.1.7:2 UDP"),
+        (IP(src="10.0.1.5", dst="10.0.1.7") / ICMP(type=3, code=4), "10.0.1.5 > 10.0.1.7 ICMP type 3 code 4"),
+        (IP(src="10.0.1.5", dst="10.0.1.7", proto=17, frag=2), "10.0.1.5 > 10.0.1.7 protocol 17 fragment at 16"),
+        (IP(src="10.0.1.5", dst="10.0.1.7", proto=132), "10.0.1.5 > 10.0.1.7 protocol 132"),
+    ],
+)
+def test_lines(packet: object, text: str) -> None:
+    """The first bytes of a packet are enough for a line, and less than a header is no error."""
+    data = bytes(packet)  # type: ignore[call-overload]
+    assert line(data[:96], 0x0800) == text
+    for size in range(len(data)):
+        assert line(data[:size], 0x0800)
+
+
+def test_other_lines() -> None:
+    """ARP and what is unknown have a line, too."""
+    assert line(bytes(ARP(psrc="10.0.1.5", pdst="10.0.1.7")), 0x0806) == "ARP who has 10.0.1.7, asks 10.0.1.5"
+    assert line(b"x" * 60, 0x86DD) == "type 0x86dd"
+
+
+def test_whose_reason() -> None:
+    """A reason is meshnet's only where a tc program dropped and left its mark; else it is the kernel's."""
+    words = Words({70: "tc_ingress", 3: "no_socket"}, [("none", ""), ("malformed", "cut off")])
+    assert words.of(70, OWN_MARK | 1, "f") == ("malformed", True, "cut off")
+    assert words.of(3, OWN_MARK | 1, "f") == ("no_socket", False, "in f")
+    assert words.of(70, OWN_MARK, "f") == words.of(70, OWN_MARK | 2, "f") == ("tc_ingress", False, "in f")
+    assert words.of(70, 0x6D6E, "f") == ("tc_ingress", False, "in f")
+    assert words.of(99, 0, "f") == ("reason 99", False, "in f")
