@@ -92,6 +92,22 @@ def test_what_is_not_there(lab: LabUnderTest) -> None:
     assert int(milliseconds[1]) < 500
 
 
+def test_kernel_answers(lab: LabUnderTest) -> None:
+    """Services and tasks are answered by the program on the task's lo; what it leaves is answered too."""
+    asker = lab.task("box.1")
+
+    def answered() -> int:
+        return sum(lab.inspect(node, "statistics")["Datapath"]["name_answered"] for node in NODES)
+
+    before = answered()
+    assert dig(asker, "whoami") == ("NOERROR", [vip(lab)])
+    assert dig(asker, "tasks.whoami")[0] == "NOERROR"
+    assert dig(asker, "whoami", "AAAA") == ("NOERROR", [])
+    assert answered() >= before + 3
+    assert dig(asker, "+tcp", "whoami") == ("NOERROR", [vip(lab)])
+    assert dig(asker, "whoami", "MX") == ("NOERROR", [])
+
+
 def test_ordinary_programs(lab: LabUnderTest) -> None:
     """Programs that know nothing of meshnet find a service by its name, through the task's resolv.conf."""
     asker = lab.task("box.1")

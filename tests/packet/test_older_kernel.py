@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from meshnet.datapath.ebpf.names import entry
 from meshnet.kernel import bpfbuild
 
 pytestmark = [
@@ -23,26 +24,39 @@ pytestmark = [
         shutil.which("linux.uml") is None, reason="needs User Mode Linux: apt-get install user-mode-linux"
     ),
 ]
-INIT = """#!/bin/sh
+BOOT = """#!/bin/sh
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t bpf bpf /sys/fs/bpf; mount -t tmpfs tmp /run
 uname -r
+{script}
+echo done
+echo o > /proc/sysrq-trigger
+sleep 60
+"""
+LOAD = """
 for object in {objects}; do
   name=$(basename "$object" .o)
   if bpftool prog loadall "$object" "/sys/fs/bpf/$name" > /run/log 2>&1; then echo "loaded $name"
   else echo "refused $name"; grep -a -B 12 '^processed' /run/log; fi
 done
-echo done
-echo o > /proc/sysrq-trigger
-sleep 60
+"""
+ASK = """
+for module in sch_ingress cls_bpf; do insmod /usr/lib/uml/modules/$(uname -r)/kernel/net/sched/$module.ko; done
+ip link set lo up
+bpftool prog loadall {object} /sys/fs/bpf/lo pinmaps /sys/fs/bpf/maps
+bpftool map update pinned /sys/fs/bpf/maps/names key hex {key} value hex {value}
+tc qdisc add dev lo clsact
+for zone in 7 8; do
+  tc filter replace dev lo egress handle 1 prio 1 bpf da object-pinned /sys/fs/bpf/lo/lo_steer classid 0:$zone
+  echo "zone $zone:" $(dig -r @127.0.0.11 +tries=1 +time=1 +short tasks.WEB)
+done
 """
 
 
-def test_programs_load_on_6_1(tmp_path: Path) -> None:
-    """Every object loads on Linux 6.1, and says so within seconds."""
-    objects = bpfbuild.objects()
-    init = tmp_path / "init"
-    init.write_text(INIT.format(objects=" ".join(map(str, objects))))
+def boot(folder: Path, script: str) -> str:
+    """What a script says on Linux 6.1."""
+    init = folder / "init"
+    init.write_text(BOOT.format(script=script))
     init.chmod(0o755)
     command = [
         "linux.uml",
@@ -59,11 +73,31 @@ def test_programs_load_on_6_1(tmp_path: Path) -> None:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
+        env={**os.environ, "TMPDIR": str(folder)},
         timeout=55,
         check=False,
     )
     output = done.stdout.decode(errors="replace").replace("\r", "")
     assert "\n6.1." in output, output
+    return output
+
+
+def test_programs_load_on_6_1(tmp_path: Path) -> None:
+    """Every object loads on Linux 6.1, and says so within seconds."""
+    objects = bpfbuild.objects()
+    output = boot(tmp_path, LOAD.format(objects=" ".join(map(str, objects))))
     for path in objects:
         assert f"loaded {path.stem}" in output, output
+
+
+@pytest.mark.skipif(shutil.which("dig") is None, reason="needs dig: apt-get install bind9-dnsutils")
+def test_names_are_answered_on_6_1(tmp_path: Path) -> None:
+    """The program on lo answers dig there too, for the zone that its filter names and for no other."""
+    packed = entry(7, b"\5tasks\3web\0", (bytes((10, 0, 0, 3)), bytes((10, 0, 0, 4))), 5)
+    assert packed
+    key, value = (" ".join(f"{octet:02x}" for octet in part) for part in packed)
+    (program,) = (path for path in bpfbuild.objects() if path.stem == "lo")
+    output = boot(tmp_path, ASK.format(object=program, key=key, value=value))
+    found = {line.split(":")[0]: line.split(":")[1] for line in output.splitlines() if line.startswith("zone ")}
+    assert sorted(found["zone 7"].split()) == ["10.0.0.3", "10.0.0.4"], output
+    assert "10.0.0" not in found["zone 8"], output
