@@ -4,6 +4,7 @@ end. A world that a killed benchmark left behind is removed by the next one."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import subprocess
@@ -18,6 +19,7 @@ from meshnet.kernel import netns, nft, sysctl
 from meshnet.kernel.bpf import cgroup2_root
 
 _PREFIX = "bench"
+_PATIENCE = 2.0  # seconds, for a killed process to be gone
 _PACKAGES = {"ip": "iproute2", "bridge": "iproute2", "ipvsadm": "ipvsadm"}
 _NAME = re.compile(rf"mn-{_PREFIX}(\d+)(-|$)")
 # Settings that keep what one slice did out of the next: no window that shrinks while another path is measured, no
@@ -118,9 +120,9 @@ def world() -> Iterator[World]:
 
 def sweep() -> list[str]:
     """Removes the worlds whose process has ended; returns their names."""
-    found = {
-        match[0].removeprefix("mn-").rstrip("-"): match[1] for name in netns.names() if (match := _NAME.match(name))
-    }
+    groups = [f"mn-{each.name}" for each in (cgroup2_root() / "meshnet").glob(f"{_PREFIX}*")]
+    matches = [match for name in (*netns.names(f"mn-{_PREFIX}"), *groups) if (match := _NAME.match(name))]
+    found = {f"{_PREFIX}{match[1]}": match[1] for match in matches}
     dead = sorted(name for name, pid in found.items() if not Path(f"/proc/{pid}").exists())
     for name in dead:
         _remove(name)
@@ -143,12 +145,12 @@ def _remove(name: str) -> None:
 
 
 def _remove_group(folder: Path) -> None:
-    """Removes an empty group; the last process of it may still be on its way out."""
-    deadline = time.monotonic() + 1
-    while folder.is_dir() and "populated 0" in (folder / "cgroup.events").read_text():
-        with contextlib.suppress(OSError):
+    """Removes a group that is empty, or will be: its last process may still be on its way out."""
+    deadline = time.monotonic() + _PATIENCE
+    while folder.is_dir() and time.monotonic() < deadline:
+        try:
             folder.rmdir()
-            return
-        if any(each.is_dir() for each in folder.iterdir()) or time.monotonic() > deadline:
-            return
-        time.sleep(0.002)
+        except OSError as error:
+            if error.errno != errno.EBUSY or any(each.is_dir() for each in folder.iterdir()):
+                return  # another lab's
+            time.sleep(0.002)
