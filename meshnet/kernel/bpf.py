@@ -230,20 +230,8 @@ def attach_cgroup(cgroup: str | Path, hook: str, program: Program) -> bool:
     them. Returns whether anything changed.
     """
     fd = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
-    kind = CGROUP_HOOKS[hook]
     try:
-        ids = bpfsys.prog_query(fd, kind)
-        if program.id in ids:
-            return False
-        for old in _opened(ids):
-            try:
-                if old.info.name == program.info.name:
-                    bpfsys.prog_attach(fd, program.fd, kind, bpfsys.F_ALLOW_MULTI | bpfsys.F_REPLACE, old.fd)
-                    return True
-            finally:
-                old.close()
-        bpfsys.prog_attach(fd, program.fd, kind, bpfsys.F_ALLOW_MULTI)
-        return True
+        return _attach(fd, CGROUP_HOOKS[hook], program, bpfsys.F_ALLOW_MULTI)
     finally:
         os.close(fd)
 
@@ -254,16 +242,52 @@ def detach_cgroup(cgroup: str | Path, hook: str, name: str) -> bool:
         fd = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:
         return False
-    kind = CGROUP_HOOKS[hook]
-    found = False
     try:
-        for program in _opened(bpfsys.prog_query(fd, kind)):
-            if program.info.name == name[:15]:
-                bpfsys.prog_detach(fd, program.fd, kind)
-                found = True
-            program.close()
+        return _detach(fd, CGROUP_HOOKS[hook], name)
     finally:
         os.close(fd)
+
+
+def tcx_programs(index: int) -> list[int]:
+    """Ids of the programs at tcx ingress of a device of the caller's namespace, in the order in which they run.
+
+    OSError: ENODEV without that device, EINVAL on kernels without tcx (before 6.6).
+    """
+    return bpfsys.prog_query(index, bpfsys.TCX_INGRESS)
+
+
+def attach_tcx(index: int, program: Program) -> bool:
+    """Makes `program` run at tcx ingress of a device, as `attach_cgroup` does at a cgroup. OSError as above."""
+    return _attach(index, bpfsys.TCX_INGRESS, program, 0)
+
+
+def detach_tcx(index: int, name: str) -> bool:
+    """Takes the program of that name off tcx ingress of a device; whether there was one. OSError as above."""
+    return _detach(index, bpfsys.TCX_INGRESS, name)
+
+
+def _attach(target: int, kind: int, program: Program, flags: int) -> bool:
+    ids = bpfsys.prog_query(target, kind)
+    if program.id in ids:
+        return False
+    for old in _opened(ids):
+        try:
+            if old.info.name == program.info.name:
+                bpfsys.prog_attach(target, program.fd, kind, flags | bpfsys.F_REPLACE, old.fd)
+                return True
+        finally:
+            old.close()
+    bpfsys.prog_attach(target, program.fd, kind, flags)
+    return True
+
+
+def _detach(target: int, kind: int, name: str) -> bool:
+    found = False
+    for program in _opened(bpfsys.prog_query(target, kind)):
+        if program.info.name == name[:15]:
+            bpfsys.prog_detach(target, program.fd, kind)
+            found = True
+        program.close()
     return found
 
 

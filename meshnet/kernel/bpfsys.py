@@ -21,6 +21,7 @@ PROG_GET_FD_BY_ID, GET_INFO, PROG_QUERY = 13, 15, 16
 LOOKUP_BATCH = 24
 
 F_ALLOW_MULTI, F_REPLACE = 2, 4
+TCX_INGRESS = 46  # enum bpf_attach_type, kernel 6.6
 
 # enum bpf_attach_type: the hooks of a cgroup that sees addresses of sockets.
 CGROUP_HOOKS = {
@@ -208,10 +209,11 @@ def prog_detach(target_fd: int, prog_fd: int, attach_type: int) -> None:
 
 
 def prog_query(target_fd: int, attach_type: int) -> list[int]:
-    """Ids of the programs attached to a cgroup at one hook, in the order in which they run."""
+    """Ids of the programs attached to a cgroup, or to the device of an index, in the order in which they run."""
     room = 64
     ids = ctypes.create_string_buffer(4 * room)
-    attr = _attr("IIIIQII", target_fd, attach_type, 0, 0, _at(ids), room, 0)
+    # Up to the revision that the kernel writes for devices, whether there is room or not.
+    attr = _attr("IIIIQIIQQQQ", target_fd, attach_type, 0, 0, _at(ids), room, 0, 0, 0, 0, 0)
     _call(PROG_QUERY, attr)
     (count,) = struct.unpack_from("=I", attr.raw, 24)
     return list(struct.unpack_from(f"={count}I", ids.raw))

@@ -1,4 +1,4 @@
-"""Programs on devices by clsact, in a namespace of the test's own."""
+"""Programs on devices by clsact and tcx, in a namespace of the test's own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from meshnet.kernel import bpfbuild, bpfload, netns, tc
+from meshnet.kernel import bpf, bpfbuild, bpfload, netns, tc, tcx
 from meshnet.kernel.bpf import Objects
 from meshnet.kernel.netlink import Netlink
 
@@ -80,5 +80,49 @@ def test_attach_replace_detach(objects: Objects, namespaces: Callable[..., str])
     def inside() -> None:
         with Netlink() as netlink:
             _attach_and_detach(objects, netlink)
+
+    netns.run_in(namespaces(), inside)
+
+
+@pytest.mark.parametrize("has_tcx", [True, False], ids=["tcx", "clsact"])
+def test_ingress(
+    objects: Objects, namespaces: Callable[..., str], monkeypatch: pytest.MonkeyPatch, has_tcx: bool
+) -> None:
+    """A program at ingress is attached once, replaced in place by one of its name, and taken away, also where the
+    kernel has no tcx."""
+    if has_tcx and not tcx.works():
+        pytest.skip("this kernel has no tcx: needs 6.6")
+    monkeypatch.setattr(tcx, "works", lambda: has_tcx)
+
+    def inside() -> None:
+        lo = socket.if_nametoindex("lo")
+        drop = objects.progs["drop"]
+        with Netlink() as netlink:
+            assert tcx.attach(lo, drop, netlink)
+            assert not tcx.attach(lo, drop, netlink)
+            assert not _reaches()
+            assert (tc.attached(lo, tc.INGRESS, netlink) is None) == has_tcx
+            assert tcx.detach(lo, "drop", netlink)
+            assert not tcx.detach(lo, "drop", netlink)
+            assert _reaches()
+            with pytest.raises(OSError, match="No such device"):
+                tcx.attach(4711, drop, netlink)
+
+    netns.run_in(namespaces(), inside)
+
+
+def test_ingress_takes_over(objects: Objects, namespaces: Callable[..., str]) -> None:
+    """What clsact held is taken over: a program that an older meshnet attached does not run a second time."""
+    if not tcx.works():
+        pytest.skip("this kernel has no tcx: needs 6.6")
+
+    def inside() -> None:
+        lo = socket.if_nametoindex("lo")
+        with Netlink() as netlink:
+            assert tc.attach(lo, tc.INGRESS, objects.progs["drop"], netlink)
+            assert tcx.attach(lo, objects.progs["take"], netlink)
+            assert tc.attached(lo, tc.INGRESS, netlink) is None
+            assert bpf.tcx_programs(lo) == [objects.progs["take"].id]
+            assert _reaches()
 
     netns.run_in(namespaces(), inside)

@@ -18,8 +18,8 @@ from meshnet.datapath.base import NodeContext
 from meshnet.datapath.ebpf.tables import Facts
 from meshnet.datapath.rows import Plan
 from meshnet.errors import MeshnetError
-from meshnet.kernel import bpf, tc
-from meshnet.kernel.bpf import Objects
+from meshnet.kernel import bpf, netns, tc, tcx
+from meshnet.kernel.bpf import Objects, Program
 from meshnet.kernel.netlink import Netlink
 
 _GONE = frozenset({errno.ENODEV, errno.ENXIO, errno.ENOENT})
@@ -29,8 +29,9 @@ _LOOPBACK = 1  # the first device of every namespace
 class Attachments:
     """What this process attached in sandboxes, so that they are entered once each and not at every change."""
 
-    def __init__(self, context: NodeContext) -> None:
+    def __init__(self, context: NodeContext, space: str | None = None) -> None:
         self._context = context
+        self._space = space  # the node's namespace, by default the caller's
         self._steered: dict[str, tuple[int, int, int]] = {}  # path -> (inode, program id, zone)
 
     def attach(self, plan: Plan, facts: Facts, objects: Objects, netlink: Netlink, zones: Mapping[str, int]) -> int:
@@ -38,13 +39,13 @@ class Attachments:
 
         `zones`: the number of what a sandbox can look up, by path, where its lo answers itself.
         """
-        changed = 0
         ports = [facts.ports.get(row.port, 0) for row in plan.endpoints] + [facts.node_port]
-        for index in (port for port in ports if port):
-            changed += _attach(index, tc.INGRESS, objects, "endpoint", netlink)
-        changed += _attach(facts.underlay, tc.INGRESS, objects, "uplink", netlink)
-        if facts.vxlan:
-            changed += _attach(facts.vxlan, tc.INGRESS, objects, "overlay", netlink)
+        places = [(index, "endpoint") for index in ports] + [(facts.underlay, "uplink"), (facts.vxlan, "overlay")]
+
+        def devices() -> int:
+            return sum(_attach(index, objects.progs[name], netlink) for index, name in places if index)
+
+        changed = netns.run_maybe_in(self._space, devices)
         changed += self._steer({row.netns: zones.get(row.netns, 0) for row in plan.endpoints}, objects)
         return changed + self._hook(objects)
 
@@ -86,7 +87,8 @@ class Attachments:
         """Takes the programs off what outlives the data path: the underlay device and the cgroup."""
         link = netlink.link(self._context.underlay)
         if link is not None:
-            tc.detach(link.index, tc.INGRESS, netlink)
+            index = link.index
+            netns.run_maybe_in(self._space, lambda: tcx.detach(index, "uplink", netlink))
         group = self.cgroup()
         if group is not None:
             for hook in bpf.CGROUP_HOOKS:
@@ -96,9 +98,9 @@ class Attachments:
                 group.rmdir()
 
 
-def _attach(index: int, parent: int, objects: Objects, name: str, netlink: Netlink) -> bool:
+def _attach(index: int, program: Program, netlink: Netlink) -> bool:
     try:
-        return tc.attach(index, parent, objects.progs[name], netlink)
+        return tcx.attach(index, program, netlink)
     except OSError as error:
         if error.errno in _GONE:
             return False

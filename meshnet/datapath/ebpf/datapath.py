@@ -57,7 +57,7 @@ class Ebpf:
         self._objects: Objects | None = None
         self._wiring: Wiring | None = None
         self._netlink: Netlink | None = None
-        self._attachments = Attachments(context)
+        self._attachments = Attachments(context, space)
         self._plan = _NOTHING
         self._names = Names()
         self._last_set = 0
