@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from meshnet.agent.agent import Agent
+from meshnet.agent.zones import Zones
+from meshnet.dns.zone import listing
 
 
 async def lb(agent: Agent) -> list[dict[str, Any]]:
@@ -44,11 +47,18 @@ async def lb(agent: Agent) -> list[dict[str, Any]]:
 
 
 def dns(agent: Agent) -> list[dict[str, Any]]:
-    """Each local task's resolver: what it has answered so far."""
+    """Each local task's resolver: the names that it knows now, and what it has answered so far."""
+    zones = Zones(agent.assignments, agent.neighbours.located)
+
+    def names(networks: Iterable[str]) -> list[dict[str, str]]:
+        records = listing(zones.for_networks(networks))
+        return [{"Name": name, "Type": kind, "Value": value} for name, kind, value in records]
+
     return [
         {
             "Task": _task_name(agent, task_id),
             "Networks": [_network_name(agent, a.network_id) for a in runner.task.networks_attachments],
+            "Names": names(a.network_id for a in runner.task.networks_attachments),
             "Statistics": runner.resolver.statistics(),
         }
         for task_id, runner in sorted(agent.runners.items())
@@ -87,8 +97,12 @@ def endpoints(agent: Agent) -> list[dict[str, Any]]:
 
 
 def statistics(agent: Agent) -> dict[str, Any]:
-    """Counters of the data path and of gossip."""
-    return {"Datapath": agent.datapath.statistics(), "Gossip": agent.neighbours.statistics()}
+    """Counters of the data path and of gossip, and what those of the data path mean."""
+    return {
+        "Datapath": agent.datapath.statistics(),
+        "Gossip": agent.neighbours.statistics(),
+        "Meanings": agent.datapath.meanings(),
+    }
 
 
 def capabilities(agent: Agent) -> list[dict[str, Any]]:

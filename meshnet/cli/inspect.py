@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from meshnet.cli import options, render
 from meshnet.errors import MeshnetError
+
+if TYPE_CHECKING:
+    from meshnet.cli.inspect_views import Look
+    from meshnet.lab.spec import Lab
 
 VIEWS = ("lb", "dns", "members", "endpoints", "statistics", "capabilities")
 
@@ -16,48 +20,52 @@ VIEWS = ("lb", "dns", "members", "endpoints", "statistics", "capabilities")
 @options.in_lab
 @options.as_json
 @click.option("--node", "node_name", metavar="NAME", help="The node to ask; every node by default.")
+@click.option("--no-trunc", is_flag=True, help="Print whole ids and names of tasks.")
+@click.option("-a", "--all", "everything", is_flag=True, help="Print counters that are zero and every form of a name.")
 @click.argument("view", type=click.Choice(VIEWS))
-def inspect(lab_name: str | None, json_output: bool, node_name: str | None, view: str) -> None:
-    """Show what nodes have: lb (VIPs and their backends), dns, members, endpoints, statistics, capabilities."""
+def inspect(
+    lab_name: str | None, json_output: bool, node_name: str | None, no_trunc: bool, everything: bool, view: str
+) -> None:
+    """Show what nodes have: lb (VIPs and their backends), dns, members, endpoints, statistics, capabilities.
+
+    A node that does not answer hides no other; the exit status is 1 then.
+    """
+    from meshnet.cli.inspect_views import Look
     from meshnet.lab import engine, state
 
     lab = state.current(lab_name)
-    if node_name:
-        answer = engine.agent(lab, state.node_of(lab, node_name).name, f"/inspect/{view}")
-        if json_output:
-            render.as_json(answer)
-        else:
-            print(f"--- {node_name}")
-            _show(answer)
-        return
-    found, silent = engine.agents(lab, f"/inspect/{view}")
-    if json_output:
-        render.as_json(found)
-    for name in () if json_output else (node.name for node in lab.nodes):
-        print(f"--- {name}{': does not answer' if name in silent else ''}")
-        if name in found:
-            _show(found[name])
+    asked = [state.node_of(lab, node_name)] if node_name else list(lab.nodes)
+    found, silent = engine.agents(lab, f"/inspect/{view}", [node.name for node in asked])
+    if json_output and (found or not node_name):
+        render.as_json(found[node_name] if node_name else found)
+    elif not json_output and found:
+        look = Look(_names(lab), no_trunc, everything)
+        for node in asked:
+            print(f"--- {node.name}{': does not answer' if node.name in silent else ''}")
+            if node.name in found:
+                _show(view, found[node.name], look)
     if silent:
         raise MeshnetError("\n".join(dict.fromkeys(str(error) for error in silent.values())))
 
 
-def _show(answer: Any) -> None:
-    if isinstance(answer, list):
-        columns = list(dict.fromkeys(key for row in answer for key in row))
-        if columns:
-            render.table(
-                [key.upper() for key in columns], [[_cell(row.get(key, "")) for key in columns] for row in answer]
-            )
-        return
-    for group, counters in answer.items():
-        entries = counters.items() if isinstance(counters, dict) else [("", counters)]
-        render.table((group.upper(), ""), sorted((str(key), _cell(value)) for key, value in entries))
+def _names(lab: Lab) -> dict[str, str]:
+    """What ids stand for, as far as the manager answers: a node knows only what concerns it."""
+    from meshnet.lab import engine
+
+    manager = engine.of_lab(lab)
+    try:
+        found = {service.id: service.spec.name for service in manager.services()}
+        found |= {node.id: node.description.hostname for node in manager.nodes()}
+        return found | {network["Id"]: network["Name"] for network in manager.get("/networks")}
+    except MeshnetError:
+        return {}
 
 
-def _cell(value: Any) -> str:
-    """A cell: lists one after another, mappings by their values (a backend is its address, task and node)."""
-    if isinstance(value, list):
-        return ", ".join(_cell(item) for item in value)
-    if isinstance(value, dict):
-        return " ".join(str(item) for item in value.values() if item != "")
-    return str(value)
+def _show(view: str, answer: Any, look: Look) -> None:
+    from meshnet.cli import inspect_views
+
+    for table in inspect_views.tables(view, answer, look):
+        if table.heading:
+            print(table.heading)
+        if table.columns:
+            render.table(table.columns, table.rows)

@@ -58,6 +58,10 @@ class Datapath(Protocol):
         """Counters by name: packets, connections, and drops as `drop.<reason>`."""
         ...
 
+    def meanings(self) -> dict[str, str]:
+        """What the counters mean, in a few words each."""
+        ...
+
     async def close(self) -> None:
         """Lets go of file descriptors. Kernel state stays: packets go on while no agent runs."""
         ...

@@ -154,14 +154,14 @@ def agent(lab: Lab, node: str, path: str) -> Any:
     return _agent(lab, node, lambda client: client.get(path))
 
 
-def agents(lab: Lab, path: str) -> tuple[dict[str, Any], dict[str, MeshnetError]]:
-    """GET of every agent's own socket: node -> answer, and node -> error of those that do not answer."""
+def agents(lab: Lab, path: str, nodes: Sequence[str]) -> tuple[dict[str, Any], dict[str, MeshnetError]]:
+    """GET of several agents' own sockets: node -> answer, and node -> error of those that do not answer."""
     found, silent = {}, {}
-    for node in lab.nodes:
+    for node in nodes:
         try:
-            found[node.name] = agent(lab, node.name, path)
+            found[node] = agent(lab, node, path)
         except MeshnetError as error:
-            silent[node.name] = error
+            silent[node] = error
     return found, silent
 
 

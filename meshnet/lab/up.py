@@ -60,7 +60,7 @@ def up(lab: Lab, report: Report = lambda _: None) -> None:
         with postponed():
             state.claim(lab)
             claimed = True
-        report(f"wiring {len(lab.nodes)} nodes and {len(lab.clients)} clients to {lab.subnet}")
+        report(f"wiring nodes and clients to {lab.subnet}")
         topology.create(lab)
         impair.apply(lab)
         daemons.write_settings(archives.unpacked(lab))

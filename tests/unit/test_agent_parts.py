@@ -196,7 +196,9 @@ def shown_agent() -> Agent:
         SimpleNamespace(
             node="docker-0",
             assignments=TOLD,
-            datapath=SimpleNamespace(observe=observe, statistics=lambda: {"drop.no_flow": 1}),
+            datapath=SimpleNamespace(
+                observe=observe, statistics=lambda: {"drop.no_flow": 1}, meanings=lambda: {"drop.no_flow": "it"}
+            ),
             neighbours=SimpleNamespace(located=RECORDS, members=lambda: members, statistics=lambda: {"probes": 2}),
             reconciler=SimpleNamespace(plan=held),
             runners={"t1": SimpleNamespace(task=TASK, finished=False, resolver=resolver)},
@@ -219,7 +221,9 @@ def test_the_views_of_a_node() -> None:
         ],
     }
     assert (lb[1]["Service"], lb[1]["Port"], lb[1]["Backends"]) == ("web", "8000/tcp -> 80", [])
-    assert inspect.dns(agent) == [{"Task": "web.1.t1", "Networks": ["demo"], "Statistics": {"queries": 3}}]
+    (dns,) = inspect.dns(agent)
+    assert (dns["Task"], dns["Networks"], dns["Statistics"]) == ("web.1.t1", ["demo"], {"queries": 3})
+    assert {"Name": "web.1", "Type": "A", "Value": "10.0.1.3"} in dns["Names"]
     assert [(m["Node"], m["Address"], m["State"]) for m in inspect.members(agent)] == [
         ("docker-0", "172.17.0.2:7946", "alive"),
         ("docker-1", "172.17.0.3:7946", "alive"),
@@ -229,5 +233,9 @@ def test_the_views_of_a_node() -> None:
         ("10.0.1.4", "web.2.t2", "draining", "n2"),
         ("10.0.1.9", "", "ready", "n1"),
     ]
-    assert inspect.statistics(agent) == {"Datapath": {"drop.no_flow": 1}, "Gossip": {"probes": 2}}
+    assert inspect.statistics(agent) == {
+        "Datapath": {"drop.no_flow": 1},
+        "Gossip": {"probes": 2},
+        "Meanings": {"drop.no_flow": "it"},
+    }
     assert json.loads(json.dumps(lb)) == lb

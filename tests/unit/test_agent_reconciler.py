@@ -47,6 +47,9 @@ class FakeDatapath:
     def statistics(self) -> dict[str, int]:
         return {}
 
+    def meanings(self) -> dict[str, str]:
+        return {}
+
     async def close(self) -> None:
         raise AssertionError("the agent does that")
 

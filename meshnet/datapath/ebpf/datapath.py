@@ -106,6 +106,12 @@ class Ebpf:
         found["names_left_to_user_space"] = self._names.left
         return found | _counters(self._objects, "drops", [f"drop.{name}" for name in list(known.drops)[1:]], first=1)
 
+    def meanings(self) -> dict[str, str]:
+        """The texts beside the counters' names in bpf/reasons.h."""
+        known = reasons.read(bpfbuild.source_dir())
+        left = {"names_left_to_user_space": "names that only the tasks' name servers answer"}
+        return {**known.events, **left, **{f"drop.{name}": text for name, text in known.drops.items()}}
+
     async def close(self) -> None:
         """Lets go of file descriptors. Kernel state stays: packets go on while no agent runs."""
         async with self._lock:
