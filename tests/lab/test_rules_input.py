@@ -73,7 +73,7 @@ def unchanged(used: LabUnderTest) -> Iterator[LabUnderTest]:
     ("words", "expected"),
     [
         (["--network", "nope", "whoami"], "network nope not found"),
-        (["no-such-image"], "No such image: no-such-image; name it in the lab's images, or import"),
+        (["no-such-image"], "No such image: no-such-image; name it in the lab's images"),
         (["-p", "8000:80", "whoami"], "port '8000' is already in use by service 'web'"),
         (["-p", "7946:80", "whoami"], "7946.*publish another"),
         (["-p", "2377:80", "whoami"], "2377.*publish another"),
@@ -345,7 +345,7 @@ def nobody() -> tuple[str, ...]:
         ["service", "ls", "--lab", "LAB"],
         ["service", "create", "--lab", "LAB", "whoami"],
         ["network", "create", "--lab", "LAB", "new"],
-        ["inspect", "--lab", "LAB", "lb"],
+        ["inspect", "--lab", "LAB", "--node", "docker-0", "lb"],
     ],
     ids=lambda words: "-".join(words[:2]),
 )
