@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from meshnet.testing.labs import LabUnderTest
 
 VIEWS = ("lb", "endpoints", "members", "statistics")
-TAIL = 4000  # characters of an agent's log
+TAIL = 2000  # characters of an agent's log
+MOST = 4000  # characters of a view; a lab with hundreds of endpoints would bury the failure
 
 
 def describe(lab: LabUnderTest) -> str:
@@ -43,6 +43,31 @@ def _view(lab: LabUnderTest, node: str, view: str) -> str:
     from meshnet.errors import MeshnetError
 
     try:
-        return json.dumps(lab.inspect(node, view))
+        text = "\n".join(["", *lines(lab.inspect(node, view))])
     except MeshnetError as error:
         return str(error)
+    if len(text) <= MOST:
+        return text
+    return f"{text[:MOST]}\n({len(text) - MOST} characters more: meshnet inspect {view})"
+
+
+def lines(answer: Any) -> list[str]:
+    """An agent's view as aligned columns: a line per row, or per counter that is not zero."""
+    rows: list[tuple[str, ...]]
+    if isinstance(answer, dict):
+        counters = [(group, found) for group, found in answer.items() if group != "Meanings"]
+        rows = [
+            (group, name, str(value)) for group, found in counters for name, value in sorted(found.items()) if value
+        ]
+    else:
+        columns = tuple(dict.fromkeys(key for row in answer for key in row))
+        rows = [columns, *(tuple(_cell(row.get(key, "")) for key in columns) for row in answer)] if columns else []
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _cell(value: Any) -> str:
+    """A backend is its address, task and node; several stand one after another."""
+    if isinstance(value, list):
+        return ", ".join(map(_cell, value)) or "none"
+    return " ".join(map(str, value.values())) if isinstance(value, dict) else str(value)

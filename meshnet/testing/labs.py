@@ -1,8 +1,8 @@
 """The `lab` fixture: a lab that is up while the tests of a module run, and what tests do with it.
 
-A module says which lab it needs: `LAB = "labs/quickstart"` (a path from the repository's root, or absolute), or
-`LAB = {...}`, the content of a lab.yml. Each comes up under a name of its own, so that the same lab may be up
-already, and tests may run side by side.
+A module says which lab it needs: `LAB = "labs/quickstart"` (a path from the test file's folder or from pytest's root
+directory, else the name of a lab that comes with meshnet), or `LAB = {...}`, the content of a lab.yml. Each comes up
+under a name of its own, so that the same lab may be up already, and tests may run side by side.
 """
 
 from __future__ import annotations
@@ -188,8 +188,18 @@ def service_spec(
     return model.ServiceSpec(name=name, task_template=task, mode=mode, endpoint_spec=endpoint)
 
 
+def lab_folder(what: str | Path, folders: Sequence[Path]) -> Path:
+    """The lab meant by a path: in the first of these folders that has it, else one that comes with meshnet, by name."""
+    from meshnet.lab import file
+
+    for folder in folders:
+        if (folder / what / file.FILE).is_file() or (folder / what).is_file():
+            return folder / what
+    return file.packaged(str(what)) or folders[-1] / what
+
+
 def bring_up(what: str | Path | dict[str, Any], root: Path = Path()) -> LabUnderTest:
-    """Brings a lab up under a name that nobody else has. Raises MeshnetError."""
+    """Brings a lab up under a name that nobody else has; relative paths begin at `root`. Raises MeshnetError."""
     import yaml
 
     from meshnet.lab import file, up
@@ -215,8 +225,16 @@ def take_down(lab: LabUnderTest) -> None:
 
 @pytest.fixture(scope="module")
 def lab(request: pytest.FixtureRequest) -> Iterator[LabUnderTest]:
-    """The module's lab (`LAB`, by default the quickstart), up; and down without a trace after the module's tests."""
-    what = getattr(request.module, "LAB", "labs/quickstart")
-    under_test = bring_up(what, request.config.rootpath)
+    """The module's lab (`LAB`, by default the quickstart), up; and down without a trace after the module's tests.
+
+    Skips, with the reason, without root.
+    """
+    if os.geteuid() != 0:
+        pytest.skip("needs root: run pytest as root")
+    root = request.config.rootpath
+    what = getattr(request.module, "LAB", "quickstart")
+    if not isinstance(what, dict):
+        what = lab_folder(what, (request.path.parent, root))
+    under_test = bring_up(what, root)
     yield under_test
     take_down(under_test)
