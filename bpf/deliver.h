@@ -77,7 +77,7 @@ inlined int to_wire(struct __sk_buff *skb, const struct packet *p, const struct 
 	struct ethhdr *eth;
 
 	if (likely(!same_address(&p->to.ip, &config->address)))
-		return bpf_redirect_neigh(config->underlay, NULL, 0, 0);
+		return to_underlay(config, p->to.ip.word[3]);
 	eth = frame(skb, sizeof(*eth));
 	if (!eth)
 		return DROP(MALFORMED);

@@ -58,14 +58,24 @@ inlined void write_tunnel(void *at, const struct config *config, const struct pa
 	inner->h_proto = bpf_htons(ETH_P_IP);
 }
 
-/* Out of the underlay to a member. With a neighbour given, the kernel looks up no route. */
-inlined int to_underlay(const struct config *config, __be32 node)
+/* Whether an address is a host's on the underlay's own link: not the link's broadcast address, old or new. */
+inlined bool on_link(const struct config *config, __be32 to)
 {
-	struct bpf_redir_neigh next_hop = { .nh_family = AF_INET, .ipv4_nh = node };
+	__u32 hosts = 0xffffffffu >> (config->underlay_prefix & 31);
+	__u32 host = bpf_ntohl(to) & hosts;
 
-	if (config->flags & CONFIG_ROUTED)
-		return bpf_redirect_neigh(config->underlay, NULL, 0, 0);
-	return bpf_redirect_neigh(config->underlay, &next_hop, sizeof(next_hop), 0);
+	return config->underlay_prefix && !(bpf_ntohl(to ^ config->address.word[3]) & ~hosts) && host && host != hosts;
+}
+
+/* Out of the underlay, by the node's routes but not its stack. What is on the link is its own next hop: looking up a
+ * route would cost as much as all other lookups together. */
+inlined int to_underlay(const struct config *config, __be32 to)
+{
+	struct bpf_redir_neigh next_hop = { .nh_family = AF_INET, .ipv4_nh = to };
+
+	if (likely(on_link(config, to)))
+		return bpf_redirect_neigh(config->underlay, &next_hop, sizeof(next_hop), 0);
+	return bpf_redirect_neigh(config->underlay, NULL, 0, 0);
 }
 
 /* The frame as it is, in its network's VNI, to the member `node`; `to` and `from` are the inner MACs. */

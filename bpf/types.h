@@ -14,7 +14,6 @@ _Static_assert(sizeof(struct address) == 16, "address");
 
 /* config.flags */
 #define CONFIG_DIRECT_RETURN 1 /* replies of published ports go straight to the client, not via the ingress node */
-#define CONFIG_ROUTED 2        /* members are not all on the underlay link: look up the route to each */
 
 /* The node itself: the one element of `config`. */
 struct config {
@@ -29,7 +28,8 @@ struct config {
 	__be16 vxlan_port;              /* UDP, 4789 */
 	__u16 ingress_mtu;              /* of interfaces on the ingress network */
 	__u8 underlay_mac[6];           /* of the underlay device */
-	__u16 unused;
+	__u8 underlay_prefix;           /* bits of `address` that all on its link share; 0: not known, or nobody else is */
+	__u8 unused;
 };
 _Static_assert(sizeof(struct config) == 72, "config");
 

@@ -52,7 +52,8 @@ class Wired:
 
     `ports` maps names of node-side ends to interface indexes, `cookies` paths of sandboxes to their namespaces'
     cookies; both lack what `failed` tells about (path of a sandbox that is gone or refused something -> one line
-    that says what). Indexes are 0 for what does not exist. `underlay_mac` is text.
+    that says what). Indexes are 0 for what does not exist. `underlay_mac` is text,
+    `underlay_prefixes` has the addresses of the underlay device with their prefix lengths.
     """
 
     changes: Changes
@@ -63,6 +64,7 @@ class Wired:
     node_port: int
     underlay: int
     underlay_mac: str
+    underlay_prefixes: dict[str, int]
     failed: dict[str, str] = field(default_factory=dict)
 
 
@@ -335,8 +337,12 @@ class Wiring:
             node_port=found[NODE_PORT].index if links.node and NODE_PORT in found else 0,
             underlay=underlay.index if underlay else 0,
             underlay_mac=underlay.mac if underlay else "",
+            underlay_prefixes=self._prefixes(underlay.index) if underlay else {},
             failed=failed,
         )
+
+    def _prefixes(self, index: int) -> dict[str, int]:
+        return {each.address: each.prefix for each in self._netlink.addresses() if each.index == index}
 
 
 def _open_sandboxes(paths: Sequence[str], stack: contextlib.ExitStack, failed: dict[str, str]) -> dict[str, _Sandbox]:

@@ -132,6 +132,22 @@ def test_published(mesh: Mesh, direct: bool) -> None:
 
 
 @pytest.mark.parametrize("direct", [False, True], ids=["via", "direct"])
+def test_a_client_behind_a_router(mesh: Mesh, direct: bool) -> None:
+    """Replies to a client that is not on the underlay's own link take the node's route to it."""
+    mesh.apply(web=(WEB_B,), direct=direct)
+    far = "192.0.2.1"
+    inside(mesh.spaces["out"], "ip", "address", "replace", f"{far}/32", "dev", "eth0")
+    for node in ("a", "b", "c"):
+        inside(mesh.spaces[node], "ip", "route", "replace", f"{far}/32", "via", OUT)
+        with netns.socket_in(mesh.spaces["out"], socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(5)
+            client.bind((far, 0))
+            client.connect((ADDRESSES[node], 8000))
+            client.send(bytes(64))
+            assert client.recv(100)[:32].decode().split() == ["remote", far]
+
+
+@pytest.mark.parametrize("direct", [False, True], ids=["via", "direct"])
 def test_tasks_use_published_ports(mesh: Mesh, direct: bool) -> None:
     """A task reaches a published port at its own node and at others, wherever the backend runs, itself included."""
     for web, name in ((WEB_A, "local"), (WEB_B, "remote")):

@@ -281,3 +281,10 @@ def test_reasons_are_read_from_the_header() -> None:
     assert "arp_answered" in found.events
     assert all(found.drops.values())
     assert all(found.events.values())
+
+
+def test_neighbours_on_the_underlay() -> None:
+    """The programs know who is on the underlay's own link, unless nobody else can be."""
+    for prefix, wanted in ((0, 0), (24, 24), (30, 30), (31, 0), (32, 0)):
+        made = tables.tables(PLAN, dataclasses.replace(FACTS, underlay_prefix=prefix), {})
+        assert layout.Config.unpack(made["config"][layout.u32(0)]).underlay_prefix == wanted

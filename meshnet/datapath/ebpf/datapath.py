@@ -141,7 +141,7 @@ class Ebpf:
         going = tuple(row for row in before.endpoints if row.port not in kept)
         standing = dataclasses.replace(plan, endpoints=(*plan.endpoints, *going))
         wired = wiring.apply(links.desired(standing, self._context), full=plan == before or before is _NOTHING)
-        facts = self._facts(wired)
+        facts = self._facts(wired, plan.address)
         current = _read(objects)
         wanted = tables.tables(plan, facts, current, self._last_set)
         report = writer.write(objects.maps, current, wanted)
@@ -168,7 +168,7 @@ class Ebpf:
             if other != self._pins:
                 bpfload.unload(other)
 
-    def _facts(self, wired: Wired) -> tables.Facts:
+    def _facts(self, wired: Wired, address: str) -> tables.Facts:
         if not wired.underlay:
             name, node = self._context.underlay, self._context.node
             raise MeshnetError(f"node {node} has no device {name}: name its underlay device")
@@ -176,6 +176,7 @@ class Ebpf:
             node_cookie=wired.node_cookie,
             underlay=wired.underlay,
             underlay_mac=layout.mac(wired.underlay_mac),
+            underlay_prefix=wired.underlay_prefixes.get(address, 0),
             vxlan=wired.fallback,
             node_port=wired.node_port,
             ports=wired.ports,

@@ -44,7 +44,7 @@ class Packed:
 
 @dataclass(frozen=True, slots=True)
 class Config(Packed):
-    FORMAT: ClassVar[str] = "=Q16s16sIIIII2sH6s2x"
+    FORMAT: ClassVar[str] = "=Q16s16sIIIII2sH6sBx"
     node_cookie: int = 0
     address: bytes = NO_ADDRESS
     ingress_address: bytes = NO_ADDRESS
@@ -56,6 +56,7 @@ class Config(Packed):
     vxlan_port: bytes = bytes(2)
     ingress_mtu: int = 0
     underlay_mac: bytes = bytes(6)
+    underlay_prefix: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ class Facts:
     """What only the running kernel knows: interface indexes, namespace cookies, the underlay's MAC.
 
     `ports` maps the names of node-side ends to their index, `cookies` paths of namespaces to their cookie.
+    `underlay_prefix` is that of the node's address on the underlay device, 0 where it is not known.
     `node_port` is the index of the other end of the node's own ingress interface, 0 if there is none.
     """
 
@@ -52,6 +53,7 @@ class Facts:
     node_port: int = 0
     ports: Mapping[str, int] = field(default_factory=dict)
     cookies: Mapping[str, int] = field(default_factory=dict)
+    underlay_prefix: int = 0
     vxlan_port: int = 4789
 
 
@@ -102,6 +104,7 @@ def _config(plan: Plan, facts: Facts) -> layout.Config:
         vxlan_port=layout.be16(facts.vxlan_port),
         ingress_mtu=ingress.mtu if ingress else 0,
         underlay_mac=facts.underlay_mac,
+        underlay_prefix=facts.underlay_prefix if facts.underlay_prefix < 31 else 0,
     )
 
 
