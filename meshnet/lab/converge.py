@@ -70,10 +70,12 @@ def wait(
     names: Sequence[str],
     heard: Callable[[list[Progress]], None],
     timeout: float = PATIENCE,
+    advice: str = "; see: meshnet service ps ",
 ) -> None:
     """Waits until services run as wanted; `heard` is told what every look has found.
 
-    Raises MeshnetError with the last state of the first that did not converge in `timeout` seconds.
+    Raises MeshnetError with the last state of the first that did not converge in `timeout` seconds, or why one keeps
+    failing, and with `advice` and the service's name behind that.
     """
     begun = time.monotonic()
     watch = Watch()
@@ -94,10 +96,10 @@ def wait(
         for service in services.values() if now > begun + TROUBLED or now > begun + timeout else ():
             if not settled and (failure := keeps_failing(service, new)):
                 name = service.spec.name
-                raise MeshnetError(f"{name} keeps failing: {failure}; see: meshnet service ps {name}")
+                raise MeshnetError(f"{name} keeps failing: {failure}{advice and advice + name}")
         if lagging and now > begun + timeout:
             name = lagging[0].service
-            raise MeshnetError(f"not converged after {timeout:g} s: {lagging[0]}; see: meshnet service ps {name}")
+            raise MeshnetError(f"not converged after {timeout:g} s: {lagging[0]}{advice and advice + name}")
         time.sleep(2 * PAUSE)
 
 
@@ -144,4 +146,4 @@ def deploy(engine: Engine, lab: Lab, heard: Callable[[list[Progress]], None]) ->
         engine.create_network(network)
     for service in lab.services:
         engine.create_service(service)
-    wait(engine, [service.name for service in lab.services], heard)
+    wait(engine, [service.name for service in lab.services], heard, advice="")  # a lab that fails is taken down

@@ -46,13 +46,13 @@ def log_path(lab: str, node: str, role: str) -> Path:
     return Path(names.node_dir(lab, node), f"{role}.log")
 
 
-def log_tail(lab: str, node: str, role: str) -> str:
+def log_tail(lab: str, node: str, role: str, count: int = LOG_TAIL) -> str:
     """The last lines of a log in one line, for an error message."""
     try:
         lines = log_path(lab, node, role).read_text(errors="replace").splitlines()
     except FileNotFoundError:
         return "it wrote no log"
-    return " | ".join(line.strip() for line in lines[-LOG_TAIL:] if line.strip()) or "its log is empty"
+    return " | ".join(line.strip() for line in lines[-count:] if line.strip()) or "its log is empty"
 
 
 def pids(lab: str, node: str, role: str) -> list[int]:

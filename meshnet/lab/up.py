@@ -67,7 +67,7 @@ def up(lab: Lab, report: Report = lambda _: None) -> None:
         report("starting managers and agents")
         daemons.preload({daemons.AGENT, daemons.MANAGER})
         processes.spawn([daemon for node in lab.nodes for daemon in daemons.of_node(lab, node)])
-        wait_ready(lab, [node.name for node in lab.nodes], report)
+        wait_ready(lab, [node.name for node in lab.nodes], report, stays=False)
         if lab.services:
             converge.deploy(engine.of_lab(lab), lab, lambda found: report(converge.summary(found)))
     except BaseException:
@@ -77,8 +77,10 @@ def up(lab: Lab, report: Report = lambda _: None) -> None:
         raise
 
 
-def wait_ready(lab: Lab, nodes: list[str], report: Report, timeout: float = READY) -> None:
+def wait_ready(lab: Lab, nodes: list[str], report: Report, timeout: float = READY, *, stays: bool = True) -> None:
     """Returns when the manager sees every one of `nodes` ready, and each of them knows all members that run.
+
+    `stays`: after a failure the lab and its logs are still there to look at.
 
     Raises MeshnetError with the end of a log as soon as a manager or agent of theirs has ended, or after `timeout`
     seconds.
@@ -97,9 +99,9 @@ def wait_ready(lab: Lab, nodes: list[str], report: Report, timeout: float = READ
             return
         report(f"{len(ready)} of {len(nodes)} nodes ready, waiting for {', '.join(waiting)}")
         if time.monotonic() > deadline:
-            raise MeshnetError(
-                f"{waiting[0]} is not ready after {timeout:g} s; see: meshnet lab logs {waiting[0]} --lab {lab.name}"
-            )
+            last = processes.log_tail(lab.name, waiting[0], daemons.AGENT, 1)
+            where = f"see: meshnet lab logs {waiting[0]} --lab {lab.name}" if stays else f"its log ends with: {last}"
+            raise MeshnetError(f"{waiting[0]} is not ready after {timeout:g} s; {where}")
         time.sleep(engine.PAUSE)
 
 

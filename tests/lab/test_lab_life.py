@@ -165,6 +165,16 @@ def test_a_failed_up_says_why_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch
     assert leftovers.find(name) == []
 
 
+def test_a_node_that_does_not_get_ready(lab: LabUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The complaint is a sentence and where to look: the log while the lab stays, else the log's last line."""
+    monkeypatch.setattr(up, "_ready", lambda *_: set())
+    said = f"^docker-1 is not ready after 0 s; see: meshnet lab logs docker-1 --lab {lab.name}$"
+    with pytest.raises(MeshnetError, match=said):
+        up.wait_ready(lab.spec, ["docker-1"], lambda _: None, 0)
+    with pytest.raises(MeshnetError, match=r"^docker-1 is not ready after 0 s; its log ends with: [^|]+$"):
+        up.wait_ready(lab.spec, ["docker-1"], lambda _: None, 0, stays=False)
+
+
 def test_an_interrupted_up_leaves_nothing(tmp_path: Path) -> None:
     """Ctrl-C while a lab starts takes away what was made, and ends as interrupted programs do."""
     name = f"i{os.getpid()}"
