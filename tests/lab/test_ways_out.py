@@ -62,15 +62,7 @@ def test_a_task_reaches_the_world_as_its_node(lab: LabUnderTest, open_box: Probe
     assert f"bytes from {CLIENT}" in lab.task("open.1").out(["ping", "-c", "1", "-W", "2", CLIENT])
 
 
-OWN = pytest.param(
-    "docker-1",
-    marks=pytest.mark.xfail(
-        reason="packets to a task's own node are the node's stack's, which serves no published port"
-    ),
-)
-
-
-@pytest.mark.parametrize("node", ["docker-0", OWN, "docker-2"])
+@pytest.mark.parametrize("node", ["docker-0", "docker-1", "docker-2"])
 def test_a_task_uses_published_ports(lab: LabUnderTest, open_box: Probe, node: str) -> None:
     """A published port of a node is reached from a task, too."""
     answers = open_box.call("ask", host=NODES[node], port=8000, count=3, patience=2)

@@ -148,8 +148,11 @@ def test_a_wrong_checksum_is_found(pair: tuple[str, str]) -> None:
 
 def test_bytes_that_did_not_fit_are_no_secret(pair: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A capture that had to leave packets out fails, rather than to look complete."""
-    monkeypatch.setattr("meshnet.testing.captures._ROOM", 4096)
     left, right = pair
+    with capture(right) as first:  # neighbours know each other from here on: nothing waits for ARP
+        send_from(left, IP(dst=RIGHT) / UDP(sport=7, dport=9))
+        first.wait(udp(dport=9))
+    monkeypatch.setattr("meshnet.testing.captures._ROOM", 4096)
     seen = capture(right)
     for _ in range(100):
         send_from(left, IP(dst=RIGHT) / UDP(sport=7, dport=9) / bytes(1000))
