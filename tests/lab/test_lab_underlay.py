@@ -13,7 +13,7 @@ import pytest
 
 from meshnet import names
 from meshnet.errors import ConflictError, MeshnetError
-from meshnet.kernel import netns
+from meshnet.kernel import netns, sysctl
 from meshnet.kernel.netlink import Netlink
 from meshnet.lab import cgroups, impair, leftovers, state, topology
 from meshnet.lab.down import down
@@ -47,6 +47,17 @@ def make() -> Iterator[Make]:
         down(name)
     for name in made:
         assert leftovers.find(name) == []
+
+
+def test_the_underlay_is_no_firewalls_business(make: Make) -> None:
+    """Frames that cross the lab's bridge are not shown to netfilter, where the kernel would do so by default."""
+    lab = make(lab_named(f"u{os.getpid()}"))
+    key = "net/bridge/bridge-nf-call-iptables"
+    try:
+        shown = sysctl.get(key, names.underlay_netns(lab.name))
+    except FileNotFoundError:
+        pytest.skip("this kernel has no bridge netfilter (CONFIG_BRIDGE_NETFILTER): nothing to turn off")
+    assert shown == "0"
 
 
 def test_hosts_reach_one_another(make: Make) -> None:
