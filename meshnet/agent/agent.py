@@ -18,6 +18,7 @@ import asyncio
 import dataclasses
 import logging
 import os
+import time
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,13 @@ from meshnet.agent.taskdir import Kept, TaskDirs
 from meshnet.agent.zones import Zones
 from meshnet.control.client import ManagerClient
 from meshnet.control.operations import Join
+from meshnet.control.trust.credentials import Credentials
 from meshnet.datapath.base import NodeContext
 from meshnet.datapath.plan import LocalNode, plan
 from meshnet.datapath.rows import Plan
 from meshnet.datapath.select import open_datapath
 from meshnet.dns.zone import Zone
 from meshnet.errors import MeshnetError
-from meshnet.files import replace_text
 from meshnet.kernel import netns
 from meshnet.kernel.netlink import Netlink
 from meshnet.model import (
@@ -79,8 +80,14 @@ class Agent:
         )
         self.assignments = Assignments()
         self.runners: dict[str, Runner] = {}
-        self._id_file = self.run_dir / "node-id"
-        self.manager = ManagerClient(settings.managers, self._description(), self.run_dir / "assignments.json")
+        self.credentials = Credentials(self.run_dir / "certificates")
+        self.manager = ManagerClient(
+            settings.managers,
+            self._description(),
+            self.credentials,
+            settings.token,
+            self.run_dir / "assignments.json",
+        )
         self.spaces: Spaces = netns
         self.reconciler = Reconciler(self.datapath, self._desired, self._spread)
         self._dirs = TaskDirs(settings.run_dir)
@@ -98,7 +105,11 @@ class Agent:
         try:
             await self._until_stopped(self._prepare_and_begin())
             await self._until_stopped(
-                self._follow_manager(), self._get_acquainted(), self._reconcile(), self._heartbeats()
+                self._follow_manager(),
+                self._get_acquainted(),
+                self._reconcile(),
+                self._heartbeats(),
+                self.manager.renewals(),
             )
         finally:
             await self._close()
@@ -120,7 +131,9 @@ class Agent:
         if cached is not None:
             self.assignments = cached
             self._assigned.set()
-        self.neighbours = Neighbours(self.settings, await self._identity(), self.datapath.kind)
+        identity = await self._identity()
+        self.neighbours = Neighbours(self.settings, identity, self.datapath.kind, self.credentials.gossip.raw())
+        self.manager.on_keys(lambda keys: self.neighbours.use_keys(keys.raw()))
         for item in kept:
             runner = Runner(self, self._dirs, self._resolver(), item.task, item)
             if item.serving:
@@ -203,11 +216,9 @@ class Agent:
     # --- identity -------------------------------------------------------------------------------------------
 
     def _description(self) -> Join:
-        known = self._id_file.read_text().strip() if self._id_file.exists() else ""
         settings = self.settings
         engine = Engine("meshnet", {"datapath": settings.datapath})
         return Join(
-            id=known,
             addr=settings.address,
             role=settings.role,
             labels=settings.labels,
@@ -215,12 +226,10 @@ class Agent:
         )
 
     async def _identity(self) -> str:
-        """The node's id: the manager gives it once. A node that has one does not wait for its manager."""
-        if self.manager.node_id:
+        """The node's id, as its certificate says. A node that is a member already does not wait for its manager."""
+        if self.credentials and self.credentials.gossip.keys and not self.credentials.expired(time.time()):
             return self.manager.node_id
-        node_id = await self.manager.join()
-        replace_text(self._id_file, node_id)
-        return node_id
+        return await self.manager.join()
 
     # --- members and records --------------------------------------------------------------------------------
 

@@ -14,10 +14,10 @@ from meshnet.errors import MeshnetError
 
 @dataclass(frozen=True, slots=True)
 class AgentSettings:
-    """`lab` is `host` outside a lab. `managers` and `join` are `address:port`. `gossip_key` is base64 of 16, 24 or
-    32 bytes, or "" for plain text. `images` is a lab's catalogue. `resolvers` answer unknown names; none means
-    that unknown names get SERVFAIL at once. `map_sizes`: entries by name of a BPF map that shall be larger or
-    smaller than bpf/meshnet.h says; takes effect at the next start, and keeps what is in the map."""
+    """`lab` is `host` outside a lab. `managers` and `join` are `address:port`. `token` lets the node become a
+    member of the managers' swarm, if it is none yet. `images` is a lab's catalogue. `resolvers` answer unknown names;
+    none means that unknown names get SERVFAIL at once. `map_sizes`: entries by name of a BPF map that shall be larger
+    or smaller than bpf/meshnet.h says; takes effect at the next start, and keeps what is in the map."""
 
     lab: str
     node: str
@@ -32,12 +32,12 @@ class AgentSettings:
     images: dict[str, Any] = field(default_factory=dict)
     datapath: str = "ebpf"
     direct_return: bool = False
-    gossip_key: str = ""
+    token: str = ""
     vxlan_port: int = 4789
     map_sizes: dict[str, int] = field(default_factory=dict)
 
     def save(self, path: str | Path) -> None:
-        """Writes the settings for a later start, readable by root only: they hold the gossip key."""
+        """Writes the settings for a later start, readable by root only: they hold a join token."""
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as file:
             json.dump(dataclasses.asdict(self), file, indent=2)

@@ -36,7 +36,18 @@ class Cursor:
     last: str = ""
 
 
-Object = Node | Network | Service | Task | Cluster | Cursor
+@dataclass(frozen=True, slots=True)
+class SealedTrust:
+    """The swarm's secrets, sealed (see `trust`): authority, tokens, gossip keys. There is one, with the swarm's id."""
+
+    id: str = field(default="", metadata={"name": "ID"})
+    version: Version = Version()
+    created_at: str = ""
+    updated_at: str = ""
+    sealed: str = ""
+
+
+Object = Node | Network | Service | Task | Cluster | Cursor | SealedTrust
 KINDS: dict[str, type] = {
     "cluster": Cluster,
     "cursor": Cursor,
@@ -44,6 +55,7 @@ KINDS: dict[str, type] = {
     "node": Node,
     "service": Service,
     "task": Task,
+    "trust": SealedTrust,
 }
 _KIND_OF = {cls: kind for kind, cls in KINDS.items()}
 

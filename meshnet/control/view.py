@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from meshnet.control.objects import Cluster, Cursor, Object
+from meshnet.control.objects import Cluster, Cursor, Object, SealedTrust
 from meshnet.ipam import number_of
 from meshnet.model import TERMINAL_STATES, Network, Node, Service, Task
 
@@ -29,6 +29,7 @@ class View:
         self.tasks: dict[str, Task] = {}
         self.clusters: dict[str, Cluster] = {}
         self.cursors: dict[str, Cursor] = {}
+        self.trusts: dict[str, SealedTrust] = {}
         self.tasks_of: dict[str, dict[str, Task]] = defaultdict(dict)
         self.tasks_on: dict[str, dict[str, Task]] = defaultdict(dict)
         self.services_on: dict[str, set[str]] = defaultdict(set)
@@ -45,6 +46,7 @@ class View:
             "task": self.tasks,
             "cluster": self.clusters,
             "cursor": self.cursors,
+            "trust": self.trusts,
         }
 
     def get(self, kind: str, ident: str) -> Object | None:

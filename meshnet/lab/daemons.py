@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import dataclasses
 import importlib
 import json
 import os
-import secrets
+from collections.abc import Mapping
 from pathlib import Path
 
 from meshnet import names
@@ -45,19 +44,31 @@ class ManagerSettings:
             raise MeshnetError(f"{path}: not the settings of a manager: {error}") from None
 
 
-def write_settings(lab: Lab) -> None:
-    """Writes what each agent and manager of the lab is told into its node's directory, for root only."""
-    key = base64.b64encode(secrets.token_bytes(32)).decode()
+def write_managers(lab: Lab) -> None:
+    """Writes what each manager of the lab is told into its node's directory, for root only."""
+    for node in lab.managers:
+        path = Path(names.node_dir(lab.name, node.name), MANAGER_FILE)
+        path.touch(0o600)
+        path.write_text(json.dumps(dataclasses.asdict(_manager(lab, node)), indent=2))
+
+
+def write_agents(lab: Lab, tokens: Mapping[str, str]) -> None:
+    """Writes what each agent of the lab is told. `tokens` are the swarm's join tokens: `Worker` and `Manager`."""
     for node in lab.nodes:
-        directory = Path(names.node_dir(lab.name, node.name))
-        _agent(lab, node, key).save(directory / AGENT_FILE)
-        if node.role == "manager":
-            path = directory / MANAGER_FILE
-            path.touch(0o600)
-            path.write_text(json.dumps(dataclasses.asdict(_manager(lab, node)), indent=2))
+        _agent(lab, node, tokens[node.role.capitalize()]).save(_agent_file(lab.name, node.name))
 
 
-def _agent(lab: Lab, node: LabNode, key: str) -> AgentSettings:
+def renew_token(lab: Lab, node: LabNode, tokens: Mapping[str, str]) -> None:
+    """Gives the settings of a node that is started again the token that is in force now."""
+    path = _agent_file(lab.name, node.name)
+    dataclasses.replace(AgentSettings.load(path), token=tokens[node.role.capitalize()]).save(path)
+
+
+def _agent_file(lab: str, node: str) -> Path:
+    return Path(names.node_dir(lab, node), AGENT_FILE)
+
+
+def _agent(lab: Lab, node: LabNode, token: str) -> AgentSettings:
     return AgentSettings(
         lab=lab.name,
         node=node.name,
@@ -72,7 +83,7 @@ def _agent(lab: Lab, node: LabNode, key: str) -> AgentSettings:
         datapath=node.datapath,
         direct_return=lab.direct_return,
         map_sizes=lab.map_sizes,
-        gossip_key=key,
+        token=token,
     )
 
 
@@ -109,7 +120,7 @@ def _daemon(lab: str, node: str, role: str) -> Daemon:
         if role == MANAGER:
             run_manager(ManagerSettings.load(directory / MANAGER_FILE))
         else:
-            run_agent(AgentSettings.load(directory / AGENT_FILE))
+            run_agent(AgentSettings.load(_agent_file(lab, node)))
 
     return Daemon(lab, node, role, run)
 

@@ -53,6 +53,11 @@ class Engine:
                 UNAVAILABLE,
             ) from None
 
+    def join_tokens(self) -> dict[str, str]:
+        """`Worker` and `Manager`: what lets a node into the swarm in that role."""
+        found: dict[str, str] = self.get("/swarm")["JoinTokens"]
+        return found
+
     def nodes(self) -> list[Node]:
         return self._all(Node, "/nodes")
 

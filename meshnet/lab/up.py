@@ -63,10 +63,9 @@ def up(lab: Lab, report: Report = lambda _: None) -> None:
         report(f"wiring nodes and clients to {lab.subnet}")
         topology.create(lab)
         impair.apply(lab)
-        daemons.write_settings(archives.unpacked(lab))
+        unpacked = archives.unpacked(lab)
         report("starting managers and agents")
-        daemons.preload({daemons.AGENT, daemons.MANAGER})
-        processes.spawn([daemon for node in lab.nodes for daemon in daemons.of_node(lab, node)])
+        _start(unpacked)
         wait_ready(lab, [node.name for node in lab.nodes], report, stays=False)
         if lab.services:
             converge.deploy(engine.of_lab(lab), lab, lambda found: report(converge.summary(found)))
@@ -75,6 +74,39 @@ def up(lab: Lab, report: Report = lambda _: None) -> None:
             with postponed():  # a second Ctrl-C does not leave half of it
                 down(lab.name)
         raise
+
+
+def _start(lab: Lab) -> None:
+    """Managers first: the first one makes the swarm, whose join tokens the agents are given."""
+    found = [daemon for node in lab.nodes for daemon in daemons.of_node(lab, node)]
+    daemons.write_managers(lab)
+    daemons.preload({daemons.MANAGER})
+    processes.spawn([daemon for daemon in found if daemon.role == daemons.MANAGER])
+    daemons.preload({daemons.AGENT})
+    daemons.write_agents(lab, tokens(lab))
+    processes.spawn([daemon for daemon in found if daemon.role == daemons.AGENT])
+
+
+def tokens(lab: Lab, timeout: float = READY) -> dict[str, str]:
+    """The swarm's join tokens, as soon as its manager answers.
+
+    Raises MeshnetError if it ends, or does not answer within `timeout` seconds.
+    """
+    manager, deadline = engine.of_lab(lab), time.monotonic() + timeout
+    while True:
+        try:
+            return manager.join_tokens()
+        except MeshnetError as error:
+            if error.status != engine.UNAVAILABLE or time.monotonic() > deadline:
+                raise
+            _check_alive(lab, lab.managers[0].name, daemons.MANAGER)
+        time.sleep(engine.PAUSE / 4)
+
+
+def _check_alive(lab: Lab, node: str, role: str) -> None:
+    """Raises MeshnetError with the end of its log if a process has ended."""
+    if not processes.alive(lab.name, node, role):
+        raise MeshnetError(f"the {role} of {node} ended: {processes.log_tail(lab.name, node, role)}")
 
 
 def wait_ready(lab: Lab, nodes: list[str], report: Report, timeout: float = READY, *, stays: bool = True) -> None:
@@ -90,9 +122,7 @@ def wait_ready(lab: Lab, nodes: list[str], report: Report, timeout: float = READ
     while True:
         for node in nodes:
             for daemon in daemons.of_node(lab, state.node_of(lab, node)):
-                if not processes.alive(lab.name, node, daemon.role):
-                    end = processes.log_tail(lab.name, node, daemon.role)
-                    raise MeshnetError(f"the {daemon.role} of {node} ended: {end}")
+                _check_alive(lab, node, daemon.role)
         ready = _ready(manager, nodes) & _acquainted(lab, nodes)
         waiting = [node for node in nodes if node not in ready]
         if not waiting:

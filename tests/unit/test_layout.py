@@ -51,6 +51,13 @@ PURE = (
     "control/scheduler.py",
     "control/orchestrator.py",
     "control/nodes.py",
+    "control/trust/authority.py",
+    "control/trust/gossipkeys.py",
+    "control/trust/identity.py",
+    "control/trust/rotation.py",
+    "control/trust/sealed.py",
+    "control/trust/swarm.py",
+    "control/trust/tokens.py",
     "datapath/plan.py",
     "datapath/rows.py",
 )
