@@ -10,6 +10,7 @@ from meshnet.control.trust.identity import MANAGER
 
 SERVER_NAME = MANAGER  # the name that a manager's certificate must have, whatever its address
 
+UNVERIFIED = "CERTIFICATE_VERIFY_FAILED"
 # What OpenSSL calls a refusal, and what it means to the one who was refused.
 _MEANINGS = {
     "TLSV1_ALERT_UNKNOWN_CA": "it does not accept this node's certificate, which is of another swarm",
@@ -18,7 +19,7 @@ _MEANINGS = {
     "SSLV3_ALERT_BAD_CERTIFICATE": "it does not accept this node's certificate",
     "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "it does not accept this node's certificate",
     "TLSV1_ALERT_DECRYPT_ERROR": "it does not accept this node's certificate, which is of another swarm",
-    "CERTIFICATE_VERIFY_FAILED": "its certificate is not that of a manager of this swarm",
+    UNVERIFIED: "its certificate is not that of a manager of this swarm",
     "WRONG_VERSION_NUMBER": "it does not speak TLS",
 }
 
@@ -96,15 +97,29 @@ class Listener:
 
 
 def _watched(refused: Callable[[str], None]) -> type[ssl.SSLObject]:
+    """Handshakes whose failure is counted, and told to the peer.
+
+    asyncio closes the socket on a failure without sending TLS's alert. So a certificate that is not accepted is first
+    given out as a wait for more, on which asyncio sends what there is. The peer's next byte, its end, or the
+    handshake's time limit ends it.
+    """
+
     class Watched(ssl.SSLObject):
+        failure: ssl.SSLError | None = None
+
         def do_handshake(self) -> None:
+            if self.failure is not None:
+                raise self.failure
             try:
                 super().do_handshake()
             except ssl.SSLWantReadError:
                 raise
             except ssl.SSLError as error:
                 refused(error.reason or "unknown")
-                raise
+                if error.reason != UNVERIFIED:
+                    raise
+                self.failure = error
+                raise ssl.SSLWantReadError from None
 
     return Watched
 
@@ -113,7 +128,9 @@ def explained(error: BaseException) -> str:
     """A failed request in words, for a log or a person."""
     found: BaseException | None = error
     while found is not None:
-        if isinstance(found, ssl.SSLError):
-            return _MEANINGS.get(found.reason or "", str(found.reason or found))
-        found = getattr(found, "os_error", None) or found.__cause__ or found.__context__
+        reason = getattr(found, "reason", None)
+        if isinstance(found, ssl.SSLError) and isinstance(reason, str):
+            return _MEANINGS.get(reason, reason)
+        inner = getattr(found, "os_error", None) or getattr(found, "certificate_error", None)
+        found = inner or found.__cause__ or found.__context__
     return str(error) or type(error).__name__
