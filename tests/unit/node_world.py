@@ -19,7 +19,16 @@ def fake_agent(directory: Path, role: str, joined: bool = True) -> Any:
     """As much of an agent as system requests need."""
     settings = AgentSettings("lab", "docker-0", "127.0.0.1", str(directory), role=role, managers=("127.0.0.1:2377",))
     manager = SimpleNamespace(node_id="n1" if joined else "")
-    return SimpleNamespace(settings=settings, run_dir=directory, joined=joined, manager=manager)
+    containers = SimpleNamespace(image_names=list)
+    return SimpleNamespace(
+        settings=settings,
+        run_dir=directory,
+        joined=joined,
+        manager=manager,
+        containers=containers,
+        runners={},
+        ended_tasks={},
+    )
 
 
 def engine(

@@ -11,6 +11,7 @@ import aiohttp
 from aiohttp import web
 
 from meshnet.agent.agent import Agent
+from meshnet.api.node.exec_list import Execs
 from meshnet.errors import MeshnetError
 
 T = TypeVar("T")
@@ -31,6 +32,7 @@ class Node:
         self.agent = agent
         self._session: aiohttp.ClientSession | None = None
         self._work: set[asyncio.Task[Any]] = set()
+        self.execs = Execs()
 
     @property
     def busy(self) -> int:
@@ -64,10 +66,14 @@ class Node:
 
     async def complete(self, work: Coroutine[Any, Any, T]) -> T:
         """Does a piece of work to its end, also when the client that asked for it goes away in the middle."""
-        task = asyncio.ensure_future(work)
+        return await asyncio.shield(self.begin(work))
+
+    def begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Begins a piece of work that goes on by itself, until it is done or the engine ends."""
+        task = asyncio.get_running_loop().create_task(work)
         self._work.add(task)
         task.add_done_callback(self._done)
-        return await asyncio.shield(task)
+        return task
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._work.discard(task)

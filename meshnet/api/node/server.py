@@ -14,7 +14,7 @@ from aiohttp import web
 
 from meshnet.agent.agent import Agent
 from meshnet.api.http import LIMIT, Handler, middleware
-from meshnet.api.node import forward, system
+from meshnet.api.node import attach, containers, execs, forward, logs, system
 from meshnet.api.node.context import NODE, Node
 from meshnet.errors import MeshnetError
 
@@ -29,6 +29,10 @@ ROUTES: tuple[Route, ...] = (
     ("HEAD", "/_ping", system.ping),
     ("GET", "/version", system.version),
     ("GET", "/info", system.info),
+    ("GET", "/containers/{id}/logs", logs.container_logs),
+    ("POST", "/containers/{id}/attach", attach.attach),
+    *containers.ROUTES,
+    *execs.ROUTES,
 )
 
 

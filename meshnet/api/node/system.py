@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 
 from aiohttp import web
 
+from meshnet.agent import inventory
 from meshnet.api import shapes, system
 from meshnet.api.http import answer
 from meshnet.api.node import forward
@@ -93,7 +95,14 @@ def _machine() -> dict[str, Any]:
 
 def counts(node: Node) -> dict[str, int]:
     """How many containers and images the node has."""
-    return {"Containers": 0, "ContainersRunning": 0, "ContainersPaused": 0, "ContainersStopped": 0, "Images": 0}
+    states = Counter(entry.status for entry in inventory.entries(node.agent))
+    return {
+        "Containers": states.total(),
+        "ContainersRunning": states["running"],
+        "ContainersPaused": 0,
+        "ContainersStopped": states["exited"] + states["created"],
+        "Images": len(node.agent.containers.image_names()),
+    }
 
 
 def engine_labels(node: Node) -> dict[str, str]:
