@@ -23,6 +23,7 @@ from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
+from meshnet.agent.events import Events
 from meshnet.agent.neighbours import Neighbours
 from meshnet.agent.parts import Spaces
 from meshnet.agent.reconciler import Reconciler
@@ -57,6 +58,7 @@ from meshnet.model import (
 )
 from meshnet.sandbox.containers import Containers
 from meshnet.sandbox.images import Images
+from meshnet.sandbox.spec import ContainerSpec
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +82,8 @@ class Agent:
         )
         self.assignments = Assignments()
         self.runners: dict[str, Runner] = {}
+        self.ended_tasks: dict[str, Kept] = {}
+        self.events = Events()
         self.credentials = Credentials(self.run_dir / "certificates")
         self.manager = ManagerClient(
             settings.managers,
@@ -90,7 +94,7 @@ class Agent:
         )
         self.spaces: Spaces = netns
         self.reconciler = Reconciler(self.datapath, self._desired, self._spread)
-        self._dirs = TaskDirs(settings.run_dir)
+        self.dirs = TaskDirs(settings.run_dir)
         self._upstreams = tuple((address, 53) for address in settings.resolvers)
         self._assigned = asyncio.Event()
         self._acquainted = asyncio.Event()
@@ -126,7 +130,8 @@ class Agent:
 
     async def _begin(self) -> None:
         """Takes up what the last run left, and begins to speak and to listen."""
-        kept = [self._looked_at(item) for item in self._dirs.read_all()]
+        kept = [self._looked_at(item) for item in self.dirs.read_all()]
+        self.ended_tasks = {item.task.id: item for item in self.dirs.read_ended()}
         cached = self.manager.cached()
         if cached is not None:
             self.assignments = cached
@@ -135,7 +140,7 @@ class Agent:
         self.neighbours = Neighbours(self.settings, identity, self.datapath.kind, self.credentials.gossip.raw())
         self.manager.on_keys(lambda keys: self.neighbours.use_keys(keys.raw()))
         for item in kept:
-            runner = Runner(self, self._dirs, self._resolver(), item.task, item)
+            runner = Runner(self, self.dirs, self._resolver(), item.task, item)
             if item.serving:
                 self.publish(item.task, "ready", runner.hostname, item.container_id)
             self._add_runner(runner)
@@ -161,7 +166,7 @@ class Agent:
 
     def _looked_at(self, item: Kept) -> Kept:
         """A task that ended while no agent ran (a node that lost its power) must not be announced again."""
-        serving = item.serving and self.containers.runs(self._dirs.container(item.task.id))
+        serving = item.serving and self.containers.runs(self.dirs.container(item.task.id))
         return dataclasses.replace(item, serving=serving)
 
     async def _get_acquainted(self) -> None:
@@ -266,13 +271,26 @@ class Agent:
                 del self.runners[task_id]
             elif runner.finished and assigned is not None and assigned.status.state not in TERMINAL_STATES:
                 self.report(runner.task, runner.status)
+        for task_id in self.ended_tasks.keys() - self.assignments.tasks.keys():
+            self._forget(task_id)
         for task in self.assignments.tasks.values():
-            if task.id in self.runners or task.status.state in TERMINAL_STATES or self._ending:
+            if (
+                task.id in self.runners
+                or task.id in self.ended_tasks
+                or task.status.state in TERMINAL_STATES
+                or self._ending
+            ):
                 continue
             if state_rank(task.desired_state) <= state_rank("running"):
-                self._add_runner(Runner(self, self._dirs, self._resolver(), task))
+                self._add_runner(Runner(self, self.dirs, self._resolver(), task))
             else:
                 self.report(task, TaskStatus(now(), "shutdown", "shutdown"))
+
+    def _forget(self, task_id: str) -> None:
+        """The manager has forgotten the task, and so does its node."""
+        kept = self.ended_tasks.pop(task_id)
+        self.dirs.forget(task_id)
+        self.events.publish("container", "destroy", kept.container_id)
 
     def _add_runner(self, runner: Runner) -> None:
         self.runners[runner.task.id] = runner
@@ -357,6 +375,16 @@ class Agent:
 
     def report(self, task: Task, status: TaskStatus) -> None:
         self.manager.report({task.id: status})
+
+    def ended(self, kept: Kept) -> None:
+        if kept.task.id in self.assignments.tasks:
+            self.ended_tasks[kept.task.id] = kept
+        else:
+            self.dirs.forget(kept.task.id)
+
+    def happened(self, container: ContainerSpec, action: str, **attributes: str) -> None:
+        shown = {**container.labels, "image": container.image, "name": container.name, **attributes}
+        self.events.publish("container", action, container.id, shown)
 
 
 def _networks_of(task: Task) -> list[str]:

@@ -20,6 +20,7 @@ from meshnet.lab.spec import GOSSIP_PORT, MANAGER_PORT, Lab, LabNode
 
 HEARTBEAT = 1.0  # s; a lab's node that is lost is down after three of them, not after Swarm's 15 s
 AGENT, MANAGER = "agent", "manager"
+_CODE = {AGENT: ("meshnet.agent.main", "meshnet.api.node.server"), MANAGER: ("meshnet.api.process",)}
 AGENT_FILE, MANAGER_FILE = "settings.json", "manager.json"
 
 
@@ -104,7 +105,8 @@ def preload(roles: set[str]) -> None:
     """Imports the code of agents and managers into this process, so that its forks have it; compiles what is new."""
     bpfbuild.objects()
     for role in sorted(roles):
-        importlib.import_module({AGENT: "meshnet.agent.main", MANAGER: "meshnet.api.process"}[role])
+        for module in _CODE[role]:
+            importlib.import_module(module)
 
 
 def of_node(lab: Lab, node: LabNode) -> list[Daemon]:
@@ -138,8 +140,9 @@ def settle_here(lab: str, node: str, role: str) -> None:
 def run_agent(settings: AgentSettings) -> None:
     """Runs an agent in this process, which is in the node's namespace, until SIGTERM."""
     from meshnet.agent.main import run
+    from meshnet.api.node.server import EngineServer
 
-    run(settings)
+    run(settings, (EngineServer,))
 
 
 def run_manager(settings: ManagerSettings) -> None:
