@@ -18,6 +18,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/version", system.version),
     ("GET", "/info", system.info),
     ("GET", "/swarm", swarm.inspect_swarm),
+    ("GET", "/swarm/unlockkey", swarm.unlock_key),
     ("POST", "/swarm/update", swarm.update_swarm),
     ("GET", "/nodes", nodes.list_nodes),
     ("GET", "/nodes/{id}", nodes.inspect_node),

@@ -35,6 +35,11 @@ async def update_swarm(request: web.Request) -> web.Response:
     return web.Response()
 
 
+async def unlock_key(_: web.Request) -> web.Response:
+    """GET /swarm/unlockkey: there is none, as in any swarm whose managers are not locked."""
+    return answer({"UnlockKey": ""})
+
+
 TOKENS = {"worker": "rotateWorkerToken", "manager": "rotateManagerToken"}
 
 
@@ -62,7 +67,7 @@ def cluster(manager: Manager) -> shapes.Json:
         "RootRotationInProgress": trust.coming is not None,
         "DefaultAddrPool": list(settings.pools),
         "SubnetSize": settings.pool_size,
-        "DataPathPort": 4789,
+        "DataPathPort": settings.data_path_port,
     }
 
 

@@ -1,7 +1,7 @@
 """Who may use the manager's port: every route needs a certificate of this swarm, except the two that lead to one.
 
     GET  /v1/ca              the CA's certificate (PEM), which a join token names
-    POST /v1/certificates    {"Token", "CSR", "Node": Join} -> {"ID", "Certificate", "Root"}: a node becomes a member
+    POST /v1/certificates    {"Token", "CSR", "Node": Join} -> {"ID", "Certificate", "Root", "DataPathPort"}: joining
                              {"CSR"}, with a certificate -> the same: renewal
 
 A handshake with a certificate of another CA, or with one that has expired, fails before any route is reached.
@@ -134,13 +134,23 @@ class Admission:
             raise Refused("request", str(error), 400) from None
         if token is not None:
             join = replace(from_json(Join, body.get("Node")), id=identity.node, role=identity.role)
+            if join.role == "manager" and join.addr != manager.advertise.rpartition(":")[0]:
+                text = "a swarm has one manager so far: join as a worker, with what docker swarm join-token worker says"
+                raise Refused("second_manager", text, 501)
             await manager.state.write(
                 lambda view: operations.join_node(view, join, manager.ledger(view), manager.new_id, manager.advertise)[
                     0
                 ]
             )
         chain = keeper.issue(csr, identity)
-        return web.json_response({"ID": identity.node, "Certificate": chain, "Root": keeper.trust.root.certificate})
+        return web.json_response(
+            {
+                "ID": identity.node,
+                "Certificate": chain,
+                "Root": keeper.trust.root.certificate,
+                "DataPathPort": manager.settings.data_path_port,
+            }
+        )
 
     def _newcomer(self, token: str) -> Identity:
         cluster = self._manager.view.cluster

@@ -66,8 +66,6 @@ class ManagerClient:
         token: str = "",
         cache: Path | None = None,
     ) -> None:
-        if not addresses:
-            raise MeshnetError("no manager address is known")
         self.connected = False
         self._credentials = credentials
         self._token = token
@@ -84,6 +82,7 @@ class ManagerClient:
         self._urgent = asyncio.Event()
         self._taken = asyncio.Event()
         self._left = asyncio.Event()
+        self._counted = asyncio.Event()
         self._unwritten: Assignments | None = None
         self._writing: asyncio.TimerHandle | None = None
         self._session: aiohttp.ClientSession | None = None
@@ -120,8 +119,8 @@ class ManagerClient:
         return self.node_id
 
     async def _become_member(self) -> None:
-        if not self._token:
-            raise MeshnetError("this node is in no swarm, and has no token to join one")
+        if not self._token or not self._addresses:
+            raise MeshnetError("this node is in no swarm, and has no token and no manager's address to join one")
 
         async def attempt(address: str) -> None:
             await joining.join(self._http(), address, self._token, self._join, self._credentials, self._rng)
@@ -181,6 +180,10 @@ class ManagerClient:
             self._taken.clear()
             await self._taken.wait()
 
+    async def counted(self) -> None:
+        """Waits for the first heartbeat to be taken: from then on the manager counts on this node."""
+        await self._counted.wait()
+
     async def leave(self, timeout: float) -> None:
         """Says that this node stops, so that its tasks are started elsewhere; waits at most `timeout` seconds for that
         to be taken. Reports go on."""
@@ -202,6 +205,7 @@ class ManagerClient:
             leaving = await self._send()
             self._sending = {}
             self._taken.set()
+            self._counted.set()
             if leaving:
                 self._left.set()
 

@@ -181,6 +181,7 @@ class Join:
     role: str = "worker"
     labels: dict[str, str] = dataclasses.field(default_factory=dict)
     description: NodeDescription = NodeDescription()
+    availability: str = "active"
 
 
 def join_node(view: View, join: Join, ledger: Ledger, new_id: NewId, manager_addr: str) -> tuple[Changes, str]:
@@ -194,7 +195,7 @@ def join_node(view: View, join: Join, ledger: Ledger, new_id: NewId, manager_add
         raise MeshnetError("a node that joins must say its hostname and its address")
     node = view.nodes.get(join.id)
     if node is None:
-        node = Node(id=join.id or new_id(), spec=NodeSpec(role=join.role, labels=join.labels))
+        node = Node(id=join.id or new_id(), spec=NodeSpec("", join.labels, join.role, join.availability))
     host = manager_addr.rpartition(":")[0]
     leads = join.role == "manager" and host == join.addr
     joined = dataclasses.replace(

@@ -21,6 +21,7 @@ class Settings:
     images: the images that nodes can run, by name; None if the manager cannot know.
     advertise: host:port under which nodes reach this manager; the listening address if empty.
     key_period: seconds until the gossip key is changed.
+    data_path_port: UDP port of the overlay networks' tunnels, the same on every node.
     expiry: nanoseconds that the certificates of a new swarm's nodes are valid.
     """
 
@@ -35,3 +36,4 @@ class Settings:
     advertise: str = ""
     key_period: float = gossipkeys.PERIOD
     expiry: int = swarm.EXPIRY
+    data_path_port: int = 4789

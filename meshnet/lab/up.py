@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from meshnet import names
 from meshnet.errors import ConflictError, MeshnetError
@@ -49,6 +50,12 @@ def _other(namespace: str) -> str:
     return f"rename this lab or its node, or remove it with: ip netns del {namespace}"
 
 
+def bare(lab: Lab) -> Lab:
+    """The lab with nodes that are in no swarm yet."""
+    nodes = tuple(replace(node, role="worker") for node in lab.nodes)
+    return replace(lab, bare=True, nodes=nodes, networks=(), services=())
+
+
 def up(lab: Lab, report: Report = lambda _: None) -> None:
     """Makes the lab and returns when it works; `report` hears what is being done.
 
@@ -79,11 +86,12 @@ def up(lab: Lab, report: Report = lambda _: None) -> None:
 def _start(lab: Lab) -> None:
     """Managers first: the first one makes the swarm, whose join tokens the agents are given."""
     found = [daemon for node in lab.nodes for daemon in daemons.of_node(lab, node)]
-    daemons.write_managers(lab)
-    daemons.preload({daemons.MANAGER})
-    processes.spawn([daemon for daemon in found if daemon.role == daemons.MANAGER])
+    if not lab.bare:
+        daemons.write_managers(lab)
+        daemons.preload({daemons.MANAGER})
+        processes.spawn([daemon for daemon in found if daemon.role == daemons.MANAGER])
     daemons.preload({daemons.AGENT})
-    daemons.write_agents(lab, tokens(lab))
+    daemons.write_agents(lab, {} if lab.bare else tokens(lab))
     processes.spawn([daemon for daemon in found if daemon.role == daemons.AGENT])
 
 
@@ -117,13 +125,12 @@ def wait_ready(lab: Lab, nodes: list[str], report: Report, timeout: float = READ
     Raises MeshnetError with the end of a log as soon as a manager or agent of theirs has ended, or after `timeout`
     seconds.
     """
-    manager = engine.of_lab(lab)
     deadline = time.monotonic() + timeout
     while True:
         for node in nodes:
             for daemon in daemons.of_node(lab, state.node_of(lab, node)):
                 _check_alive(lab, node, daemon.role)
-        ready = _ready(manager, nodes) & _acquainted(lab, nodes)
+        ready = _listening(lab, nodes) if lab.bare else _ready(lab, nodes) & _acquainted(lab, nodes)
         waiting = [node for node in nodes if node not in ready]
         if not waiting:
             return
@@ -135,9 +142,14 @@ def wait_ready(lab: Lab, nodes: list[str], report: Report, timeout: float = READ
         time.sleep(engine.PAUSE)
 
 
-def _ready(manager: engine.Engine, nodes: list[str]) -> set[str]:
+def _listening(lab: Lab, nodes: list[str]) -> set[str]:
+    """Those of `nodes` whose agents answer, in a swarm or not."""
+    return {node for node in nodes if engine.listens(lab, node)}
+
+
+def _ready(lab: Lab, nodes: list[str]) -> set[str]:
     try:
-        members = manager.nodes()
+        members = engine.of_lab(lab).nodes()
     except MeshnetError:
         return set()
     return {one.description.hostname for one in members if one.status.state == "ready"} & set(nodes)

@@ -31,7 +31,7 @@ from meshnet.errors import MeshnetError, NotFoundError
 from meshnet.model import SECOND, NodeDescription
 
 RNG = Random(7)
-JOIN = Join(addr="127.0.0.9", description=NodeDescription(hostname="docker-9"))
+JOIN = Join(addr="127.0.0.1", description=NodeDescription(hostname="docker-9"))
 FAST = replace(SETTINGS, heartbeat=0.2)
 
 
@@ -276,9 +276,13 @@ def test_the_manager_token_makes_a_manager(tmp_path: Path) -> None:
         async with swarm(tmp_path) as it, session() as http:
             keeper, credentials = it.manager.keeper, Credentials(tmp_path / "x")
             token = keeper.tokens()["Manager"]
-            ident = await joining.join(http, it.manager.listen_address, token, JOIN, credentials, RNG)
+            await joining.join(http, it.manager.listen_address, token, JOIN, credentials, RNG)
             assert credentials.identity.role == "manager"
-            assert it.manager.view.nodes[ident].spec.role == "manager"
+            assert it.manager.view.nodes[credentials.identity.node].spec.role == "manager"
+            away = replace(JOIN, addr="127.0.0.7")
+            with pytest.raises(MeshnetError, match="a swarm has one manager so far"):
+                await joining.join(http, it.manager.listen_address, token, away, Credentials(tmp_path / "y"), RNG)
+            assert len(it.manager.view.nodes) == 1
 
     run(scenario)
 
@@ -365,10 +369,12 @@ def test_a_node_that_is_away_holds_the_old_ca(tmp_path: Path) -> None:
             coming = keeper.trust.coming
             assert coming is not None
             key = coming.public_key
-            known = it.manager.view.nodes
-            await eventually(
-                lambda: known[here.client.node_id].description.tls_info.cert_issuer_public_key == key, "one has it"
-            )
+
+            def seen() -> bool:
+                node = it.manager.view.nodes[here.client.node_id]
+                return node.description.tls_info.cert_issuer_public_key == key
+
+            await eventually(seen, "one has it")
             assert keeper.trust.coming is not None
             again = await it.node("docker-2")
             assert again.client.node_id == away.client.node_id

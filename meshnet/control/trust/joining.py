@@ -25,8 +25,10 @@ CA, CERTIFICATES = "/v1/ca", "/v1/certificates"
 
 async def join(
     http: aiohttp.ClientSession, manager: str, token: str, node: Join, credentials: Credentials, rng: Random
-) -> str:
-    """Makes this node a member through the manager at host:port; returns its id, and `credentials` has the rest.
+) -> int:
+    """Makes this node a member through the manager at host:port: `credentials` has its certificate then.
+
+    Returns the UDP port of the swarm's tunnels.
 
     Raises MeshnetError if the token, the CA or the manager says no, aiohttp.ClientError or OSError if nobody answers.
     """
@@ -41,7 +43,7 @@ async def join(
     url, context = f"https://{manager}{CERTIFICATES}", tls.client_context(root)
     answer = await ask(http, "POST", url, context, body, TIMEOUT)
     credentials.take(answer["Certificate"], key_text(key), answer["Root"])
-    return credentials.identity.node
+    return int(answer["DataPathPort"])
 
 
 async def fetch_root(http: aiohttp.ClientSession, manager: str) -> str:

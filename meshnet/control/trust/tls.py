@@ -133,4 +133,5 @@ def explained(error: BaseException) -> str:
             return _MEANINGS.get(reason, reason)
         inner = getattr(found, "os_error", None) or getattr(found, "certificate_error", None)
         found = inner or found.__cause__ or found.__context__
-    return str(error) or type(error).__name__
+    plain = getattr(error, "os_error", error)
+    return getattr(plain, "strerror", None) or str(plain) or type(plain).__name__
