@@ -179,9 +179,9 @@ class Agent:
         for runner in self.runners.values():
             await runner.abandon()
         await self.neighbours.stop()
-        del self.neighbours
         await self.manager.close()
         await self.datapath.destroy()
+        del self.neighbours
         self.credentials.forget()
         for task_id in list(self.ended_tasks):
             self._forget(task_id)

@@ -42,7 +42,7 @@ def stop(lab: Lab, name: str, report: Report = lambda _: None) -> None:
 
 def _renew_token(lab: Lab, name: str) -> None:
     """A node that was removed meanwhile needs the token of now; one that is a member needs none, nor a manager."""
-    if not lab.managers:
+    if lab.bare:
         return
     manager = lab.managers[0].name
     if processes.alive(lab.name, manager, daemons.MANAGER):
