@@ -121,16 +121,7 @@ class Agent:
             while not self._stop.is_set():
                 await self._until_stopped(_set(self._member))
                 if self._member.is_set() and not self._stop.is_set():
-                    await self._until_stopped(self._prepare_and_begin())
-                    await self._until_stopped(
-                        self._unless_removed(self._follow_manager()),
-                        self._get_acquainted(),
-                        self._reconcile(),
-                        self._unless_removed(self._heartbeats()),
-                        self._unless_removed(self.manager.renewals()),
-                        self._announce(),
-                        _set(self._leaving),
-                    )
+                    await self._be_member()
                 if self._leaving.is_set():
                     await self._start_over()
         finally:
@@ -140,6 +131,21 @@ class Agent:
         await self.manager.counted()
         self._begun.set()
         await self._wait_for_stop()
+
+    async def _be_member(self) -> None:
+        """One membership, until `stop()` or `leave()`, which may come before it has begun."""
+        await self._until_stopped(self._prepare_and_begin(), _set(self._leaving))
+        if self._stop.is_set() or self._leaving.is_set():
+            return
+        await self._until_stopped(
+            self._unless_removed(self._follow_manager()),
+            self._get_acquainted(),
+            self._reconcile(),
+            self._unless_removed(self._heartbeats()),
+            self._unless_removed(self.manager.renewals()),
+            self._announce(),
+            _set(self._leaving),
+        )
 
     async def enter(self, settings: AgentSettings, timeout: float) -> None:
         """Begins a membership of the swarm that the settings and the certificate name; also after a restart.
@@ -178,10 +184,12 @@ class Agent:
         """Forgets the swarm: certificate, tasks, assignments, members, and all that the kernel was given for it."""
         for runner in self.runners.values():
             await runner.abandon()
-        await self.neighbours.stop()
+        if self.joined:
+            await self.neighbours.stop()
         await self.manager.close()
         await self.datapath.destroy()
-        del self.neighbours
+        if self.joined:
+            del self.neighbours
         self.credentials.forget()
         for task_id in list(self.ended_tasks):
             self._forget(task_id)

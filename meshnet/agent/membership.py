@@ -117,7 +117,7 @@ class Membership:
         """Ends this node's tasks and its membership. Raises MeshnetError for the last manager without `force`."""
         async with self._turn:
             agent = self._agent
-            if not agent.joined:
+            if not agent.member:
                 raise MeshnetError(OUTSIDE, 503)
             manages = agent.settings.role == "manager"
             if manages and not force:
