@@ -98,6 +98,8 @@ class Membership:
             try:
                 return await self._enter((manager.advertise,), token, availability)
             except BaseException:
+                if self._agent.member:
+                    await self._agent.leave()
                 await managing.stop(manager.lab, manager.node)
                 managing.forget(manager.run_dir)
                 raise
