@@ -7,8 +7,7 @@ from random import SystemRandom
 from aiohttp import web
 
 from meshnet.api import filters, lists, shapes, validate
-from meshnet.api.http import answer, body_of, flag, manager_of, version_of
-from meshnet.codec import from_json
+from meshnet.api.http import answer, body_as, flag, manager_of, version_of
 from meshnet.control import operations
 from meshnet.control.manager import Manager
 from meshnet.model import ServiceSpec
@@ -22,9 +21,10 @@ async def list_services(request: web.Request) -> web.Response:
 
 
 async def inspect_service(request: web.Request) -> web.Response:
-    """GET /services/{id}"""
+    """GET /services/{id}, with `insertDefaults`."""
     view = manager_of(request).view
-    return answer(shapes.service(filters.find_service(view, request.match_info["id"]), view))
+    service = filters.find_service(view, request.match_info["id"])
+    return answer(shapes.service(service, view, defaults=flag(request, "insertDefaults")))
 
 
 async def create_service(request: web.Request) -> web.Response:
@@ -56,9 +56,7 @@ async def update_service(request: web.Request) -> web.Response:
 
 
 async def _spec(request: web.Request) -> ServiceSpec:
-    data = await body_of(request)
-    validate.check_supported(data)
-    return validate.service_spec(from_json(ServiceSpec, data), SystemRandom())
+    return validate.service_spec(await body_as(ServiceSpec, request), SystemRandom())
 
 
 def _warnings(manager: Manager, spec: ServiceSpec) -> list[str]:

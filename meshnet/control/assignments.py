@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from meshnet.codec import from_json, to_json
+from meshnet.codec import compact, from_json
 from meshnet.control.objects import Change, Object, kind_of
 from meshnet.control.view import View, alive, networks_of, uses_ingress
 from meshnet.errors import MeshnetError
@@ -161,7 +161,7 @@ def _told(thing: Told) -> Told:
 
 def snapshot_line(assignments: Assignments, rev: int) -> bytes:
     """The first line of a stream: everything."""
-    return _line({"type": "snapshot", "rev": rev, "assignments": to_json(assignments)})
+    return _line({"type": "snapshot", "rev": rev, "assignments": compact(assignments)})
 
 
 def delta_line(delta: Delta, rev: int) -> bytes:
@@ -170,7 +170,7 @@ def delta_line(delta: Delta, rev: int) -> bytes:
         {
             "type": "delta",
             "rev": rev,
-            "upserts": {table: to_json(things) for table, things in delta.upserts.items() if things},
+            "upserts": {table: compact(things) for table, things in delta.upserts.items() if things},
             "removals": {table: list(idents) for table, idents in delta.removals.items() if idents},
         }
     )

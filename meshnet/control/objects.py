@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
-from meshnet.codec import from_json, to_json
+from meshnet.codec import compact, from_json
 from meshnet.model import Network, Node, Service, Task, Version
 
 BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -78,8 +78,8 @@ def key_of(thing: Object) -> str:
 
 def encode(thing: Object) -> bytes:
     """The object as stored. Its version is not: the store knows it."""
-    data = to_json(thing)
-    del data["Version"]
+    data = compact(thing)
+    data.pop("Version", None)
     return json.dumps(data, separators=(",", ":")).encode()
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 from meshnet.control.allocator import task_networks
 from meshnet.control.constraints import satisfied
+from meshnet.control.defaults import restart_of
 from meshnet.control.objects import seconds, stamp
 from meshnet.control.restart import ENDED_ALONE, restarts, starts_at
 from meshnet.control.scheduler import eligible
@@ -158,7 +159,7 @@ class _Work:
         tasks = self.places[place]
         if any(wanted(other) for other in tasks.values()):
             return
-        if alive(task) or task.spec != template or restarts(template.restart_policy, task, tasks.values()):
+        if alive(task) or task.spec != template or restarts(restart_of(template), task, tasks.values()):
             self._create(service, place)
 
     def _create(self, service: Service, place: Place) -> None:
@@ -214,7 +215,7 @@ class _Work:
                 continue
             last = max(tasks.values(), key=_age, default=None)
             ended_alone = last is not None and last.status.state in ENDED_ALONE and last.spec == template
-            if last is None or not ended_alone or restarts(template.restart_policy, last, tasks.values()):
+            if last is None or not ended_alone or restarts(restart_of(template), last, tasks.values()):
                 self._create(service, node.id)
 
     def _update(self, service: Service) -> None:
@@ -252,7 +253,7 @@ class _Work:
 
     def _prune(self, service: Service, tasks: dict[str, Task]) -> None:
         """Forgets the oldest ended tasks of a place; as many stay as counting attempts needs."""
-        attempts = service.spec.task_template.restart_policy.max_attempts
+        attempts = restart_of(service.spec.task_template).max_attempts
         keep = max(self.history - 1, attempts + 1 if attempts > 0 else 0, 0)
         ended = sorted((task for task in tasks.values() if not alive(task) and not wanted(task)), key=_age)
         for task in ended[: max(0, len(ended) - keep)]:

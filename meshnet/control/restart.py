@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from meshnet.control.defaults import restart_delay, restart_of
 from meshnet.control.objects import seconds
 from meshnet.control.view import alive
 from meshnet.model import SECOND, Node, RestartPolicy, Task
@@ -22,7 +23,7 @@ def restarts(policy: RestartPolicy, task: Task, slot: Iterable[Task]) -> bool:
         return False
     if policy.max_attempts <= 0:
         return True
-    since = seconds(task.status.timestamp) - policy.window / SECOND if policy.window > 0 else 0.0
+    since = seconds(task.status.timestamp) - policy.window / SECOND if policy.window else 0.0
     ended = [
         item
         for item in slot
@@ -50,4 +51,4 @@ def starts_at(task: Task, slot: Iterable[Task], nodes: Mapping[str, Node]) -> fl
     latest = max(ended, key=lambda item: (seconds(item.status.timestamp), item.id))
     if latest.status.state not in ENDED_ALONE or latest.spec != task.spec:
         return 0.0
-    return seconds(latest.status.timestamp) + task.spec.restart_policy.delay / SECOND
+    return seconds(latest.status.timestamp) + restart_delay(restart_of(task.spec))

@@ -11,7 +11,7 @@ from typing import Any
 
 from meshnet.control.objects import Cluster, Cursor, Object
 from meshnet.ipam import number_of
-from meshnet.model import TERMINAL_STATES, Network, Node, Service, Task
+from meshnet.model import TERMINAL_STATES, Network, Node, Service, Task, Version
 
 
 class View:
@@ -124,6 +124,11 @@ def wanted(task: Task) -> bool:
 def counts(task: Task) -> bool:
     """Whether the task counts for its node when tasks are spread: it is there and wanted."""
     return bool(task.node_id) and alive(task) and wanted(task)
+
+
+def iteration_of(service: Service) -> Version | None:
+    """Which run of a job a service's tasks belong to; None if it is no job."""
+    return service.job_status.job_iteration if service.job_status else None
 
 
 def networks_of(service: Service) -> list[str]:

@@ -267,10 +267,10 @@ def test_shapes_of_a_real_engine(tmp_path: Path) -> None:
         assert template["ContainerSpec"] == {
             "Image": "nginx:latest",
             "Args": ["sleep", "1000"],
-            "DNSConfig": {},
+            "Init": False,
             "Isolation": "default",
         }
-        assert template["Resources"] == {"Limits": {}, "Reservations": {}}
+        assert "Resources" not in template
         assert (template["Placement"], template["ForceUpdate"], template["Runtime"]) == ({}, 0, "container")
         tasks = api.process.manager.view.tasks
         await eventually(lambda: len(tasks) == 1, "the task exists")
