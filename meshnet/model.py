@@ -339,8 +339,8 @@ class TaskStatus:
 class Task:
     """One instance of a service, bound to at most one node for its whole life, never reused.
 
-    `running_since` is when it ran first, and `failures` how many of its predecessors failed in a row; these two are
-    the manager's own.
+    `running_since` and `ended_at` are by the manager's clock, and `failures` says how many of its predecessors failed
+    in a row: the manager's own, which nobody is told.
     """
 
     id: str = named("ID", "")
@@ -356,6 +356,7 @@ class Task:
     networks_attachments: tuple[NetworkAttachment, ...] = ()
     job_iteration: Version | None = None
     running_since: str = ""
+    ended_at: str = ""
     failures: int = count()
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from meshnet.api.filters import Filters, any_equal, any_prefix, find_node, labels_match
+from meshnet.control.allocator import task_networks
+from meshnet.control.orchestrator import outdated
 from meshnet.control.view import View, wanted
 from meshnet.errors import NotFoundError
 from meshnet.model import Network, Node, Service, Task, task_name
@@ -103,7 +105,7 @@ def _name(view: View, task: Task) -> str:
 
 def _up_to_date(view: View, task: Task) -> bool:
     service = view.services.get(task.service_id)
-    return service is not None and task.spec == service.spec.task_template
+    return service is not None and not outdated(view, service, task, task_networks(view, service))
 
 
 def _labels(view: View, task: Task) -> dict[str, str]:

@@ -40,7 +40,7 @@ def assignments_of(view: View, node_id: str) -> Assignments:
     return Assignments(
         node=node,
         tasks=tasks,
-        services={ident: view.services[ident] for ident in sorted(services) if ident in view.services},
+        services={ident: _for_nodes(view.services[ident]) for ident in sorted(services) if ident in view.services},
         networks={ident: view.networks[ident] for ident in sorted(networks) if ident in view.networks},
     )
 
@@ -122,10 +122,12 @@ class Feed:
 
     def _simple_service(self, ident: str, after: Object | None, upserts: dict[str, Told]) -> bool:
         known = self.told.services.get(ident)
-        if not isinstance(after, Service) or known is not None:
-            return after is None and known is None
+        if not isinstance(after, Service):
+            return known is None
+        if known is not None:
+            return not _differs(known, _for_nodes(after))
         if uses_ingress(after) or any(network in self.told.networks for network in networks_of(after)):
-            self.told.services[ident] = upserts[ident] = after
+            self.told.services[ident] = upserts[ident] = _for_nodes(after)
         return True
 
     def _simple_task(self, before: Object | None, after: Object | None, upserts: dict[str, Told]) -> bool:
@@ -145,6 +147,13 @@ class Feed:
         return isinstance(task, Task) and task.node_id == self._node_id and task.desired_state != "ready"
 
 
+def _for_nodes(service: Service) -> Service:
+    """The service without what only the manager needs: how its update goes and what it was before."""
+    if service.update_status is None and not service.previous_specs:
+        return service
+    return dataclasses.replace(service, update_status=None, previous_specs=())
+
+
 def _differs(old: Told | None, new: Told) -> bool:
     if old is new:
         return False
@@ -155,7 +164,9 @@ def _told(thing: Told) -> Told:
     """The object without what changes for the manager's own use."""
     if isinstance(thing, Task):
         status = TaskStatus() if alive(thing) else TaskStatus(state=thing.status.state)
-        return dataclasses.replace(thing, version=Version(), updated_at="", status=status)
+        return dataclasses.replace(
+            thing, version=Version(), updated_at="", status=status, running_since="", ended_at="", failures=0
+        )
     return dataclasses.replace(thing, version=Version(), updated_at="")
 
 

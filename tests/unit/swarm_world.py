@@ -79,6 +79,11 @@ class World:
         index = service.version.index
         self.commit(operations.update_service(self.view, service, index, spec, self.ledger()))
 
+    def rollback(self, service_id: str, steps: int = 1) -> None:
+        service = self.view.services[service_id]
+        index = service.version.index
+        self.commit(operations.rollback_service(self.view, service, index, steps, self.ledger(), self.now))
+
     def remove(self, service_id: str) -> None:
         self.commit(operations.remove_service(self.view.services[service_id]))
 
