@@ -6,6 +6,7 @@ recordings of a real engine are the reference (API 1.41).
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from meshnet.codec import shown
@@ -62,6 +63,9 @@ def service(thing: Service, view: View, status: bool = False, defaults: bool = F
     described["Endpoint"] = _endpoint(thing)
     if thing.update_status is not None:
         described["UpdateStatus"] = shown(thing.update_status)
+    waiting = _waiting(thing, view)
+    if waiting:
+        described["Waiting"] = waiting
     if status:
         described["ServiceStatus"] = _status(thing, view)
     if thing.job_status is not None:
@@ -73,6 +77,16 @@ def _endpoint(thing: Service) -> Json:
     if not thing.endpoint.ports and not thing.endpoint.virtual_ips:
         return {"Spec": {}}
     return {name: item for name, item in shown(thing.endpoint).items() if item or name == "Spec"}
+
+
+def _waiting(thing: Service, view: View) -> list[str]:
+    """Why tasks of the service have no address or no node, each reason once with how many it holds up.
+
+    The Engine has no such field; there a service says nothing of it.
+    """
+    tasks = view.tasks_of.get(thing.id, {}).values()
+    reasons = Counter(task.status.err for task in tasks if task.id in view.waiting and task.status.err)
+    return [f"{count} task{'s' if count > 1 else ''}: {reason}" for reason, count in sorted(reasons.items())]
 
 
 def _status(thing: Service, view: View) -> Json:

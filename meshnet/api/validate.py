@@ -89,7 +89,6 @@ def service_spec(spec: ServiceSpec, rng: Random) -> ServiceSpec:
     )
     if checked.mode.job:
         _check_job(checked)
-        raise MeshnetError("Mode: jobs are not supported yet", 501)
     container_spec = checked.task_template.container_spec
     if container_spec.secrets or container_spec.configs:
         raise MeshnetError("TaskTemplate.ContainerSpec: Secrets and Configs are not supported yet", 501)

@@ -129,6 +129,8 @@ def touched(thing: Object, now: float) -> Object:
             running_since=thing.running_since or (text if runs else ""),
             ended_at=thing.ended_at or (text if over else ""),
         )
+    if isinstance(thing, Service) and thing.job_status is not None and not thing.job_status.last_execution:
+        thing = dataclasses.replace(thing, job_status=dataclasses.replace(thing.job_status, last_execution=text))
     return dataclasses.replace(thing, created_at=thing.created_at or text, updated_at=text)
 
 

@@ -17,6 +17,7 @@ from meshnet.model import (
     TERMINAL_STATES,
     IPAMConfig,
     IPAMOptions,
+    JobStatus,
     ManagerStatus,
     Network,
     NetworkAttachmentConfig,
@@ -93,7 +94,8 @@ def create_service(view: View, spec: ServiceSpec, ledger: Ledger, new_id: NewId)
         raise ConflictError(f"rpc error: code = AlreadyExists desc = {text}")
     spec = _resolved(view, spec)
     _check_ports(view, spec.endpoint_spec.ports, "")
-    service = give_service(ledger, Service(id=new_id(), spec=spec))
+    job = JobStatus() if spec.mode.job else None
+    service = give_service(ledger, Service(id=new_id(), spec=spec, job_status=job))
     return Changes((service, *ledger.cursors()))
 
 
@@ -112,7 +114,17 @@ def update_service(view: View, service: Service, version: int, spec: ServiceSpec
     if updated.spec != service.spec:
         previous = (service.spec, *previous)[:KEPT_SPECS]
     updated = dataclasses.replace(updated, previous_specs=previous, update_status=None)
-    return Changes((updated, *ledger.cursors()))
+    return Changes((_rerun(updated, service), *ledger.cursors()))
+
+
+def _rerun(updated: Service, before: Service) -> Service:
+    """A job whose template changed, if only by `--force`, runs again; a job has no spec to go back to."""
+    if updated.job_status is None:
+        return updated
+    status = updated.job_status
+    if updated.spec.task_template != before.spec.task_template:
+        status = JobStatus(Version(status.job_iteration.index + 1))
+    return dataclasses.replace(updated, previous_specs=(), job_status=status)
 
 
 def rollback_service(view: View, service: Service, version: int, steps: int, ledger: Ledger, now: float) -> Changes:

@@ -21,11 +21,12 @@ from dataclasses import dataclass, field
 from meshnet.control.allocator import task_networks
 from meshnet.control.constraints import satisfied
 from meshnet.control.defaults import restart_of
+from meshnet.control.jobs import to_start
 from meshnet.control.objects import seconds, stamp
 from meshnet.control.restart import ENDED_ALONE, failures_before, restarts, starts_at
 from meshnet.control.scheduler import eligible
 from meshnet.control.updater import ACTIVE, Place, advance
-from meshnet.control.view import View, alive, wanted
+from meshnet.control.view import View, alive, iteration_of, wanted
 from meshnet.model import Node, Service, Task, TaskStatus
 
 
@@ -84,6 +85,9 @@ class _Work:
 
     def fill(self, service: Service) -> None:
         """Brings every place of the service to what it must hold."""
+        if service.spec.mode.job:
+            self._fill_job(service)
+            return
         for place, tasks in list(self.places.items()):
             for task in list(tasks.values()):
                 if wanted(task) and not self._fit(service, task):
@@ -173,6 +177,7 @@ class _Work:
             service_id=service.id,
             slot=place if isinstance(place, int) else 0,
             node_id=place if isinstance(place, str) else "",
+            job_iteration=iteration_of(service),
             failures=failures_before(self.places[place].values(), service.spec.task_template),
             status=TaskStatus(stamp(self.now), "new", "created"),
             desired_state="ready",
@@ -191,6 +196,23 @@ class _Work:
             self._remove_place(victim)
         for slot_ in [slot_ for slot_ in self.places if slot_ not in filled and not self._wanted_in(slot_)]:
             self._remove_place(slot_)
+
+    def _fill_job(self, service: Service) -> None:
+        iteration = iteration_of(service)
+        for place, tasks in list(self.places.items()):
+            for task in list(tasks.values()):
+                if task.job_iteration != iteration:
+                    self.end(task, "remove")
+                    del tasks[task.id]
+                elif wanted(task) and task.status.state != "complete" and not self._fit(service, task):
+                    self._shut(place, task)
+        constraints = service.spec.task_template.placement.constraints
+        nodes = [node.id for node in self.nodes.values() if eligible(node, constraints)]
+        for place in to_start(service, self.places, nodes):
+            self._create(service, place)
+        for tasks in self.places.values():
+            self._promote(tasks)
+            self._prune(service, tasks)
 
     def _filled(self, service: Service, tasks: Mapping[str, Task]) -> bool:
         """A slot counts while it has a wanted task, or one that ended for good under the present spec."""
@@ -253,7 +275,10 @@ class _Work:
         status = service.update_status
         updating = status is not None and status.state in ACTIVE
         keep = max(self.history - 1, attempts + 1 if attempts > 0 else 0, int(updating))
-        ended = sorted((task for task in tasks.values() if not alive(task) and not wanted(task)), key=_age)
+        ended = [task for task in tasks.values() if not alive(task) and not wanted(task)]
+        if len(ended) <= keep:
+            return
+        ended.sort(key=_age)
         for task in ended[: max(0, len(ended) - keep)]:
             self.forget(task)
             del tasks[task.id]

@@ -18,7 +18,7 @@ class View:
     """Objects by id and by what they refer to.
 
     `taken` holds, per network id, the addresses in use as integers; `waiting` the tasks that need addresses or a node;
-    `load` how many tasks count for a node when tasks are spread.
+    `load` how many tasks count for a node when tasks are spread; `ingress` is that network, if there is one.
     """
 
     def __init__(self) -> None:
@@ -32,6 +32,7 @@ class View:
         self.tasks_of: dict[str, dict[str, Task]] = defaultdict(dict)
         self.tasks_on: dict[str, dict[str, Task]] = defaultdict(dict)
         self.services_on: dict[str, set[str]] = defaultdict(set)
+        self.ingress: Network | None = None
         self.published: set[str] = set()
         self.service_named: dict[str, str] = {}
         self.network_named: dict[str, str] = {}
@@ -68,11 +69,6 @@ class View:
     def cluster(self) -> Cluster | None:
         return next(iter(self.clusters.values()), None)
 
-    @property
-    def ingress(self) -> Network | None:
-        """The ingress network; None if there is none."""
-        return next((network for network in self.networks.values() if network.spec.ingress), None)
-
     def _index(self, thing: Object, present: bool) -> None:
         for network, address in addresses_of(thing):
             _put_or_discard(self.taken[network], number_of(address), present)
@@ -95,6 +91,8 @@ class View:
                 _put_or_discard(self.services_on[network], thing.id, present)
         elif isinstance(thing, Network):
             _name(self.network_named, thing.spec.name, thing.id, present)
+            if thing.spec.ingress:
+                self.ingress = thing if present else None
 
 
 def _put_or_discard(members: set[Any], member: Any, present: bool) -> None:

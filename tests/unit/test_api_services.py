@@ -138,7 +138,13 @@ def test_global_and_random_ports(tmp_path: Path) -> None:
         ),
         (service("x", Mode={"Replicated": {"Replicas": -1}}), 400, "Mode.Replicated.Replicas"),
         (service("x", Mode={"Replicated": {"Replicas": "2"}}), 400, "Mode.Replicated.Replicas: a whole number"),
-        (service("x", Mode={"ReplicatedJob": {}}), 501, "jobs are not supported yet"),
+        (service("x", Mode={"ReplicatedJob": {"MaxConcurrent": -1}}), 400, "Mode.ReplicatedJob.MaxConcurrent"),
+        (service("x", Mode={"GlobalJob": {}, "Global": {}}), 400, "must specify only one service mode"),
+        (
+            service("x", Mode={"GlobalJob": {}}, UpdateConfig={}),
+            400,
+            "update and rollback configuration is not supported for jobs",
+        ),
         (
             {"Name": "x", "TaskTemplate": {"ContainerSpec": {"Image": "app:1", "Secrets": [{"SecretID": "s"}]}}},
             400,
