@@ -18,7 +18,10 @@ from meshnet.containerspec import Mount as Mount
 from meshnet.containerspec import ResourceRequirements as ResourceRequirements
 from meshnet.containerspec import Resources as Resources
 from meshnet.containerspec import SecretReference as SecretReference
+from meshnet.containerspec import Version as Version
 from meshnet.containerspec import count, named
+from meshnet.secretspec import Config as Config
+from meshnet.secretspec import Secret as Secret
 
 SECOND = 1_000_000_000
 
@@ -47,13 +50,6 @@ _RANK = {state: rank for rank, state in enumerate(TASK_STATES)}
 def state_rank(state: str) -> int:
     """Position of a task state in its life; later states have higher ranks. KeyError for an unknown state."""
     return _RANK[state]
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """The store revision of an object's last change: what an update must name to be accepted."""
-
-    index: int = count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -446,6 +442,8 @@ class Assignments:
     tasks: dict[str, Task] = field(default_factory=dict)
     services: dict[str, Service] = field(default_factory=dict)
     networks: dict[str, Network] = field(default_factory=dict)
+    secrets: dict[str, Secret] = field(default_factory=dict)
+    configs: dict[str, Config] = field(default_factory=dict)
 
 
 def mac_of(ip: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from meshnet.api.filters import Filters, any_equal, any_prefix, find_node, labels_match
@@ -10,12 +10,14 @@ from meshnet.control.allocator import task_networks
 from meshnet.control.orchestrator import outdated
 from meshnet.control.view import View, wanted
 from meshnet.errors import NotFoundError
-from meshnet.model import Network, Node, Service, ServiceMode, Task, task_name
+from meshnet.model import Config, Network, Node, Secret, Service, ServiceMode, Task, task_name
 
-T = TypeVar("T", Node, Service, Network, Task)
+T = TypeVar("T", Node, Service, Network, Task, Secret, Config)
+C = TypeVar("C", Secret, Config)
 NODES = ("id", "name", "label", "node.label", "membership", "role")
 SERVICES = ("id", "name", "label", "mode", "runtime")
 NETWORKS = ("id", "name", "label", "driver", "scope", "type", "dangling")
+CONFIDENTIAL = ("id", "name", "names", "label")
 TASKS = ("id", "name", "label", "service", "node", "desired-state", "runtime", "_up-to-date")
 
 
@@ -45,6 +47,18 @@ def services(view: View, filters: Filters) -> list[Service]:
         and any_equal(filters, "mode", mode_name(service.spec.mode))
         and any_equal(filters, "runtime", "container")
         and labels_match(filters, "label", service.spec.labels)
+    )
+
+
+def confidential(things: Mapping[str, C], filters: Filters) -> list[C]:
+    """Secrets or configs. `name` is how a name begins, `names` the whole of it, as in the Engine."""
+    return _ordered(
+        thing
+        for thing in things.values()
+        if any_prefix(filters, "id", thing.id)
+        and any_prefix(filters, "name", thing.spec.name)
+        and any_equal(filters, "names", thing.spec.name)
+        and labels_match(filters, "label", thing.spec.labels)
     )
 
 

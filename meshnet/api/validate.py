@@ -14,7 +14,7 @@ from random import Random
 from meshnet.api.validate_container import container, duration, resources
 from meshnet.control.constraints import parse
 from meshnet.control.defaults import deadline_of, placement_of
-from meshnet.control.operations import invalid
+from meshnet.control.refusals import invalid
 from meshnet.errors import MeshnetError
 from meshnet.ipam import RESERVED_PORTS
 from meshnet.model import (
@@ -89,9 +89,6 @@ def service_spec(spec: ServiceSpec, rng: Random) -> ServiceSpec:
     )
     if checked.mode.job:
         _check_job(checked)
-    container_spec = checked.task_template.container_spec
-    if container_spec.secrets or container_spec.configs:
-        raise MeshnetError("TaskTemplate.ContainerSpec: Secrets and Configs are not supported yet", 501)
     return checked
 
 

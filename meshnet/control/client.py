@@ -19,7 +19,7 @@ from typing import Any
 import aiohttp
 
 from meshnet.codec import from_json, to_json
-from meshnet.control.assignments import follow
+from meshnet.control.assignments import follow, for_disk
 from meshnet.control.operations import Join
 from meshnet.errors import MeshnetError, NotFoundError
 from meshnet.files import replace_text
@@ -226,7 +226,7 @@ class ManagerClient:
         self._writing = None
         if self._cache is None or self._unwritten is None:
             return
-        replace_text(self._cache, json.dumps(to_json(self._unwritten)))
+        replace_text(self._cache, json.dumps(to_json(for_disk(self._unwritten))))
         self._unwritten = None
 
 

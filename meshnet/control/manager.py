@@ -27,6 +27,7 @@ from meshnet.control.settings import Settings
 from meshnet.control.settle import settle
 from meshnet.control.sqlite import SqliteStore
 from meshnet.control.state import State
+from meshnet.control.vault import Vault
 from meshnet.control.view import View
 from meshnet.errors import MeshnetError
 from meshnet.model import Node, Service, Task
@@ -34,6 +35,7 @@ from meshnet.model import Node, Service, Task
 log = logging.getLogger(__name__)
 DEBOUNCE = 0.003
 RETRY = 1.0
+KEY_FILE = "secrets.key"
 
 
 class Manager:
@@ -45,6 +47,7 @@ class Manager:
         self.settings = settings
         self.listen_address = listen_address
         self.state: State
+        self.vault: Vault
         self._data_dir = data_dir
         self._rng = SystemRandom()
         self._store: SqliteStore
@@ -81,6 +84,7 @@ class Manager:
         self.state = State(self._store, time.time)
         try:
             await self.state.start()
+            self._open_vault()
             await self.state.write(lambda view: operations.start_cluster(view, self.ledger(view), self.new_id))
             self.listen_address = await self._dispatcher.start(self.listen_address)
         except BaseException:
@@ -106,6 +110,13 @@ class Manager:
         await self._dispatcher.stop()
         await self.state.stop()
         await self._store.close()
+
+    def _open_vault(self) -> None:
+        """Secrets that cannot be read would be found out by the tasks that need them: better now."""
+        secrets = self.view.secrets.values()
+        self.vault = self.view.vault = Vault.load(self._data_dir / KEY_FILE, create=not secrets)
+        for secret in secrets:
+            self.vault.open(secret.sealed, secret.id)
 
     def ledger(self, view: View) -> Ledger:
         """A ledger for one decision, with this swarm's pools."""

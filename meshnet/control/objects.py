@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 from meshnet.codec import compact, from_json
-from meshnet.model import TERMINAL_STATES, Network, Node, Service, Task, Version
+from meshnet.model import TERMINAL_STATES, Config, Network, Node, Secret, Service, Task, Version
 
 BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
 ID_LENGTH = 25
@@ -37,12 +37,14 @@ class Cursor:
     last: str = ""
 
 
-Object = Node | Network | Service | Task | Cluster | Cursor
+Object = Node | Network | Service | Task | Cluster | Cursor | Secret | Config
 KINDS: dict[str, type] = {
     "cluster": Cluster,
+    "config": Config,
     "cursor": Cursor,
     "network": Network,
     "node": Node,
+    "secret": Secret,
     "service": Service,
     "task": Task,
 }

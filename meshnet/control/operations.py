@@ -1,7 +1,6 @@
 """What people and nodes may ask for, as functions of the view: each gives the changes, or refuses and changes nothing.
 
-Refusals carry Swarm's own words where Swarm refuses the same (`rpc error: code = ...` is how its manager's errors
-reach a user through the Engine API) and the HTTP status that the Engine gives them.
+Refusals carry Swarm's own words where Swarm refuses the same, and the HTTP status that the Engine gives them.
 """
 
 from __future__ import annotations
@@ -10,7 +9,9 @@ import dataclasses
 from collections.abc import Callable, Iterable
 
 from meshnet.control.allocator import Ledger, give_network, give_node, give_service
+from meshnet.control.confidential import check_references
 from meshnet.control.objects import Changes, Cluster, stamp
+from meshnet.control.refusals import check_version, exists, invalid, precondition
 from meshnet.control.view import View, alive, wanted
 from meshnet.errors import ConflictError, MeshnetError, NotFoundError
 from meshnet.model import (
@@ -40,16 +41,6 @@ INGRESS = "ingress"
 KEPT_SPECS = 5
 
 
-def invalid(text: str) -> MeshnetError:
-    """Swarm's InvalidArgument."""
-    return MeshnetError(f"rpc error: code = InvalidArgument desc = {text}", 400)
-
-
-def precondition(text: str) -> MeshnetError:
-    """Swarm's FailedPrecondition."""
-    return MeshnetError(f"rpc error: code = FailedPrecondition desc = {text}", 400)
-
-
 def start_cluster(view: View, ledger: Ledger, new_id: NewId) -> Changes:
     """Makes the swarm and its ingress network if they do not exist."""
     if view.cluster is not None:
@@ -68,7 +59,7 @@ def create_network(view: View, spec: NetworkSpec, ledger: Ledger, new_id: NewId)
         raise ConflictError(f"network with name {spec.name} already exists")
     if spec.ingress and view.ingress is not None:
         text = f"ingress network ({view.ingress.id}) is already present"
-        raise ConflictError(f"rpc error: code = AlreadyExists desc = {text}")
+        raise exists(text)
     network = give_network(ledger, Network(id=new_id(), spec=spec))
     return Changes((network, *ledger.cursors()))
 
@@ -91,8 +82,9 @@ def create_service(view: View, spec: ServiceSpec, ledger: Ledger, new_id: NewId)
     """A service with its VIPs and ports. `spec` is validated; its networks may still be names."""
     if spec.name in view.service_named:
         text = f"name conflicts with an existing object: service {spec.name} already exists"
-        raise ConflictError(f"rpc error: code = AlreadyExists desc = {text}")
+        raise exists(text)
     spec = _resolved(view, spec)
+    check_references(view, spec)
     _check_ports(view, spec.endpoint_spec.ports, "")
     job = JobStatus() if spec.mode.job else None
     service = give_service(ledger, Service(id=new_id(), spec=spec, job_status=job))
@@ -150,14 +142,9 @@ def rollback_service(view: View, service: Service, version: int, steps: int, led
 def respecified(view: View, service: Service, spec: ServiceSpec, ledger: Ledger) -> Service:
     """The service with another spec and the ports and VIPs for it. Raises MeshnetError if it cannot have them."""
     spec = _resolved(view, spec)
+    check_references(view, spec)
     _check_ports(view, spec.endpoint_spec.ports, service.id)
     return give_service(ledger, dataclasses.replace(service, spec=spec))
-
-
-def check_version(version: int, present: Version) -> None:
-    """Refuses a change of an object that was read before its last change."""
-    if version != present.index:
-        raise MeshnetError("rpc error: code = Unknown desc = update out of sequence", 500)
 
 
 def _kind(mode: ServiceMode) -> tuple[bool, bool]:

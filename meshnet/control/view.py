@@ -10,15 +10,17 @@ from collections.abc import Iterable
 from typing import Any
 
 from meshnet.control.objects import Cluster, Cursor, Object
+from meshnet.control.vault import Vault
 from meshnet.ipam import number_of
-from meshnet.model import TERMINAL_STATES, Network, Node, Service, Task, Version
+from meshnet.model import TERMINAL_STATES, Config, Network, Node, Secret, Service, Task, Version
 
 
 class View:
     """Objects by id and by what they refer to.
 
     `taken` holds, per network id, the addresses in use as integers; `waiting` the tasks that need addresses or a node;
-    `load` how many tasks count for a node when tasks are spread; `ingress` is that network, if there is one.
+    `load` how many tasks count for a node when tasks are spread; `ingress` is that network, if there is one;
+    `vault` opens the secrets.
     """
 
     def __init__(self) -> None:
@@ -29,6 +31,9 @@ class View:
         self.tasks: dict[str, Task] = {}
         self.clusters: dict[str, Cluster] = {}
         self.cursors: dict[str, Cursor] = {}
+        self.secrets: dict[str, Secret] = {}
+        self.configs: dict[str, Config] = {}
+        self.vault: Vault | None = None
         self.tasks_of: dict[str, dict[str, Task]] = defaultdict(dict)
         self.tasks_on: dict[str, dict[str, Task]] = defaultdict(dict)
         self.services_on: dict[str, set[str]] = defaultdict(set)
@@ -45,6 +50,8 @@ class View:
             "service": self.services,
             "task": self.tasks,
             "cluster": self.clusters,
+            "config": self.configs,
+            "secret": self.secrets,
             "cursor": self.cursors,
         }
 
