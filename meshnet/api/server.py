@@ -40,6 +40,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("DELETE", "/configs/{id}", confidential.remove_config),
     ("GET", "/networks", networks.list_networks),
     ("POST", "/networks/create", networks.create_network),
+    ("POST", "/networks/prune", networks.prune_networks),
     ("GET", "/networks/{id}", networks.inspect_network),
     ("DELETE", "/networks/{id}", networks.remove_network),
 )

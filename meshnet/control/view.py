@@ -151,7 +151,12 @@ def addresses_of(thing: Object) -> list[tuple[str, str]]:
     if isinstance(thing, Service):
         return [(vip.network_id, vip.addr) for vip in thing.endpoint.virtual_ips]
     if isinstance(thing, Network):
-        return [(thing.id, config.gateway) for config in thing.ipam_options.configs if config.gateway]
+        return [
+            (thing.id, address)
+            for config in thing.ipam_options.configs
+            for address in (config.gateway, *config.auxiliary_addresses.values())
+            if address
+        ]
     if isinstance(thing, Node):
         return [(item.network_id, address) for item in thing.attachments for address in item.addresses]
     if isinstance(thing, Task) and alive(thing):
