@@ -370,11 +370,21 @@ class Engine:
 
 
 @dataclass(frozen=True, slots=True)
+class TLSInfo:
+    """Which CA: its certificate (PEM), and the name and key (DER, base64) of who signs for it."""
+
+    trust_root: str = ""
+    cert_issuer_subject: str = ""
+    cert_issuer_public_key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class NodeDescription:
     hostname: str = ""
     platform: Platform = Platform("x86_64", "linux")
     resources: Resources = Resources()
     engine: Engine = Engine()
+    tls_info: TLSInfo = named("TLSInfo", TLSInfo())
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from meshnet.api import confidential, networks, nodes, services, system
+from meshnet.api import confidential, networks, nodes, services, swarm, system
 from meshnet.api.http import LIMIT, MANAGER, Handler, middleware
 from meshnet.control.manager import Manager
 from meshnet.errors import MeshnetError
@@ -17,6 +17,9 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("HEAD", "/_ping", system.ping),
     ("GET", "/version", system.version),
     ("GET", "/info", system.info),
+    ("GET", "/swarm", swarm.inspect_swarm),
+    ("GET", "/swarm/unlockkey", swarm.unlock_key),
+    ("POST", "/swarm/update", swarm.update_swarm),
     ("GET", "/nodes", nodes.list_nodes),
     ("GET", "/nodes/{id}", nodes.inspect_node),
     ("POST", "/nodes/{id}/update", nodes.update_node),

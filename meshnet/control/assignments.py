@@ -236,6 +236,16 @@ def bookmark_line(rev: int) -> bytes:
     return _line({"type": "bookmark", "rev": rev})
 
 
+def trust_line(trust: dict[str, Any], rev: int) -> bytes:
+    """Which CA and which keys are in force now: not an assignment, but told the same way."""
+    return _line({"type": "trust", "rev": rev, "trust": trust})
+
+
+def trust_of(line: bytes) -> Any:
+    """What a line of a stream says of CA and keys; None for a line of another kind."""
+    return json.loads(line)["trust"] if line.startswith(b'{"type":"trust"') else None
+
+
 def _line(message: dict[str, Any]) -> bytes:
     return json.dumps(message, separators=(",", ":")).encode() + b"\n"
 

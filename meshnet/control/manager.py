@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from meshnet.control.settings import Settings
 from meshnet.control.settle import settle
 from meshnet.control.sqlite import SqliteStore
 from meshnet.control.state import State
+from meshnet.control.trust.keeper import KEY_FILE, Keeper
 from meshnet.control.vault import Vault
 from meshnet.control.view import View
 from meshnet.errors import MeshnetError
@@ -35,7 +37,6 @@ from meshnet.model import Node, Service, Task
 log = logging.getLogger(__name__)
 DEBOUNCE = 0.003
 RETRY = 1.0
-KEY_FILE = "secrets.key"
 
 
 class Manager:
@@ -43,7 +44,7 @@ class Manager:
 
     def __init__(self, data_dir: Path, listen_address: str, settings: Settings) -> None:
         if not settings.lab:
-            raise MeshnetError("a manager runs only inside a lab until it has TLS; start one with `meshnet lab up`")
+            raise MeshnetError("a manager runs only inside a lab so far; start one with `meshnet lab up`")
         self.settings = settings
         self.listen_address = listen_address
         self.state: State
@@ -52,6 +53,7 @@ class Manager:
         self._rng = SystemRandom()
         self._store: SqliteStore
         self._heartbeats = Heartbeats(settings.heartbeat, settings.grace)
+        self.keeper = Keeper(data_dir, settings.key_period, settings.expiry)
         self._dispatcher = Dispatcher(self)
         self._dirty: set[str] = set()
         self._work = asyncio.Event()
@@ -77,6 +79,7 @@ class Manager:
     async def start(self) -> None:
         """Opens the store, listens, and begins to work. Raises MeshnetError if the port or the store cannot be had."""
         self._data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(os.open(self._data_dir / "swarm.db", os.O_WRONLY | os.O_CREAT, 0o600))
         try:
             self._store = await SqliteStore.open(self._data_dir / "swarm.db")
         except sqlite3.Error as error:
@@ -84,8 +87,9 @@ class Manager:
         self.state = State(self._store, time.time)
         try:
             await self.state.start()
-            self._open_vault()
             await self.state.write(lambda view: operations.start_cluster(view, self.ledger(view), self.new_id))
+            await self.keeper.start(self.state)
+            self._open_vault()
             self.listen_address = await self._dispatcher.start(self.listen_address)
         except BaseException:
             await self.state.stop()
@@ -98,6 +102,7 @@ class Manager:
         self._loops = [
             asyncio.create_task(self._settle_forever(), name="controllers"),
             asyncio.create_task(self._watch_nodes(), name="node health"),
+            asyncio.create_task(self.keeper.tend(), name="certificates and keys"),
         ]
 
     async def stop(self) -> None:
@@ -113,9 +118,8 @@ class Manager:
 
     def _open_vault(self) -> None:
         """Secrets that cannot be read would be found out by the tasks that need them: better now."""
-        secrets = self.view.secrets.values()
-        self.vault = self.view.vault = Vault.load(self._data_dir / KEY_FILE, create=not secrets)
-        for secret in secrets:
+        self.vault = self.view.vault = Vault.load(self._data_dir / KEY_FILE)
+        for secret in self.view.secrets.values():
             self.vault.open(secret.sealed, secret.id)
 
     def ledger(self, view: View) -> Ledger:

@@ -37,7 +37,18 @@ class Cursor:
     last: str = ""
 
 
-Object = Node | Network | Service | Task | Cluster | Cursor | Secret | Config
+@dataclass(frozen=True, slots=True)
+class SealedTrust:
+    """The swarm's secrets, sealed (see `trust`): authority, tokens, gossip keys. There is one, with the swarm's id."""
+
+    id: str = field(default="", metadata={"name": "ID"})
+    version: Version = Version()
+    created_at: str = ""
+    updated_at: str = ""
+    sealed: str = ""
+
+
+Object = Node | Network | Service | Task | Cluster | Cursor | SealedTrust | Secret | Config
 KINDS: dict[str, type] = {
     "cluster": Cluster,
     "config": Config,
@@ -47,6 +58,7 @@ KINDS: dict[str, type] = {
     "secret": Secret,
     "service": Service,
     "task": Task,
+    "trust": SealedTrust,
 }
 _KIND_OF = {cls: kind for kind, cls in KINDS.items()}
 

@@ -217,17 +217,18 @@ def remove_node(view: View, node: Node, force: bool) -> Changes:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Join:
-    """What a node says of itself when it joins. `id` is that of an earlier join, if it still knows it."""
+    """What a node says of itself when it joins. `id` and `role` are what its certificate says, not what it says."""
 
     id: str = dataclasses.field(default="", metadata={"name": "ID"})
     addr: str = ""
     role: str = "worker"
     labels: dict[str, str] = dataclasses.field(default_factory=dict)
     description: NodeDescription = NodeDescription()
+    availability: str = "active"
 
 
 def join_node(view: View, join: Join, ledger: Ledger, new_id: NewId, manager_addr: str) -> tuple[Changes, str]:
-    """The node as a member; the same one again if its id, or its hostname and address, are known.
+    """The node as a member; the same one again if its id is known. `join.id` "" asks for a new one.
 
     It counts as ready with its first heartbeat, which an agent sends once its data path works.
     Labels given with the first join are the node's own from then on. `manager_addr` is this manager's host:port.
@@ -235,25 +236,19 @@ def join_node(view: View, join: Join, ledger: Ledger, new_id: NewId, manager_add
     """
     if not join.description.hostname or not join.addr:
         raise MeshnetError("a node that joins must say its hostname and its address")
-    node = view.nodes.get(join.id) or next(
-        (n for n in view.nodes.values() if (n.status.addr, n.description.hostname) == _identity(join)), None
-    )
+    node = view.nodes.get(join.id)
     if node is None:
-        node = Node(id=new_id(), spec=NodeSpec(role=join.role, labels=join.labels))
+        node = Node(id=join.id or new_id(), spec=NodeSpec("", join.labels, join.role, join.availability))
     host = manager_addr.rpartition(":")[0]
     leads = join.role == "manager" and host == join.addr
     joined = dataclasses.replace(
         node,
-        description=join.description,
+        description=dataclasses.replace(join.description, tls_info=node.description.tls_info),
         status=dataclasses.replace(node.status, addr=join.addr),
         manager_status=ManagerStatus(True, "reachable", manager_addr) if leads else node.manager_status,
     )
     joined = give_node(ledger, joined)
     return (Changes((joined, *ledger.cursors())) if joined != node else Changes()), joined.id
-
-
-def _identity(join: Join) -> tuple[str, str]:
-    return join.addr, join.description.hostname
 
 
 def report_tasks(view: View, node_id: str, statuses: dict[str, TaskStatus]) -> Changes:

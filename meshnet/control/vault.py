@@ -1,4 +1,4 @@
-"""Encrypts what is secret before it is stored: AES-256-GCM with a key in a file of its own, beside the store.
+"""Encrypts what is secret before it is stored: AES-256-GCM with the key that lies in a file beside the store.
 
 The id of what is sealed is authenticated with it, so that nobody who can write to the store can put one secret in the
 place of another. Whoever copies the store without the key file has no secrets.
@@ -28,19 +28,14 @@ class Vault:
         self.open = lru_cache(maxsize=256)(self._open)
 
     @classmethod
-    def load(cls, path: Path, create: bool = True) -> Vault:
-        """The vault whose key is in the file; with `create`, a new key if there is no file. Raises MeshnetError."""
+    def load(cls, path: Path) -> Vault:
+        """The vault whose key is in the file. Raises MeshnetError if there is none."""
         try:
             key = path.read_bytes()
-        except FileNotFoundError:
-            if not create:
-                raise MeshnetError(f"{path} is missing: without it the swarm's secrets cannot be read") from None
-            key = AESGCM.generate_key(8 * KEY_LENGTH)
-            _write(path, key)
         except OSError as error:
-            raise MeshnetError(f"{path} cannot be read: {error}") from error
+            raise MeshnetError(f"the key of the swarm's secrets cannot be read: {error}") from error
         if len(key) != KEY_LENGTH:
-            raise MeshnetError(f"{path} holds no key: it has {len(key)} bytes, not {KEY_LENGTH}")
+            raise MeshnetError(f"{path} is damaged: {KEY_LENGTH} bytes are needed")
         return cls(key)
 
     def seal(self, data: str, ident: str) -> str:
@@ -55,19 +50,3 @@ class Vault:
             return self._cipher.decrypt(raw[:NONCE_LENGTH], raw[NONCE_LENGTH:], ident.encode()).decode()
         except (InvalidTag, ValueError):
             raise MeshnetError(f"secret {ident} cannot be read with this manager's key", 500) from None
-
-
-def _write(path: Path, key: bytes) -> None:
-    """Puts the key on the disk before anything is sealed with it: it must survive whatever the store survives."""
-    fresh = path.with_name(path.name + ".new")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(key)
-        file.flush()
-        os.fsync(descriptor)
-    fresh.rename(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from meshnet.control.objects import Cluster, Cursor, Object
+from meshnet.control.objects import Cluster, Cursor, Object, SealedTrust
 from meshnet.control.vault import Vault
 from meshnet.ipam import number_of
 from meshnet.model import TERMINAL_STATES, Config, Network, Node, Secret, Service, Task, Version
@@ -34,6 +34,7 @@ class View:
         self.secrets: dict[str, Secret] = {}
         self.configs: dict[str, Config] = {}
         self.vault: Vault | None = None
+        self.trusts: dict[str, SealedTrust] = {}
         self.tasks_of: dict[str, dict[str, Task]] = defaultdict(dict)
         self.tasks_on: dict[str, dict[str, Task]] = defaultdict(dict)
         self.services_on: dict[str, set[str]] = defaultdict(set)
@@ -53,6 +54,7 @@ class View:
             "config": self.configs,
             "secret": self.secrets,
             "cursor": self.cursors,
+            "trust": self.trusts,
         }
 
     def get(self, kind: str, ident: str) -> Object | None:

@@ -191,7 +191,7 @@ def test_a_node_spec_is_whole(tmp_path: Path) -> None:
     """Nothing is taken for granted in a node's update: a role or an availability that is missing is refused."""
 
     async def scenario(api: Api) -> None:
-        node = FakeNode(api.process.manager.listen_address, "docker-1")
+        node = FakeNode(api.process.manager, "docker-1", tmp_path / "docker-1")
         await node.start()
         try:
             for body, words in (
@@ -215,8 +215,8 @@ def test_nodes(tmp_path: Path) -> None:
     """Nodes are shown and found by hostname; availability and labels change; drain moves the tasks away."""
 
     async def scenario(api: Api) -> None:
-        address = api.process.manager.listen_address
-        nodes = [FakeNode(address, f"docker-{n}") for n in (1, 2)]
+        manager = api.process.manager
+        nodes = [FakeNode(manager, f"docker-{n}", tmp_path / f"docker-{n}") for n in (1, 2)]
         for node in nodes:
             await node.start()
         try:
@@ -260,7 +260,7 @@ def test_an_exhausted_network(tmp_path: Path) -> None:
     """Tasks that get no address say so, and go on when addresses come free."""
 
     async def scenario(api: Api) -> None:
-        node = FakeNode(api.process.manager.listen_address, "docker-1")
+        node = FakeNode(api.process.manager, "docker-1", tmp_path / "docker-1")
         await node.start()
         try:
             await api.post("/networks/create", {"Name": "tiny", "IPAM": {"Config": [{"Subnet": "10.34.0.0/29"}]}})

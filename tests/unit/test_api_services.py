@@ -15,7 +15,7 @@ def test_services(tmp_path: Path) -> None:
     """A service is created, shown with the Engine's fields, scaled, listed with its counts, and removed."""
 
     async def scenario(api: Api) -> None:
-        node = FakeNode(api.process.manager.listen_address, "docker-1")
+        node = FakeNode(api.process.manager, "docker-1", tmp_path / "docker-1")
         await node.start()
         try:
             network = (await api.post("/networks/create", {"Name": "demo"}))["Id"]
@@ -185,7 +185,7 @@ def test_constraints_that_nothing_satisfies(tmp_path: Path) -> None:
     """A task that no node can take stays pending and says why; it runs once a node can."""
 
     async def scenario(api: Api) -> None:
-        node = FakeNode(api.process.manager.listen_address, "docker-1")
+        node = FakeNode(api.process.manager, "docker-1", tmp_path / "docker-1")
         await node.start()
         try:
             placement = {"Constraints": ["node.labels.disk==ssd"]}

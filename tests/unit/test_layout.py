@@ -63,6 +63,13 @@ PURE = (
     "control/operations.py",
     "control/settle.py",
     "control/nodes.py",
+    "control/trust/authority.py",
+    "control/trust/gossipkeys.py",
+    "control/trust/identity.py",
+    "control/trust/rotation.py",
+    "control/trust/sealed.py",
+    "control/trust/swarm.py",
+    "control/trust/tokens.py",
     "datapath/plan.py",
     "datapath/rows.py",
 )
