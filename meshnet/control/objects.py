@@ -10,6 +10,7 @@ from functools import lru_cache
 from random import Random
 from typing import Any
 
+from meshnet.clusterspec import ClusterSpec
 from meshnet.codec import compact, from_json
 from meshnet.model import TERMINAL_STATES, Config, Network, Node, Secret, Service, Task, Version
 
@@ -26,6 +27,7 @@ class Cluster:
     version: Version = Version()
     created_at: str = ""
     updated_at: str = ""
+    spec: ClusterSpec = ClusterSpec()
 
 
 @dataclass(frozen=True, slots=True)

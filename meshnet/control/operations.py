@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable
 
+from meshnet.clusterspec import ClusterChange, ClusterSpec, RaftConfig
 from meshnet.control.allocator import Ledger, give_network, give_node, give_service
 from meshnet.control.confidential import check_references
 from meshnet.control.objects import Changes, Cluster, stamp
@@ -15,6 +16,7 @@ from meshnet.control.refusals import check_version, exists, invalid, preconditio
 from meshnet.control.view import View, alive, wanted
 from meshnet.errors import ConflictError, MeshnetError, NotFoundError
 from meshnet.model import (
+    SECOND,
     TERMINAL_STATES,
     IPAMConfig,
     IPAMOptions,
@@ -39,10 +41,11 @@ from meshnet.model import (
 NewId = Callable[[], str]
 INGRESS = "ingress"
 KEPT_SPECS = 5
+SHORTEST_HEARTBEAT = SECOND // 10
 
 
-def start_cluster(view: View, ledger: Ledger, new_id: NewId) -> Changes:
-    """Makes the swarm and its ingress network if they do not exist."""
+def start_cluster(view: View, ledger: Ledger, new_id: NewId, told: ClusterSpec = ClusterSpec()) -> Changes:  # noqa: B008
+    """Makes the swarm, as it is told, and its ingress network if they do not exist."""
     if view.cluster is not None:
         return Changes()
     first = ledger.pools[0].partition("/")[0]
@@ -50,7 +53,35 @@ def start_cluster(view: View, ledger: Ledger, new_id: NewId) -> Changes:
     asked = dataclasses.replace(spec, ipam_options=IPAMOptions((IPAMConfig(f"{first}/{ledger.size}"),)))
     ingress = give_network(ledger, Network(id=new_id(), spec=asked))
     ledger.moved("subnet", ingress.subnet)
-    return Changes((Cluster(id=new_id()), dataclasses.replace(ingress, spec=spec), *ledger.cursors()))
+    return Changes((Cluster(id=new_id(), spec=told), dataclasses.replace(ingress, spec=spec), *ledger.cursors()))
+
+
+def update_cluster(cluster: Cluster, change: ClusterChange) -> Cluster:
+    """The swarm under a changed spec. Raises MeshnetError for what Swarm refuses."""
+    if change.name not in ("", cluster.spec.name):
+        raise invalid("modification of cluster name is not allowed")
+    if change.encryption_config.auto_lock_managers:
+        raise MeshnetError("EncryptionConfig.AutoLockManagers: managers that must be unlocked are not supported", 501)
+    if 0 < change.dispatcher.heartbeat_period < SHORTEST_HEARTBEAT:
+        raise invalid("Dispatcher.HeartbeatPeriod: at least 100ms is needed")
+    spec, raft = cluster.spec, change.raft
+    keep, limit = raft.keep_old_snapshots, change.orchestration.task_history_retention_limit
+    old = spec.raft
+    spec = dataclasses.replace(
+        spec,
+        labels=change.labels or spec.labels,
+        orchestration=spec.orchestration if limit is None else change.orchestration,
+        dispatcher=change.dispatcher if change.dispatcher.heartbeat_period else spec.dispatcher,
+        task_defaults=change.task_defaults if change.task_defaults.log_driver else spec.task_defaults,
+        raft=RaftConfig(
+            raft.snapshot_interval or old.snapshot_interval,
+            old.keep_old_snapshots if keep is None else keep,
+            raft.log_entries_for_slow_followers or old.log_entries_for_slow_followers,
+            raft.election_tick or old.election_tick,
+            raft.heartbeat_tick or old.heartbeat_tick,
+        ),
+    )
+    return dataclasses.replace(cluster, spec=spec)
 
 
 def create_network(view: View, spec: NetworkSpec, ledger: Ledger, new_id: NewId) -> Changes:

@@ -14,6 +14,7 @@ LAYERS = {
     "files": 0,
     "names": 0,
     "codec": 0,
+    "clusterspec": 0,
     "containerspec": 0,
     "secretspec": 0,
     "model": 0,
@@ -44,6 +45,7 @@ RESERVED = {
 
 PURE = (
     "model.py",
+    "clusterspec.py",
     "containerspec.py",
     "secretspec.py",
     "codec.py",
