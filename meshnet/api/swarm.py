@@ -8,10 +8,16 @@ from aiohttp import web
 
 from meshnet.api import shapes
 from meshnet.api.http import answer, body_of, flag, manager_of, version_of
-from meshnet.codec import to_json
+from meshnet.clusterspec import ClusterChange, ClusterSpec
+from meshnet.codec import from_json, shown, to_json
+from meshnet.control import operations
 from meshnet.control.manager import Manager
+from meshnet.control.objects import Changes, Cluster
+from meshnet.control.refusals import check_version
 from meshnet.control.trust.rotation import CAConfig, ca_config, reconfigured
+from meshnet.control.view import View
 from meshnet.errors import MeshnetError
+from meshnet.ipam import DEFAULT_POOLS
 
 
 async def inspect_swarm(request: web.Request) -> web.Response:
@@ -21,17 +27,22 @@ async def inspect_swarm(request: web.Request) -> web.Response:
 
 
 async def update_swarm(request: web.Request) -> web.Response:
-    """POST /swarm/update: new join tokens, and another CA or another life of certificates."""
+    """POST /swarm/update: another spec, new join tokens, another CA or another life of certificates, all or none."""
     manager = manager_of(request)
-    known = manager.view.cluster
     version, body = version_of(request, "swarm"), await body_of(request)
-    if known is None or version != known.version.index:
-        raise MeshnetError("rpc error: code = Unknown desc = update out of sequence", 500)
-    config = ca_config(body)
+    change, config = from_json(ClusterChange, body), ca_config(body)
     if flag(request, "rotateManagerUnlockKey"):
         raise MeshnetError("there is no unlock key: managers that must be unlocked are not supported", 501)
     roles = [role for role, name in TOKENS.items() if flag(request, name)]
-    await manager.keeper.update(lambda trust, now, rng: reconfigured(trust, config, roles, now, rng))
+
+    def decide(view: View) -> Changes:
+        assert view.cluster is not None
+        check_version(version, view.cluster.version)
+        trusted = manager.keeper.changes(view, lambda trust, now, rng: reconfigured(trust, config, roles, now, rng))
+        others = (thing for thing in trusted.put if not isinstance(thing, Cluster))
+        return Changes((operations.update_cluster(view.cluster, change), *others))
+
+    await manager.state.write(decide)
     return web.Response()
 
 
@@ -53,34 +64,22 @@ def cluster(manager: Manager) -> shapes.Json:
         "Version": {"Index": found.version.index},
         "CreatedAt": found.created_at,
         "UpdatedAt": found.updated_at,
-        "Spec": {
-            "Name": "default",
-            "Labels": {},
-            "Orchestration": {"TaskHistoryRetentionLimit": settings.history},
-            "Raft": RAFT,
-            "Dispatcher": {"HeartbeatPeriod": round(settings.heartbeat * 1e9)},
-            "CAConfig": _ca(CAConfig(trust.expiry, trust.rotations)),
-            "TaskDefaults": {},
-            "EncryptionConfig": {"AutoLockManagers": False},
-        },
+        "Spec": _spec(found.spec, CAConfig(trust.expiry, trust.rotations)),
         "TLSInfo": to_json(manager.keeper.tls_info()),
         "RootRotationInProgress": trust.coming is not None,
-        "DefaultAddrPool": list(settings.pools),
+        "DefaultAddrPool": None if settings.pools == DEFAULT_POOLS else list(settings.pools),
         "SubnetSize": settings.pool_size,
         "DataPathPort": settings.data_path_port,
     }
 
 
-# Swarm's defaults: clients print them, and here nothing else is meant by them.
-RAFT = {
-    "SnapshotInterval": 10000,
-    "KeepOldSnapshots": 0,
-    "LogEntriesForSlowFollowers": 500,
-    "ElectionTick": 10,
-    "HeartbeatTick": 1,
-}
+def _spec(spec: ClusterSpec, config: CAConfig) -> shapes.Json:
+    """The spec in the Engine's order, with the authority's part."""
+    parts = shown(spec)
+    last = {name: parts.pop(name) for name in ("TaskDefaults", "EncryptionConfig")}
+    return {**parts, "CAConfig": _ca(config), **last}
 
 
 def _ca(config: CAConfig) -> dict[str, Any]:
-    shown: dict[str, Any] = {"NodeCertExpiry": config.node_cert_expiry}
-    return {**shown, "ForceRotate": config.force_rotate} if config.force_rotate else shown
+    described: dict[str, Any] = {"NodeCertExpiry": config.node_cert_expiry}
+    return {**described, "ForceRotate": config.force_rotate} if config.force_rotate else described

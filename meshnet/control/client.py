@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import aiohttp
 
 from meshnet.codec import from_json, to_json
-from meshnet.control.assignments import follow, trust_of
+from meshnet.control.assignments import follow, for_disk, trust_of
 from meshnet.control.operations import Join
 from meshnet.control.trust import joining, tls
 from meshnet.control.trust.credentials import Credentials
@@ -330,5 +330,5 @@ class ManagerClient:
         self._writing = None
         if self._cache is None or self._unwritten is None:
             return
-        replace_text(self._cache, json.dumps(to_json(self._unwritten)))
+        replace_text(self._cache, json.dumps(to_json(for_disk(self._unwritten))))
         self._unwritten = None

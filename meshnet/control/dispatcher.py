@@ -140,7 +140,7 @@ class Dispatcher:
         return web.json_response(self._terms())
 
     def _terms(self) -> dict[str, Any]:
-        return {"Heartbeat": self._manager.settings.heartbeat, "Managers": [self._manager.advertise]}
+        return {"Heartbeat": self._manager.heartbeat, "Managers": [self._manager.advertise]}
 
     async def _assignments(self, request: web.Request) -> web.StreamResponse:
         node_id = request[PEER].identity.node

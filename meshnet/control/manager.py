@@ -19,23 +19,26 @@ from pathlib import Path
 from random import SystemRandom
 from typing import Any
 
+from meshnet.clusterspec import ClusterSpec, DispatcherConfig, OrchestrationConfig
 from meshnet.control import operations
 from meshnet.control.allocator import Ledger
 from meshnet.control.dispatcher import Dispatcher
 from meshnet.control.nodes import Heartbeats, down, left, ready
-from meshnet.control.objects import Change, Changes, new_id
+from meshnet.control.objects import Change, Changes, Cluster, new_id
 from meshnet.control.settings import Settings
 from meshnet.control.settle import settle
 from meshnet.control.sqlite import SqliteStore
 from meshnet.control.state import State
-from meshnet.control.trust.keeper import Keeper
+from meshnet.control.trust.keeper import KEY_FILE, Keeper
+from meshnet.control.vault import Vault
 from meshnet.control.view import View
 from meshnet.errors import MeshnetError
-from meshnet.model import Node, Service, Task
+from meshnet.model import SECOND, Node, Service, Task
 
 log = logging.getLogger(__name__)
 DEBOUNCE = 0.003
 RETRY = 1.0
+ALL = 10**9
 
 
 class Manager:
@@ -47,6 +50,7 @@ class Manager:
         self.settings = settings
         self.listen_address = listen_address
         self.state: State
+        self.vault: Vault
         self._data_dir = data_dir
         self._rng = SystemRandom()
         self._store: SqliteStore
@@ -70,6 +74,29 @@ class Manager:
         """host:port under which agents reach this manager."""
         return self.settings.advertise or self.listen_address
 
+    @property
+    def spec(self) -> ClusterSpec:
+        """What the swarm is told now; before there is one, what its settings say."""
+        return self.view.cluster.spec if self.view.cluster else self._told()
+
+    @property
+    def heartbeat(self) -> float:
+        """Seconds between two reports of a node."""
+        return self.spec.dispatcher.heartbeat_period / SECOND
+
+    @property
+    def history(self) -> int:
+        """How many tasks a place keeps; more than there can be if all."""
+        limit = self.spec.orchestration.task_history_retention_limit
+        return self.settings.history if limit is None else limit if limit >= 0 else ALL
+
+    def _told(self) -> ClusterSpec:
+        """The spec of a new swarm."""
+        return ClusterSpec(
+            orchestration=OrchestrationConfig(self.settings.history),
+            dispatcher=DispatcherConfig(round(self.settings.heartbeat * SECOND)),
+        )
+
     def statistics(self) -> dict[str, int]:
         """Counters since the start."""
         return {"rounds": self._rounds, "revision": self.view.rev, **self._dispatcher.statistics()}
@@ -85,8 +112,12 @@ class Manager:
         self.state = State(self._store, time.time)
         try:
             await self.state.start()
-            await self.state.write(lambda view: operations.start_cluster(view, self.ledger(view), self.new_id))
+            await self.state.write(
+                lambda view: operations.start_cluster(view, self.ledger(view), self.new_id, self._told())
+            )
+            self._heartbeats.every(self.heartbeat)
             await self.keeper.start(self.state)
+            self._open_vault()
             self.listen_address = await self._dispatcher.start(self.listen_address)
         except BaseException:
             await self.state.stop()
@@ -112,6 +143,12 @@ class Manager:
         await self._dispatcher.stop()
         await self.state.stop()
         await self._store.close()
+
+    def _open_vault(self) -> None:
+        """Secrets that cannot be read would be found out by the tasks that need them: better now."""
+        self.vault = self.view.vault = Vault.load(self._data_dir / KEY_FILE)
+        for secret in self.view.secrets.values():
+            self.vault.open(secret.sealed, secret.id)
 
     def ledger(self, view: View) -> Ledger:
         """A ledger for one decision, with this swarm's pools."""
@@ -144,8 +181,11 @@ class Manager:
                 if change.after is None:
                     self._heartbeats.forget(thing.id)
                 self._dirty.update(task.service_id for task in self.view.tasks_on.get(thing.id, {}).values())
-                globals_ = (s.id for s in self.view.services.values() if s.spec.mode.global_ is not None)
+                globals_ = (s.id for s in self.view.services.values() if s.spec.mode.everywhere)
                 self._dirty.update(globals_)
+            elif isinstance(thing, Cluster):
+                self._heartbeats.every(self.heartbeat)
+                self._dirty.update(self.view.services)
             else:
                 continue
             self._work.set()
@@ -170,7 +210,7 @@ class Manager:
         def decide(view: View) -> Changes:
             nonlocal wake
             now = time.time()
-            done = settle(view, services, self.ledger(view), now, self.new_id, self.settings.history)
+            done = settle(view, services, self.ledger(view), now, self.new_id, self.history)
             wake = done.wake
             return done.changes
 

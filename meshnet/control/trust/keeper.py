@@ -99,16 +99,20 @@ class Keeper:
     async def change(self, decide: Callable[[Trust], Trust]) -> None:
         """Puts what `decide` makes of the trust into the store. What it raises is passed on, and nothing changes."""
 
-        def write(view: View) -> Changes:
-            before = self._open(view)
-            after = decide(before)
-            return Changes() if after == before else self._sealed(view, after)
+        await self._state.write(lambda view: self._changed(view, decide))
 
-        await self._state.write(write)
+    def _changed(self, view: View, decide: Callable[[Trust], Trust]) -> Changes:
+        before = self._open(view)
+        after = decide(before)
+        return Changes() if after == before else self._sealed(view, after)
 
     async def update(self, decide: Callable[[Trust, float, Random], Trust]) -> None:
         """As `change`, with the time in seconds since the epoch and randomness for `decide`."""
-        await self.change(lambda trust: decide(trust, time.time(), self._rng))
+        await self._state.write(lambda view: self.changes(view, decide))
+
+    def changes(self, view: View, decide: Callable[[Trust, float, Random], Trust]) -> Changes:
+        """What `update` would write, for whoever has more to write in the same transaction."""
+        return self._changed(view, lambda trust: decide(trust, time.time(), self._rng))
 
     async def rotate_gossip_key(self) -> None:
         """Begins to introduce a new gossip key now; nothing if one is on its way."""
