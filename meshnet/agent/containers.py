@@ -42,7 +42,7 @@ def container_spec(host: Host, task: Task, identity: Identity, directory: str) -
         user=spec.user,
         workdir=spec.dir,
         mounts=tuple(TaskMount(templates.expand(m.source, values), m.target, m.read_only, m.type) for m in spec.mounts),
-        stop_signal=spec.stop_signal or "SIGTERM",
+        stop_signal=spec.stop_signal,
         stop_grace=grace / SECOND,
         health=health_config(spec.healthcheck),
         netns=identity.netns,
@@ -75,8 +75,11 @@ def _hosts(task: Task, hostname: str) -> str:
 
 
 def health_config(check: Healthcheck | None) -> HealthConfig | None:
-    """Docker's defaults for what is not given: 30 s interval and timeout, 3 retries, no start period."""
-    if check is None or not check.test or check.test[0] == "NONE":
+    """Docker's defaults for what is not given: 30 s interval and timeout, 3 retries, no start period.
+
+    None leaves it to the image; `NONE` takes the image's away.
+    """
+    if check is None or not check.test:
         return None
     return HealthConfig(
         test=check.test,

@@ -30,17 +30,17 @@ class Containers:
     """The containers of one agent. What must last is in the containers' directories, not in this object."""
 
     def __init__(self, images: Images) -> None:
-        self._images = images
+        self.images = images
         self._slots = asyncio.Semaphore(PARALLEL)
         self._seccomp = b""
 
     def image_id(self, reference: str) -> str:
         """The id of an image, `sha256:...`; "" if there is none of that name any more."""
-        return self._images.identity(reference)
+        return self.images.identity(reference)
 
     def image_names(self) -> list[str]:
         """The names of all images."""
-        return self._images.names()
+        return self.images.names()
 
     async def create(self, spec: ContainerSpec) -> Container:
         """Makes a container up to the point where its program would run, in its group and its network namespace.
@@ -49,7 +49,10 @@ class Containers:
         else cannot be; then nothing is left of it.
         """
         spec = dataclasses.replace(spec, hostname=spec.hostname or spec.id[:12])
-        image = self._images.find(spec.image)
+        image = self.images.find(spec.image)
+        spec = dataclasses.replace(
+            spec, health=spec.health or image.health, stop_signal=spec.stop_signal or image.stop_signal
+        )
         signal_number(spec.stop_signal)
         if os.path.exists(os.path.join(spec.dir, SPEC)):
             raise ConflictError(f"{spec.dir} already holds a container")
