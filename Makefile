@@ -17,11 +17,11 @@ bpf: $(STAMP)
 demo: setup
 	scripts/demo
 
-# A kernel 6.1 to boot in a process (user-mode-linux) is only needed to test that the programs load there.
+# A kernel 6.1 to boot in a process (user-mode-linux, kmod) is only needed to test that the programs load there.
 test: setup $(VENV)/.ready-tests lint unit packet lab
 
 $(VENV)/.ready-tests: $(STAMP)
-	scripts/setup $(VENV) user-mode-linux
+	scripts/setup $(VENV) user-mode-linux kmod
 	@touch $@
 
 lint: $(STAMP)
