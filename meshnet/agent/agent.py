@@ -350,10 +350,12 @@ class Agent:
         self.reconciler.changed()
         return record
 
-    def withdraw(self, task: Task) -> None:
+    def withdraw(self, task: Task) -> int:
+        record = 0
         for attachment in task.networks_attachments:
-            self.neighbours.withdraw(attachment.network_id, task.id)
+            record = self.neighbours.withdraw(attachment.network_id, task.id)
         self.reconciler.changed()
+        return record
 
     async def acknowledged(self, record: int) -> bool:
         return await self.neighbours.acknowledged(record)

@@ -21,6 +21,7 @@ TASK = Task(
     spec=TaskSpec(Spec(image="app")),
     networks_attachments=(NetworkAttachment("net", ("10.0.1.3/24",)),),
 )
+WITHDRAWN = -1  # the record that tells the others of a task's end
 PAUSES = Pauses(on_the_way=0.0, opening=0.0, known=0.0)
 
 
@@ -170,11 +171,15 @@ class FakeHost:
         self.said.append(state)
         return len(self.said)
 
-    def withdraw(self, task: Task) -> None:
+    def withdraw(self, task: Task) -> int:
         self.said.append("withdraw")
+        return WITHDRAWN
 
     async def acknowledged(self, record: int) -> bool:
         await self.acknowledging.passed()
+        if record == WITHDRAWN:
+            self.said.append("gone for all")
+            return True
         self.said.append("acknowledged" if self.confirmed else "not acknowledged")
         return self.confirmed
 
