@@ -6,9 +6,11 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from meshnet.api.filters import Filters, any_equal, any_prefix, find_node, labels_match
+from meshnet.control.allocator import task_networks
+from meshnet.control.orchestrator import outdated
 from meshnet.control.view import View, wanted
 from meshnet.errors import NotFoundError
-from meshnet.model import Network, Node, Service, Task, task_name
+from meshnet.model import Network, Node, Service, ServiceMode, Task, task_name
 
 T = TypeVar("T", Node, Service, Network, Task)
 NODES = ("id", "name", "label", "node.label", "membership", "role")
@@ -40,10 +42,17 @@ def services(view: View, filters: Filters) -> list[Service]:
         for service in view.services.values()
         if any_prefix(filters, "id", service.id)
         and any_prefix(filters, "name", service.spec.name)
-        and any_equal(filters, "mode", "global" if service.spec.mode.global_ is not None else "replicated")
+        and any_equal(filters, "mode", mode_name(service.spec.mode))
         and any_equal(filters, "runtime", "container")
         and labels_match(filters, "label", service.spec.labels)
     )
+
+
+def mode_name(mode: ServiceMode) -> str:
+    """What a person calls the mode: as after `--mode`."""
+    if mode.job:
+        return "global-job" if mode.everywhere else "replicated-job"
+    return "global" if mode.everywhere else "replicated"
 
 
 def networks(view: View, filters: Filters) -> list[Network]:
@@ -78,7 +87,7 @@ def tasks(view: View, filters: Filters) -> list[Task]:
         and (not node_ids or task.node_id in node_ids)
         and any_prefix(filters, "id", task.id)
         and any_prefix(filters, "name", _name(view, task))
-        and any_equal(filters, "desired-state", task.desired_state, *(("accepted",) if wanted(task) else ()))
+        and any_equal(filters, "desired-state", *_desired(task))
         and any_equal(filters, "runtime", "container")
         and any_equal(filters, "_up-to-date", "true" if _up_to_date(view, task) else "false")
         and labels_match(filters, "label", _labels(view, task))
@@ -101,9 +110,17 @@ def _name(view: View, task: Task) -> str:
     return task_name(service.spec.name if service else task.service_id, task)
 
 
+def _desired(task: Task) -> tuple[str, ...]:
+    """The names of the desired state; the task of a job is to complete."""
+    names = [task.desired_state]
+    if task.job_iteration is not None and task.desired_state == "running":
+        names.append("complete")
+    return (*names, "accepted") if wanted(task) else tuple(names)
+
+
 def _up_to_date(view: View, task: Task) -> bool:
     service = view.services.get(task.service_id)
-    return service is not None and task.spec == service.spec.task_template
+    return service is not None and not outdated(view, service, task, task_networks(view, service))
 
 
 def _labels(view: View, task: Task) -> dict[str, str]:

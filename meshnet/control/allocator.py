@@ -32,6 +32,7 @@ from meshnet.model import (
 )
 
 VNI_OPTION = "com.docker.network.driver.overlay.vxlanid_list"
+NO_ADDRESS = "no address is left on network"
 DATAPATH_LABEL = "datapath"  # an engine label that every agent sets
 
 
@@ -94,7 +95,7 @@ class Ledger:
         taken = self._taken[network_id]
         address = ipam.next_address(network.subnet, taken, ipam.number_of(last) if last else 0, within)
         if address is None:
-            raise Exhausted(f"no address is left on network {network.spec.name} ({within or network.subnet})")
+            raise Exhausted(f"{NO_ADDRESS} {network.spec.name} ({within or network.subnet})")
         taken.add(ipam.number_of(address))
         self.moved(network_id, address.partition("/")[0])
         return address
@@ -236,14 +237,18 @@ def give_node(ledger: Ledger, node: Node) -> Node:
         for task in ledger.view.tasks_on.get(node.id, {}).values():
             needed += [item.network_id for item in task.networks_attachments if item.network_id in ledger.view.networks]
     held = {item.network_id: item for item in node.attachments}
-    if set(held) == set(needed):
+    if set(held) == set(needed) and not node.status.message.startswith(NO_ADDRESS):
         return node
-    attachments = []
+    attachments, lacking = [], ""
     for network in dict.fromkeys(needed):
         try:
             attachments.append(held.get(network) or NetworkAttachment(network, (ledger.address(network),)))
-        except Exhausted:
-            continue
-    if [item.network_id for item in attachments] == list(held):
+        except Exhausted as error:
+            lacking = str(error)
+    status = node.status
+    if lacking or status.message.startswith(NO_ADDRESS):
+        status = dataclasses.replace(status, message=lacking)
+    if [item.network_id for item in attachments] == list(held) and status == node.status:
         return node
+    node = dataclasses.replace(node, status=status)
     return dataclasses.replace(node, attachments=tuple(attachments))

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from meshnet.codec import from_json, to_json
+from meshnet.codec import compact, from_json
 from meshnet.control.objects import Change, Object, kind_of
 from meshnet.control.view import View, alive, networks_of, uses_ingress
 from meshnet.errors import MeshnetError
@@ -40,7 +40,7 @@ def assignments_of(view: View, node_id: str) -> Assignments:
     return Assignments(
         node=node,
         tasks=tasks,
-        services={ident: view.services[ident] for ident in sorted(services) if ident in view.services},
+        services={ident: _for_nodes(view.services[ident]) for ident in sorted(services) if ident in view.services},
         networks={ident: view.networks[ident] for ident in sorted(networks) if ident in view.networks},
     )
 
@@ -122,10 +122,12 @@ class Feed:
 
     def _simple_service(self, ident: str, after: Object | None, upserts: dict[str, Told]) -> bool:
         known = self.told.services.get(ident)
-        if not isinstance(after, Service) or known is not None:
-            return after is None and known is None
+        if not isinstance(after, Service):
+            return known is None
+        if known is not None:
+            return not _differs(known, _for_nodes(after))
         if uses_ingress(after) or any(network in self.told.networks for network in networks_of(after)):
-            self.told.services[ident] = upserts[ident] = after
+            self.told.services[ident] = upserts[ident] = _for_nodes(after)
         return True
 
     def _simple_task(self, before: Object | None, after: Object | None, upserts: dict[str, Told]) -> bool:
@@ -145,6 +147,13 @@ class Feed:
         return isinstance(task, Task) and task.node_id == self._node_id and task.desired_state != "ready"
 
 
+def _for_nodes(service: Service) -> Service:
+    """The service without what only the manager needs: how its update goes and what it was before."""
+    if service.update_status is None and not service.previous_specs:
+        return service
+    return dataclasses.replace(service, update_status=None, previous_specs=())
+
+
 def _differs(old: Told | None, new: Told) -> bool:
     if old is new:
         return False
@@ -155,13 +164,15 @@ def _told(thing: Told) -> Told:
     """The object without what changes for the manager's own use."""
     if isinstance(thing, Task):
         status = TaskStatus() if alive(thing) else TaskStatus(state=thing.status.state)
-        return dataclasses.replace(thing, version=Version(), updated_at="", status=status)
+        return dataclasses.replace(
+            thing, version=Version(), updated_at="", status=status, running_since="", ended_at="", failures=0
+        )
     return dataclasses.replace(thing, version=Version(), updated_at="")
 
 
 def snapshot_line(assignments: Assignments, rev: int) -> bytes:
     """The first line of a stream: everything."""
-    return _line({"type": "snapshot", "rev": rev, "assignments": to_json(assignments)})
+    return _line({"type": "snapshot", "rev": rev, "assignments": compact(assignments)})
 
 
 def delta_line(delta: Delta, rev: int) -> bytes:
@@ -170,7 +181,7 @@ def delta_line(delta: Delta, rev: int) -> bytes:
         {
             "type": "delta",
             "rev": rev,
-            "upserts": {table: to_json(things) for table, things in delta.upserts.items() if things},
+            "upserts": {table: compact(things) for table, things in delta.upserts.items() if things},
             "removals": {table: list(idents) for table, idents in delta.removals.items() if idents},
         }
     )

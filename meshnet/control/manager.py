@@ -138,7 +138,7 @@ class Manager:
                 if change.after is None:
                     self._heartbeats.forget(thing.id)
                 self._dirty.update(task.service_id for task in self.view.tasks_on.get(thing.id, {}).values())
-                globals_ = (s.id for s in self.view.services.values() if s.spec.mode.global_ is not None)
+                globals_ = (s.id for s in self.view.services.values() if s.spec.mode.everywhere)
                 self._dirty.update(globals_)
             else:
                 continue

@@ -17,6 +17,7 @@ from meshnet.model import (
     TERMINAL_STATES,
     IPAMConfig,
     IPAMOptions,
+    JobStatus,
     ManagerStatus,
     Network,
     NetworkAttachmentConfig,
@@ -26,13 +27,17 @@ from meshnet.model import (
     NodeSpec,
     PortConfig,
     Service,
+    ServiceMode,
     ServiceSpec,
     TaskStatus,
+    UpdateStatus,
+    Version,
     state_rank,
 )
 
 NewId = Callable[[], str]
 INGRESS = "ingress"
+KEPT_SPECS = 5
 
 
 def invalid(text: str) -> MeshnetError:
@@ -92,22 +97,74 @@ def create_service(view: View, spec: ServiceSpec, ledger: Ledger, new_id: NewId)
         raise ConflictError(f"rpc error: code = AlreadyExists desc = {text}")
     spec = _resolved(view, spec)
     _check_ports(view, spec.endpoint_spec.ports, "")
-    service = give_service(ledger, Service(id=new_id(), spec=spec))
+    job = JobStatus() if spec.mode.job else None
+    service = give_service(ledger, Service(id=new_id(), spec=spec, job_status=job))
     return Changes((service, *ledger.cursors()))
 
 
 def update_service(view: View, service: Service, version: int, spec: ServiceSpec, ledger: Ledger) -> Changes:
-    """The service under a new spec. `version` must be that of its last change; name and mode cannot change."""
-    if version != service.version.index:
-        raise MeshnetError("rpc error: code = Unknown desc = update out of sequence", 500)
+    """The service under a new spec. `version` must be that of its last change; name and mode cannot change.
+
+    It starts an update that was paused again, also if the spec is the same.
+    """
+    check_version(version, service.version)
     if spec.name != service.spec.name:
         raise MeshnetError("rpc error: code = Unimplemented desc = renaming services is not supported", 501)
-    if (spec.mode.global_ is None) != (service.spec.mode.global_ is None):
+    if _kind(spec.mode) != _kind(service.spec.mode):
         raise MeshnetError("rpc error: code = Unimplemented desc = service mode change is not allowed", 501)
+    updated = respecified(view, service, spec, ledger)
+    previous = service.previous_specs
+    if updated.spec != service.spec:
+        previous = (service.spec, *previous)[:KEPT_SPECS]
+    updated = dataclasses.replace(updated, previous_specs=previous, update_status=None)
+    return Changes((_rerun(updated, service), *ledger.cursors()))
+
+
+def _rerun(updated: Service, before: Service) -> Service:
+    """A job whose template changed, if only by `--force`, runs again; a job has no spec to go back to."""
+    if updated.job_status is None:
+        return updated
+    status = updated.job_status
+    if updated.spec.task_template != before.spec.task_template:
+        status = JobStatus(Version(status.job_iteration.index + 1))
+    return dataclasses.replace(updated, previous_specs=(), job_status=status)
+
+
+def rollback_service(view: View, service: Service, version: int, steps: int, ledger: Ledger, now: float) -> Changes:
+    """The service under the spec that it had `steps` (1 or more) updates ago; the present one becomes the previous one.
+
+    Replicas come back too: a spec is taken whole, as Swarm does.
+    """
+    check_version(version, service.version)
+    if not service.previous_specs:
+        raise precondition(f"service {service.id} does not have a previous spec")
+    if steps > len(service.previous_specs):
+        raise precondition(f"service {service.id} has only {len(service.previous_specs)} previous specs")
+    target = service.previous_specs[steps - 1]
+    others = [spec for number, spec in enumerate(service.previous_specs, 1) if number != steps]
+    updated = dataclasses.replace(
+        respecified(view, service, target, ledger),
+        previous_specs=(service.spec, *others)[:KEPT_SPECS],
+        update_status=UpdateStatus("rollback_started", stamp(now), "", "manually requested rollback"),
+    )
+    return Changes((updated, *ledger.cursors()))
+
+
+def respecified(view: View, service: Service, spec: ServiceSpec, ledger: Ledger) -> Service:
+    """The service with another spec and the ports and VIPs for it. Raises MeshnetError if it cannot have them."""
     spec = _resolved(view, spec)
     _check_ports(view, spec.endpoint_spec.ports, service.id)
-    updated = give_service(ledger, dataclasses.replace(service, spec=spec))
-    return Changes((updated, *ledger.cursors()))
+    return give_service(ledger, dataclasses.replace(service, spec=spec))
+
+
+def check_version(version: int, present: Version) -> None:
+    """Refuses a change of an object that was read before its last change."""
+    if version != present.index:
+        raise MeshnetError("rpc error: code = Unknown desc = update out of sequence", 500)
+
+
+def _kind(mode: ServiceMode) -> tuple[bool, bool]:
+    return mode.everywhere, mode.job
 
 
 def _resolved(view: View, spec: ServiceSpec) -> ServiceSpec:
@@ -156,8 +213,7 @@ def remove_service(service: Service) -> Changes:
 
 def update_node(node: Node, version: int, spec: NodeSpec) -> Changes:
     """The node under a new spec: labels and availability."""
-    if version != node.version.index:
-        raise MeshnetError("rpc error: code = Unknown desc = update out of sequence", 500)
+    check_version(version, node.version)
     if spec.role != node.spec.role:
         if node.spec.role == "manager":
             raise precondition("attempting to demote the last manager of the swarm")

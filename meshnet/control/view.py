@@ -11,14 +11,14 @@ from typing import Any
 
 from meshnet.control.objects import Cluster, Cursor, Object
 from meshnet.ipam import number_of
-from meshnet.model import TERMINAL_STATES, Network, Node, Service, Task
+from meshnet.model import TERMINAL_STATES, Network, Node, Service, Task, Version
 
 
 class View:
     """Objects by id and by what they refer to.
 
     `taken` holds, per network id, the addresses in use as integers; `waiting` the tasks that need addresses or a node;
-    `load` how many tasks count for a node when tasks are spread.
+    `load` how many tasks count for a node when tasks are spread; `ingress` is that network, if there is one.
     """
 
     def __init__(self) -> None:
@@ -32,6 +32,7 @@ class View:
         self.tasks_of: dict[str, dict[str, Task]] = defaultdict(dict)
         self.tasks_on: dict[str, dict[str, Task]] = defaultdict(dict)
         self.services_on: dict[str, set[str]] = defaultdict(set)
+        self.ingress: Network | None = None
         self.published: set[str] = set()
         self.service_named: dict[str, str] = {}
         self.network_named: dict[str, str] = {}
@@ -68,11 +69,6 @@ class View:
     def cluster(self) -> Cluster | None:
         return next(iter(self.clusters.values()), None)
 
-    @property
-    def ingress(self) -> Network | None:
-        """The ingress network; None if there is none."""
-        return next((network for network in self.networks.values() if network.spec.ingress), None)
-
     def _index(self, thing: Object, present: bool) -> None:
         for network, address in addresses_of(thing):
             _put_or_discard(self.taken[network], number_of(address), present)
@@ -95,6 +91,8 @@ class View:
                 _put_or_discard(self.services_on[network], thing.id, present)
         elif isinstance(thing, Network):
             _name(self.network_named, thing.spec.name, thing.id, present)
+            if thing.spec.ingress:
+                self.ingress = thing if present else None
 
 
 def _put_or_discard(members: set[Any], member: Any, present: bool) -> None:
@@ -124,6 +122,11 @@ def wanted(task: Task) -> bool:
 def counts(task: Task) -> bool:
     """Whether the task counts for its node when tasks are spread: it is there and wanted."""
     return bool(task.node_id) and alive(task) and wanted(task)
+
+
+def iteration_of(service: Service) -> Version | None:
+    """Which run of a job a service's tasks belong to; None if it is no job."""
+    return service.job_status.job_iteration if service.job_status else None
 
 
 def networks_of(service: Service) -> list[str]:

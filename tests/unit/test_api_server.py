@@ -183,6 +183,7 @@ def test_an_exhausted_network(tmp_path: Path) -> None:
             await eventually(lambda: len(node.running()) == 4, "all addresses but gateway and VIP are used")
             (waiting,) = [t for t in await api.get("/tasks") if t["Status"]["State"] == "new"]
             assert waiting["Status"]["Err"] == "no address is left on network tiny (10.34.0.0/29)"
+            assert (await api.get("/services/a"))["Waiting"] == [f"1 task: {waiting['Status']['Err']}"]
             refusal = await api.refused(
                 "POST", "/services/create", service("b", TaskTemplate=template(Networks=networks))
             )
@@ -190,6 +191,10 @@ def test_an_exhausted_network(tmp_path: Path) -> None:
             ended = next(iter(node.running()))
             node.tell(ended, "failed")
             await eventually(lambda: len(node.running()) == 4, "the freed address is used")
+            spec = {**(await api.get("/services/a"))["Spec"], "Mode": {"Replicated": {"Replicas": 4}}}
+            await api.post("/services/a/update", spec, version=(await api.get("/services/a"))["Version"]["Index"])
+            await eventually(lambda: not api.process.manager.view.waiting, "nothing waits")
+            assert "Waiting" not in await api.get("/services/a")
         finally:
             await node.stop()
 
@@ -267,10 +272,10 @@ def test_shapes_of_a_real_engine(tmp_path: Path) -> None:
         assert template["ContainerSpec"] == {
             "Image": "nginx:latest",
             "Args": ["sleep", "1000"],
-            "DNSConfig": {},
+            "Init": False,
             "Isolation": "default",
         }
-        assert template["Resources"] == {"Limits": {}, "Reservations": {}}
+        assert "Resources" not in template
         assert (template["Placement"], template["ForceUpdate"], template["Runtime"]) == ({}, 0, "container")
         tasks = api.process.manager.view.tasks
         await eventually(lambda: len(tasks) == 1, "the task exists")

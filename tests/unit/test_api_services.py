@@ -26,7 +26,7 @@ def test_services(tmp_path: Path) -> None:
                 EndpointSpec={"Ports": [published(8080)]},
             )
             body["TaskTemplate"]["Networks"] = [{"Target": "demo", "Aliases": ["www"]}]
-            body["TaskTemplate"]["Resources"] = {"Limits": {"MemoryBytes": 1}}
+            body["TaskTemplate"]["Resources"] = {"Limits": {"MemoryBytes": 5242880}}
             created = await api.post("/v1.41/services/create", body)
             assert list(created) == ["ID"]
             shown = await api.get("/services/web", insertDefaults="true")
@@ -138,11 +138,17 @@ def test_global_and_random_ports(tmp_path: Path) -> None:
         ),
         (service("x", Mode={"Replicated": {"Replicas": -1}}), 400, "Mode.Replicated.Replicas"),
         (service("x", Mode={"Replicated": {"Replicas": "2"}}), 400, "Mode.Replicated.Replicas: a whole number"),
-        (service("x", Mode={"ReplicatedJob": {}}), 501, "Mode.ReplicatedJob: jobs are not supported yet"),
+        (service("x", Mode={"ReplicatedJob": {"MaxConcurrent": -1}}), 400, "Mode.ReplicatedJob.MaxConcurrent"),
+        (service("x", Mode={"GlobalJob": {}, "Global": {}}), 400, "must specify only one service mode"),
+        (
+            service("x", Mode={"GlobalJob": {}}, UpdateConfig={}),
+            400,
+            "update and rollback configuration is not supported for jobs",
+        ),
         (
             {"Name": "x", "TaskTemplate": {"ContainerSpec": {"Image": "app:1", "Secrets": [{"SecretID": "s"}]}}},
-            501,
-            "TaskTemplate.ContainerSpec.Secrets",
+            400,
+            "malformed secret reference",
         ),
         ({"Name": "x", "TaskTemplate": {}}, 400, "image reference must be provided"),
         ({"Name": "x"}, 400, "image reference must be provided"),

@@ -14,6 +14,7 @@ LAYERS = {
     "files": 0,
     "names": 0,
     "codec": 0,
+    "containerspec": 0,
     "model": 0,
     "ipam": 0,
     "kernel": 1,
@@ -42,6 +43,7 @@ RESERVED = {
 
 PURE = (
     "model.py",
+    "containerspec.py",
     "codec.py",
     "names.py",
     "ipam.py",
