@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from meshnet.agent.events import Events
+from meshnet.agent.files import memory_files
 from meshnet.agent.neighbours import Neighbours
 from meshnet.agent.parts import Spaces
 from meshnet.agent.reconciler import Reconciler
@@ -57,7 +58,9 @@ from meshnet.model import (
 )
 from meshnet.sandbox.containers import Containers
 from meshnet.sandbox.images import Images
+from meshnet.sandbox.memory import MemoryFile
 from meshnet.sandbox.spec import ContainerSpec
+from meshnet.sandbox.volumes import Volume, Volumes
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +86,7 @@ class Agent:
         self.runners: dict[str, Runner] = {}
         self.ended_tasks: dict[str, Kept] = {}
         self.events = Events()
+        self.volumes = Volumes(self.run_dir / "volumes")
         self._id_file = self.run_dir / "node-id"
         self.manager = ManagerClient(settings.managers, self._description(), self.run_dir / "assignments.json")
         self.spaces: Spaces = netns
@@ -374,6 +378,19 @@ class Agent:
             self.ended_tasks[kept.task.id] = kept
         else:
             self.dirs.forget(kept.task.id)
+
+    def volume(self, name: str, labels: dict[str, str] | None) -> str:
+        return self.use_volume(name, labels)[0].path
+
+    def use_volume(self, name: str, labels: dict[str, str] | None) -> tuple[Volume, bool]:
+        """A volume, and whether it was made now. MeshnetError for a name that cannot be."""
+        found, fresh = self.volumes.create(name, labels)
+        if fresh:
+            self.events.publish("volume", "create", name, {"driver": "local"})
+        return found, fresh
+
+    def files(self, task: Task) -> tuple[MemoryFile, ...]:
+        return memory_files(task.spec.container_spec, {}, {})
 
     def happened(self, container: ContainerSpec, action: str, **attributes: str) -> None:
         shown = {**container.labels, "image": container.image, "name": container.name, **attributes}

@@ -76,15 +76,22 @@ def _row(ident: str, names: list[str], created: float, size: int, config: Json) 
 async def list_images(request: web.Request) -> web.Response:
     """GET /images/json, with `filters`."""
     wanted = filters.parse(request.query.get("filters", ""), FILTERS)
-    rows = [row for row in _rows(_images(request)).values() if _matches(row, wanted)]
+    rows = [_named(row, wanted) for row in _rows(_images(request)).values() if _matches(row, wanted)]
     return answer(sorted(rows, key=lambda row: (-row["Created"], row["RepoTags"])))
 
 
+def _named(row: Json, wanted: filters.Filters) -> Json:
+    """The row with those of its names that were asked for."""
+    if "reference" not in wanted:
+        return row
+    names = [name for name in row["RepoTags"] if any(_fits(name, reference) for reference in wanted["reference"])]
+    return {**row, "RepoTags": names}
+
+
 def _matches(row: Json, wanted: filters.Filters) -> bool:
-    named = [name for reference in wanted.get("reference", ()) for name in row["RepoTags"] if _fits(name, reference)]
     dangling = ("true", "1") if row["RepoTags"] == ["<none>:<none>"] else ("false", "0")
     return (
-        ("reference" not in wanted or bool(named))
+        ("reference" not in wanted or bool(_named(row, wanted)["RepoTags"]))
         and filters.labels_match(wanted, "label", row["Labels"] or {})
         and filters.any_equal(wanted, "dangling", *dangling)
     )
@@ -183,8 +190,11 @@ async def create(request: web.Request) -> web.StreamResponse:
 
 
 def _lines(*messages: Json) -> web.Response:
-    body = "".join(json.dumps(message) + "\r\n" for message in messages)
-    return web.Response(body=body.encode(), content_type="application/json")
+    """A stream of JSON messages: in chunks, by which clients know it from one message."""
+    text = "".join(json.dumps(message) + "\r\n" for message in messages)
+    response = web.Response(body=text.encode(), content_type="application/json")
+    response.enable_chunked_encoding()
+    return response
 
 
 async def _import(request: web.Request) -> web.StreamResponse:

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from meshnet.agent.agent import Agent
 from meshnet.api.http import LIMIT, Handler, middleware
-from meshnet.api.node import attach, containers, execs, forward, images, logs, networks, system
+from meshnet.api.node import attach, containers, execs, forward, images, logs, networks, system, volumes
 from meshnet.api.node.context import NODE, Node
 from meshnet.errors import MeshnetError
 
@@ -35,6 +35,7 @@ ROUTES: tuple[Route, ...] = (
     *execs.ROUTES,
     *images.ROUTES,
     *networks.ROUTES,
+    *volumes.ROUTES,
 )
 
 
