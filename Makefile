@@ -17,12 +17,12 @@ bpf: $(STAMP)
 demo: setup
 	scripts/demo
 
-# A kernel 6.1 to boot in a process (user-mode-linux) is only needed to test that the programs load there, the docker
+# A kernel 6.1 to boot in a process (user-mode-linux, kmod) is only needed to test that the programs load there, the docker
 # command (without its daemon) to test the engine with it.
 test: setup $(VENV)/.ready-tests lint unit packet lab interop
 
 $(VENV)/.ready-tests: $(STAMP)
-	scripts/setup $(VENV) user-mode-linux docker-command
+	scripts/setup $(VENV) user-mode-linux kmod docker-command
 	@touch $@
 
 lint: $(STAMP)

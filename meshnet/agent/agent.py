@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from meshnet.agent.events import Events
+from meshnet.agent.files import memory_files
 from meshnet.agent.membership import Membership
 from meshnet.agent.neighbours import Neighbours
 from meshnet.agent.parts import Spaces
@@ -59,7 +60,9 @@ from meshnet.model import (
 )
 from meshnet.sandbox.containers import Containers
 from meshnet.sandbox.images import Images
+from meshnet.sandbox.memory import MemoryFile
 from meshnet.sandbox.spec import ContainerSpec
+from meshnet.sandbox.volumes import Volume, Volumes
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +80,7 @@ class Agent:
         self.run_dir = Path(settings.run_dir)
         self.containers = Containers(Images(settings.images, str(self.run_dir.parent / "images")))
         self.events = Events()
+        self.volumes = Volumes(self.run_dir / "volumes")
         self.spaces: Spaces = netns
         self.dirs = TaskDirs(settings.run_dir)
         self.membership = Membership(self)
@@ -451,10 +455,12 @@ class Agent:
         self.reconciler.changed()
         return record
 
-    def withdraw(self, task: Task) -> None:
+    def withdraw(self, task: Task) -> int:
+        record = 0
         for attachment in task.networks_attachments:
-            self.neighbours.withdraw(attachment.network_id, task.id)
+            record = self.neighbours.withdraw(attachment.network_id, task.id)
         self.reconciler.changed()
+        return record
 
     async def acknowledged(self, record: int) -> bool:
         return await self.neighbours.acknowledged(record)
@@ -473,6 +479,19 @@ class Agent:
             self.ended_tasks[kept.task.id] = kept
         else:
             self.dirs.forget(kept.task.id)
+
+    def volume(self, name: str, labels: dict[str, str] | None) -> str:
+        return self.use_volume(name, labels)[0].path
+
+    def use_volume(self, name: str, labels: dict[str, str] | None) -> tuple[Volume, bool]:
+        """A volume, and whether it was made now. MeshnetError for a name that cannot be."""
+        found, fresh = self.volumes.create(name, labels)
+        if fresh:
+            self.events.publish("volume", "create", name, {"driver": "local"})
+        return found, fresh
+
+    def files(self, task: Task) -> tuple[MemoryFile, ...]:
+        return memory_files(task.spec.container_spec, {}, {})
 
     def happened(self, container: ContainerSpec, action: str, **attributes: str) -> None:
         shown = {**container.labels, "image": container.image, "name": container.name, **attributes}

@@ -90,7 +90,9 @@ class Neighbours:
         self._gossip.on_change(changed)
 
     async def join(self) -> None:
-        """Tries known members until one answers or `settle` seconds passed; gossip itself goes on trying after that."""
+        """Tries known members until one answers and its records are here, or `settle` seconds passed.
+
+        Gossip itself goes on trying after that."""
         known = self._members_file.read_text().split() if self._members_file.exists() else []
         found = [_address(text) for text in dict.fromkeys([*self._settings.join, *known])]
         others = [address for address in found if address is not None and address[0] != self._settings.address]
@@ -98,6 +100,8 @@ class Neighbours:
         while others:
             try:
                 await self._gossip.join(others, JOIN_TRY)
+                if not await self._gossip.wait_caught_up(max(deadline - asyncio.get_running_loop().time(), 0.0)):
+                    log.warning("not all records of the other members came within %g s", self._settle)
                 return
             except MeshnetError as error:
                 if asyncio.get_running_loop().time() > deadline:

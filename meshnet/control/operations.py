@@ -96,14 +96,17 @@ def create_network(view: View, spec: NetworkSpec, ledger: Ledger, new_id: NewId)
 
 
 def remove_network(view: View, network: Network) -> Changes:
-    """Deletes a network that no service and no wanted task uses."""
+    """Deletes a network that no service and no wanted task uses. A task whose service is gone is as good as unwanted:
+    the orchestrator only has yet to say so."""
     users = sorted(view.services_on.get(network.id, ()))
     if not users and network.spec.ingress:
         users = sorted(view.published)
     if users:
         raise precondition(f"network {network.id} is in use by service {users[0]}")
     for task in view.tasks.values():
-        if wanted(task) and alive(task) and any(a.network_id == network.id for a in task.networks_attachments):
+        if task.service_id not in view.services or not wanted(task) or not alive(task):
+            continue
+        if any(attachment.network_id == network.id for attachment in task.networks_attachments):
             raise precondition(f"network {network.id} is in use by task {task.id}")
     cursor = view.cursors.get(network.id)
     return Changes(drop=(network, cursor) if cursor else (network,))
