@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from meshnet.control.scheduler import eligible
 from meshnet.errors import MeshnetError
@@ -53,7 +53,7 @@ def progress(service: Service, tasks: Sequence[Task], nodes: Sequence[Node], upd
     states: dict[str, str] = {}
     for task in sorted(wanted, key=lambda task: state_rank(task.status.state)):
         states[str(task.slot) if task.slot else names.get(task.node_id, task.node_id)] = task.status.state
-    old = [task for task in wanted if updated and task.spec != service.spec.task_template]
+    old = [task for task in wanted if updated and not of_spec(task, service)]
     running = sum(task.status.state == "running" and task.node_id in ready for task in wanted if task not in old)
     if service.spec.mode.replicated is not None:
         target = service.spec.mode.replicated.replicas
@@ -63,6 +63,11 @@ def progress(service: Service, tasks: Sequence[Task], nodes: Sequence[Node], upd
     failures = [task for task in mine if task.status.err and running < target]
     newest = max(failures, key=lambda task: task.status.timestamp, default=None)
     return Progress(service.spec.name, running, target, states, newest.status.err if newest else "")
+
+
+def of_spec(task: Task, service: Service) -> bool:
+    """Whether a task is made of its service's present spec; a task is shown without the runtime."""
+    return replace(task.spec, runtime="") == replace(service.spec.task_template, runtime="")
 
 
 def wait(
@@ -123,7 +128,7 @@ def keeps_failing(service: Service, tasks: Sequence[Task]) -> str:
     """Why the slot of a service's present spec that failed often failed last; "" if there is none."""
     failed: dict[tuple[int, str], list[Task]] = {}
     for task in tasks:
-        if task.service_id == service.id and task.status.state in ENDED and task.spec == service.spec.task_template:
+        if task.service_id == service.id and task.status.state in ENDED and of_spec(task, service):
             failed.setdefault((task.slot, "" if task.slot else task.node_id), []).append(task)
     worst = max(failed.values(), key=len, default=[])
     if len(worst) < MANY_FAILURES:
