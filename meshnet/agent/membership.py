@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from meshnet.agent import managing
+from meshnet.agent.description import description
 from meshnet.agent.settings import ManagerSettings
 from meshnet.control.trust import joining, swarm, tls, tokens
 from meshnet.control.trust.rotation import CAConfig
@@ -136,7 +137,7 @@ class Membership:
     async def _enter(self, managers: tuple[str, ...], token: str, availability: str) -> str:
         """Gets a certificate from one of the managers, and begins the membership."""
         agent, credentials = self._agent, self._agent.credentials
-        node, silent, told = replace(agent.description(), availability=availability), "", 0
+        node, silent, told = replace(description(agent.settings), availability=availability), "", 0
         async with aiohttp.ClientSession() as http:
             for address in managers:
                 try:

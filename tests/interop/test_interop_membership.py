@@ -212,3 +212,21 @@ def test_a_node_that_is_removed_is_in_no_swarm(bare: LabUnderTest) -> None:
     assert {task.node for task in bare.tasks()} == {FIRST}
     second.out("swarm", "join", "--token", token, ADDRESS)
     assert states(first) == {FIRST: "Ready", SECOND: "Ready"}
+
+
+def test_a_membership_that_cannot_begin_again_is_left(bare: LabUnderTest) -> None:
+    """A member whose keys are lost while the manager is away waits for it, and can be told to leave instead."""
+    first, second, _ = dockers(bare)
+    first.out("swarm", "init")
+    token = first.out("swarm", "join-token", "-q", "worker")
+    second.out("swarm", "join", "--token", token, ADDRESS)
+    for node in (SECOND, FIRST):
+        nodes.kill(state.load(bare.name), node)
+    (directory(bare, SECOND) / "certificates" / "gossip-keys.json").unlink()
+    nodes.start(state.load(bare.name), SECOND)
+    assert second.refused("swarm", "join", "--token", token, ADDRESS) == MEMBER
+    assert second.out("swarm", "leave") == "Node left the swarm."
+    assert swarm_state(second) == "inactive"
+    nodes.start(state.load(bare.name), FIRST)
+    second.out("swarm", "join", "--token", token, ADDRESS)
+    assert states(first)[SECOND] == "Ready"

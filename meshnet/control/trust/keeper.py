@@ -212,7 +212,10 @@ class Keeper:
         return Changes((replace(node, description=replace(node.description, tls_info=now)),))
 
     def _refused(self, reason: str) -> None:
-        self.handshakes[f"tls_{reason.lower()}"] += 1
+        name = f"tls_{reason.lower()}"
+        self.handshakes[name] += 1
+        if self.handshakes[name] == 1:
+            log.warning("refused a peer in the handshake: %s; others like it are only counted", reason)
 
 
 def _sealing_key(path: Path, fresh: bool) -> bytes:
