@@ -17,7 +17,8 @@ class AgentSettings:
     """`lab` is `host` outside a lab. `managers` and `join` are `address:port`. `gossip_key` is base64 of 16, 24 or
     32 bytes, or "" for plain text. `images` is a lab's catalogue. `resolvers` answer unknown names; none means
     that unknown names get SERVFAIL at once. `map_sizes`: entries by name of a BPF map that shall be larger or
-    smaller than bpf/meshnet.h says; takes effect at the next start, and keeps what is in the map."""
+    smaller than bpf/meshnet.h says; takes effect at the next start, and keeps what is in the map. `neighbours`:
+    how many nodes share a lab's machine."""
 
     lab: str
     node: str
@@ -35,6 +36,7 @@ class AgentSettings:
     gossip_key: str = ""
     vxlan_port: int = 4789
     map_sizes: dict[str, int] = field(default_factory=dict)
+    neighbours: int = 0
 
     def save(self, path: str | Path) -> None:
         """Writes the settings for a later start, readable by root only: they hold the gossip key."""

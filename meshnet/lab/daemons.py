@@ -72,6 +72,7 @@ def _agent(lab: Lab, node: LabNode, key: str) -> AgentSettings:
         datapath=node.datapath,
         direct_return=lab.direct_return,
         map_sizes=lab.map_sizes,
+        neighbours=len(lab.nodes),
         gossip_key=key,
     )
 

@@ -19,7 +19,8 @@ from meshnet.lab.spec import Lab
 TOOLS = {"nft": "nftables", "bpftool": "bpftool", "conmon": "conmon", "crun": "crun", "tc": "iproute2"}
 _PATH = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
 
-READY = 30.0  # s that nodes get to join
+READY = 30.0  # s that nodes get to join,
+READY_PER_NODE = 1.0  # and more where many share the machine
 
 Report = Callable[[str], None]
 
@@ -77,23 +78,27 @@ def up(lab: Lab, report: Report = lambda _: None) -> None:
         raise
 
 
-def wait_ready(lab: Lab, nodes: list[str], report: Report, timeout: float = READY, *, stays: bool = True) -> None:
-    """Returns when the manager sees every one of `nodes` ready, and each of them knows all members that run.
+def wait_ready(lab: Lab, nodes: list[str], report: Report, timeout: float | None = None, *, stays: bool = True) -> None:
+    """Returns when the manager sees every one of `nodes` ready, and each of them has known all members that run.
 
     `stays`: after a failure the lab and its logs are still there to look at.
 
     Raises MeshnetError with the end of a log as soon as a manager or agent of theirs has ended, or after `timeout`
-    seconds.
+    seconds (by default what a lab of this size may take).
     """
     manager = engine.of_lab(lab)
+    if timeout is None:
+        timeout = READY + READY_PER_NODE * len(lab.nodes)
     deadline = time.monotonic() + timeout
+    acquainted: set[str] = set()
     while True:
         for node in nodes:
             for daemon in daemons.of_node(lab, state.node_of(lab, node)):
                 if not processes.alive(lab.name, node, daemon.role):
                     end = processes.log_tail(lab.name, node, daemon.role)
                     raise MeshnetError(f"the {daemon.role} of {node} ended: {end}")
-        ready = _ready(manager, nodes) & _acquainted(lab, nodes)
+        acquainted |= _acquainted(lab, [node for node in nodes if node not in acquainted])
+        ready = _ready(manager, nodes) & acquainted
         waiting = [node for node in nodes if node not in ready]
         if not waiting:
             return

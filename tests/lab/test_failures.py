@@ -105,6 +105,36 @@ def test_an_agent_killed_and_restarted(lab: LabUnderTest, ways: Ways, node: str)
     assert vip(lab) in lab.task("box.1").out("dig +short +time=2 @127.0.0.11 whoami")
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_an_agent_that_stays_away(lab: LabUnderTest, ways: Ways, number: signal.Signals) -> None:
+    """When an agent is given up for dead, its node's tasks and ports go on: clients there, kept connections, its port.
+
+    Without a manager, which would start the node's tasks elsewhere.
+    """
+    virtual, everyone = vip(lab), hostnames(lab)
+    away = {task.name: task.spec.hostname for task in lab.tasks("whoami") if task.node == "docker-1"}
+    there = {task.name for task in lab.tasks("whoami")} - away.keys()
+    with inside(lab, "box.1") as own, beside(lab, "box.1") as raw, ways.loaded(lab) as outcomes:
+        kill_9(lab, "docker-0", daemons.MANAGER)
+        (pid,) = processes.pids(lab.name, "docker-1", daemons.AGENT)
+        os.kill(pid, number)
+        lab.wait_until(
+            lambda: all(tasks == there for tasks in backends(lab, "docker-2", "whoami")), what="plans without the dead"
+        )
+        for probe in (own, raw):
+            assert {name for name, _ in probe.ask(virtual, count=6)} == everyone
+        assert {name for name, _ in ways.all["docker-1"][0].ask(NODES["docker-1"], count=6)} == everyone
+        ways.flow(lab)
+        if number == signal.SIGSTOP:
+            os.kill(pid, signal.SIGCONT)
+        nodes.start(lab.spec, "docker-0")
+        if number == signal.SIGKILL:
+            nodes.start(lab.spec, "docker-1")
+        settled(lab, "whoami", 3)
+    no_failure(outcomes)
+    assert hostnames(lab) == everyone
+
+
 def test_what_changed_while_an_agent_was_away(lab: LabUnderTest, ways: Ways) -> None:
     """An agent that comes back learns of the tasks that came and went meanwhile."""
     kill_9(lab, "docker-1", daemons.AGENT)
