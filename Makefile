@@ -3,7 +3,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.ready
 
-.PHONY: setup demo test lint unit packet lab bpf clean
+.PHONY: setup demo test lint unit packet lab interop bpf clean
 
 setup: $(STAMP) bpf
 
@@ -17,11 +17,12 @@ bpf: $(STAMP)
 demo: setup
 	scripts/demo
 
-# A kernel 6.1 to boot in a process (user-mode-linux, kmod) is only needed to test that the programs load there.
-test: setup $(VENV)/.ready-tests lint unit packet lab
+# A kernel 6.1 to boot in a process (user-mode-linux, kmod) is only needed to test that the programs load there, the
+# docker command (without its daemon) to test the engine with it.
+test: setup $(VENV)/.ready-tests lint unit packet lab interop
 
 $(VENV)/.ready-tests: $(STAMP)
-	scripts/setup $(VENV) user-mode-linux kmod
+	scripts/setup $(VENV) user-mode-linux kmod docker-command
 	@touch $@
 
 lint: $(STAMP)
@@ -37,6 +38,9 @@ packet: setup
 
 lab: setup
 	$(PY) -m pytest tests/lab
+
+interop: setup $(VENV)/.ready-tests
+	$(PY) -m pytest tests/interop
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

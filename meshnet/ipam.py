@@ -66,6 +66,14 @@ def parse_gateway(text: str, subnet: IPNetwork) -> IPAddress:
     return gateway
 
 
+def parse_aux(text: str, subnet: IPNetwork) -> IPAddress:
+    """An address of a subnet that is kept for something else (`--aux-address`). Raises MeshnetError."""
+    address = _address(text, "auxiliary")
+    if address not in subnet or address in (subnet.network, subnet.broadcast):
+        raise MeshnetError(f"no matching subnet for aux-address {text}")
+    return address
+
+
 def parse_range(text: str, subnet: IPNetwork) -> IPNetwork:
     """The part of a subnet that tasks get their addresses from (`--ip-range`). Raises MeshnetError."""
     try:

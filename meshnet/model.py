@@ -9,7 +9,19 @@ Nothing in this file does I/O, reads a clock or draws a random number.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+
+from meshnet.containerspec import ConfigReference as ConfigReference
+from meshnet.containerspec import ContainerSpec as ContainerSpec
+from meshnet.containerspec import Driver as Driver
+from meshnet.containerspec import Healthcheck as Healthcheck
+from meshnet.containerspec import Mount as Mount
+from meshnet.containerspec import ResourceRequirements as ResourceRequirements
+from meshnet.containerspec import Resources as Resources
+from meshnet.containerspec import SecretReference as SecretReference
+from meshnet.containerspec import Version as Version
+from meshnet.containerspec import count, named
+from meshnet.secretspec import Config as Config
+from meshnet.secretspec import Secret as Secret
 
 SECOND = 1_000_000_000
 
@@ -40,19 +52,6 @@ def state_rank(state: str) -> int:
     return _RANK[state]
 
 
-def _named(name: str, default: Any = None, factory: Any = None) -> Any:
-    if factory is not None:
-        return field(default_factory=factory, metadata={"name": name})
-    return field(default=default, metadata={"name": name})
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """The store revision of an object's last change: what an update must name to be accepted."""
-
-    index: int = 0
-
-
 @dataclass(frozen=True, slots=True)
 class PortConfig:
     """One published port. `published_port` 0 asks for one from 30000-32767; mode is `ingress` or `host`."""
@@ -72,7 +71,7 @@ class EndpointSpec:
 
 @dataclass(frozen=True, slots=True)
 class VirtualIP:
-    network_id: str = _named("NetworkID", "")
+    network_id: str = named("NetworkID", "")
     addr: str = ""  # with prefix length: 10.0.1.2/24
 
 
@@ -82,42 +81,7 @@ class ServiceEndpoint:
 
     spec: EndpointSpec = EndpointSpec()
     ports: tuple[PortConfig, ...] = ()
-    virtual_ips: tuple[VirtualIP, ...] = _named("VirtualIPs", ())
-
-
-@dataclass(frozen=True, slots=True)
-class Healthcheck:
-    """`test` is () to inherit, ("NONE",), ("CMD", ...) or ("CMD-SHELL", text). Durations in ns, 0 = default."""
-
-    test: tuple[str, ...] = ()
-    interval: int = 0
-    timeout: int = 0
-    retries: int = 0
-    start_period: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Mount:
-    type: str = "volume"
-    source: str = ""
-    target: str = ""
-    read_only: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ContainerSpec:
-    image: str = ""
-    labels: dict[str, str] = field(default_factory=dict)
-    command: tuple[str, ...] = ()
-    args: tuple[str, ...] = ()
-    hostname: str = ""
-    env: tuple[str, ...] = ()
-    dir: str = ""
-    user: str = ""
-    stop_signal: str = ""
-    stop_grace_period: int | None = None  # ns; None means 10 s
-    healthcheck: Healthcheck | None = None
-    mounts: tuple[Mount, ...] = ()
+    virtual_ips: tuple[VirtualIP, ...] = named("VirtualIPs", ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +90,12 @@ class NetworkAttachmentConfig:
 
     target: str = ""
     aliases: tuple[str, ...] = ()
+    driver_opts: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class SpreadOver:
-    spread_descriptor: str = ""
+    spread_descriptor: str = named(default="", always=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,32 +104,46 @@ class PlacementPreference:
 
 
 @dataclass(frozen=True, slots=True)
+class Platform:
+    architecture: str = ""
+    os: str = named("OS", "")
+
+
+@dataclass(frozen=True, slots=True)
 class Placement:
+    """Where tasks may run. `platforms` are those of the image: any of them will do; none named means any."""
+
     constraints: tuple[str, ...] = ()
     preferences: tuple[PlacementPreference, ...] = ()
-    max_replicas: int = 0
+    max_replicas: int = count()
+    platforms: tuple[Platform, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
+    """`condition` is any, on-failure or none. `delay` None means 5 s, `window` None or 0 all time."""
+
     condition: str = "any"
-    delay: int = 5 * SECOND
-    max_attempts: int = 0
-    window: int = 0
+    delay: int | None = None
+    max_attempts: int = count(always=True)
+    window: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TaskSpec:
     container_spec: ContainerSpec = ContainerSpec()
-    networks: tuple[NetworkAttachmentConfig, ...] = ()
+    resources: ResourceRequirements | None = None
+    restart_policy: RestartPolicy | None = None
     placement: Placement = Placement()
-    restart_policy: RestartPolicy = RestartPolicy()
-    force_update: int = 0
+    networks: tuple[NetworkAttachmentConfig, ...] = ()
+    log_driver: Driver | None = None
+    force_update: int = count(always=True)
+    runtime: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Replicated:
-    replicas: int = 1
+    replicas: int = count(1, always=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,30 +152,101 @@ class Global:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicatedJob:
+    """Tasks that run to their end, `total_completions` of them, at most `max_concurrent` at a time.
+
+    None for the total means as many as may run at a time; None for that means 1.
+    """
+
+    max_concurrent: int | None = None
+    total_completions: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalJob:
+    """A task that runs to its end on every eligible node."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceMode:
-    """Exactly one of the two is set."""
+    """Exactly one of them is set."""
 
     replicated: Replicated | None = None
-    global_: Global | None = _named("Global")
+    global_: Global | None = named("Global")
+    replicated_job: ReplicatedJob | None = None
+    global_job: GlobalJob | None = None
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether there is a task per node, and not a number of tasks."""
+        return self.global_ is not None or self.global_job is not None
+
+    @property
+    def job(self) -> bool:
+        """Whether tasks run to their end."""
+        return self.replicated_job is not None or self.global_job is not None
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateConfig:
+    """How tasks are replaced. `parallelism` 0 is all at once, `monitor` 0 is 5 s; durations are ns."""
+
+    parallelism: int = count(always=True)
+    delay: int = count()
+    failure_action: str = "pause"  # continue, rollback (of an update only)
+    monitor: int = count()
+    max_failure_ratio: float = named(default=0.0, always=True)
+    order: str = named(default="stop-first", always=True)  # or start-first
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceSpec:
-    name: str = ""
-    labels: dict[str, str] = field(default_factory=dict)
+    name: str = named(default="", always=True)
+    labels: dict[str, str] = named(factory=dict, always=True)
     task_template: TaskSpec = TaskSpec()
     mode: ServiceMode = ServiceMode(replicated=Replicated())
+    update_config: UpdateConfig | None = None
+    rollback_config: UpdateConfig | None = None
+    networks: tuple[NetworkAttachmentConfig, ...] = ()  # an old place for the template's
     endpoint_spec: EndpointSpec = EndpointSpec()
 
 
 @dataclass(frozen=True, slots=True)
+class UpdateStatus:
+    """Where an update stands: updating, paused, completed, rollback_started, rollback_paused, rollback_completed."""
+
+    state: str = ""
+    started_at: str = ""
+    completed_at: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """Which run of a job its present tasks belong to, and when that began."""
+
+    job_iteration: Version = Version()
+    last_execution: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
-    id: str = _named("ID", "")
+    """`previous_specs` are those that it had before, the latest first."""
+
+    id: str = named("ID", "")
     version: Version = Version()
     created_at: str = ""
     updated_at: str = ""
     spec: ServiceSpec = ServiceSpec()
     endpoint: ServiceEndpoint = ServiceEndpoint()
+    update_status: UpdateStatus | None = None
+    job_status: JobStatus | None = None
+    previous_specs: tuple[ServiceSpec, ...] = ()
+
+    @property
+    def previous_spec(self) -> ServiceSpec | None:
+        """The spec that a rollback returns to."""
+        return self.previous_specs[0] if self.previous_specs else None
 
     def vip(self, network_id: str) -> str | None:
         """The service's virtual address on a network, without prefix length; None if it has none there."""
@@ -211,6 +261,7 @@ class IPAMConfig:
     subnet: str = ""
     range: str = ""
     gateway: str = ""
+    auxiliary_addresses: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,20 +277,20 @@ class NetworkSpec:
     attachable: bool = False
     ingress: bool = False
     options: dict[str, str] = field(default_factory=dict)
-    ipam_options: IPAMOptions = _named("IPAMOptions", IPAMOptions())
+    ipam_options: IPAMOptions = named("IPAMOptions", IPAMOptions())
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
     """An overlay network. `vni`, and the subnet and gateway in `ipam_options`, are the allocator's."""
 
-    id: str = _named("ID", "")
+    id: str = named("ID", "")
     version: Version = Version()
     created_at: str = ""
     updated_at: str = ""
     spec: NetworkSpec = NetworkSpec()
-    ipam_options: IPAMOptions = _named("IPAMOptions", IPAMOptions())
-    vni: int = _named("VNI", 0)
+    ipam_options: IPAMOptions = named("IPAMOptions", IPAMOptions())
+    vni: int = named("VNI", 0)
 
     @property
     def subnet(self) -> str:
@@ -254,7 +305,7 @@ class Network:
 class NetworkAttachment:
     """Addresses given to a task, or to a node, on one network; each with prefix length."""
 
-    network_id: str = _named("NetworkID", "")
+    network_id: str = named("NetworkID", "")
     addresses: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
 
@@ -266,9 +317,9 @@ class NetworkAttachment:
 
 @dataclass(frozen=True, slots=True)
 class ContainerStatus:
-    container_id: str = _named("ContainerID", "")
-    pid: int = _named("PID", 0)
-    exit_code: int = 0
+    container_id: str = named("ContainerID", "", always=True)
+    pid: int = named("PID", 0, always=True)
+    exit_code: int = named(default=0, always=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,51 +333,64 @@ class TaskStatus:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One instance of a service, bound to at most one node for its whole life, never reused."""
+    """One instance of a service, bound to at most one node for its whole life, never reused.
 
-    id: str = _named("ID", "")
+    `running_since` and `ended_at` are by the manager's clock, and `failures` says how many of its predecessors failed
+    in a row: the manager's own, which nobody is told.
+    """
+
+    id: str = named("ID", "")
     version: Version = Version()
     created_at: str = ""
     updated_at: str = ""
     spec: TaskSpec = TaskSpec()
-    service_id: str = _named("ServiceID", "")
+    service_id: str = named("ServiceID", "")
     slot: int = 0  # 0 for a task of a global service
-    node_id: str = _named("NodeID", "")
+    node_id: str = named("NodeID", "")
     status: TaskStatus = TaskStatus()
     desired_state: str = "running"
     networks_attachments: tuple[NetworkAttachment, ...] = ()
+    job_iteration: Version | None = None
+    running_since: str = ""
+    ended_at: str = ""
+    failures: int = count()
 
 
 @dataclass(frozen=True, slots=True)
-class Platform:
-    architecture: str = "x86_64"
-    os: str = _named("OS", "linux")
-
-
-@dataclass(frozen=True, slots=True)
-class Resources:
-    nano_cpus: int = _named("NanoCPUs", 0)
-    memory_bytes: int = 0
+class Plugin:
+    type: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
     engine_version: str = ""
     labels: dict[str, str] = field(default_factory=dict)
+    plugins: tuple[Plugin, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TLSInfo:
+    """Which CA: its certificate (PEM), and the name and key (DER, base64) of who signs for it."""
+
+    trust_root: str = ""
+    cert_issuer_subject: str = ""
+    cert_issuer_public_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeDescription:
     hostname: str = ""
-    platform: Platform = Platform()
+    platform: Platform = Platform("x86_64", "linux")
     resources: Resources = Resources()
     engine: Engine = Engine()
+    tls_info: TLSInfo = named("TLSInfo", TLSInfo())
 
 
 @dataclass(frozen=True, slots=True)
 class NodeSpec:
     name: str = ""
-    labels: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, str] = named(factory=dict, always=True)
     role: str = "worker"  # or manager
     availability: str = "active"  # or pause, drain
 
@@ -349,7 +413,7 @@ class ManagerStatus:
 class Node:
     """A member of the swarm. `attachments` are its own addresses: one on ingress, others where needed."""
 
-    id: str = _named("ID", "")
+    id: str = named("ID", "")
     version: Version = Version()
     created_at: str = ""
     updated_at: str = ""
@@ -388,6 +452,8 @@ class Assignments:
     tasks: dict[str, Task] = field(default_factory=dict)
     services: dict[str, Service] = field(default_factory=dict)
     networks: dict[str, Network] = field(default_factory=dict)
+    secrets: dict[str, Secret] = field(default_factory=dict)
+    configs: dict[str, Config] = field(default_factory=dict)
 
 
 def mac_of(ip: str) -> str:

@@ -8,7 +8,7 @@ from meshnet import names
 from meshnet.agent import templates
 from meshnet.agent.parts import Host
 from meshnet.kernel.bpf import cgroup2_root
-from meshnet.model import SECOND, Healthcheck, Task, task_name
+from meshnet.model import SECOND, Healthcheck, Service, Task, task_name
 from meshnet.sandbox.spec import ContainerSpec, HealthConfig, TaskMount
 
 RESOLV_CONF = "nameserver 127.0.0.11\noptions ndots:0\n"
@@ -50,7 +50,22 @@ def container_spec(host: Host, task: Task, identity: Identity, directory: str) -
         dir=directory,
         resolv_conf=RESOLV_CONF,
         hosts=_hosts(task, identity.hostname),
+        labels={**spec.labels, **swarm_labels(task, service)},
     )
+
+
+def swarm_labels(task: Task, service: Service | None) -> dict[str, str]:
+    """The labels by which Swarm's containers are known."""
+    name = service.spec.name if service else task.service_id
+    begin = "com.docker.swarm"
+    return {
+        f"{begin}.node.id": task.node_id,
+        f"{begin}.service.id": task.service_id,
+        f"{begin}.service.name": name,
+        f"{begin}.task": "",
+        f"{begin}.task.id": task.id,
+        f"{begin}.task.name": task_name(name, task),
+    }
 
 
 def _hosts(task: Task, hostname: str) -> str:

@@ -7,7 +7,6 @@ address that everyone joined, before it lets a plan made without them near the k
 from __future__ import annotations
 
 import asyncio
-import base64
 import ipaddress
 import logging
 import time
@@ -38,6 +37,7 @@ class Neighbours:
     """One node's gossip. `look()` reads it into `located`, `peers`, `absent` and `gone`.
 
     `peers` are the live members and those that are dead for gossip; the last known endpoints of these are `absent`.
+    The first of `keys` seals, all open; none means plain text.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class Neighbours:
         settings: AgentSettings,
         node_id: str,
         datapath: str,
+        keys: tuple[bytes, ...] = (),
         gossip: Callable[[Settings], Gossip] = Gossip,
         settle: float = SETTLE,
     ) -> None:
@@ -62,7 +63,7 @@ class Neighbours:
         self._settle = settle
         epoch = self._next_epoch()
         self._keep_epoch(epoch)
-        self._gossip = gossip(self._gossip_settings(node_id, datapath, epoch))
+        self._gossip = gossip(self._gossip_settings(node_id, datapath, keys, epoch))
         self._gossip.on_epoch(self._keep_epoch)
 
     def _next_epoch(self) -> int:
@@ -72,8 +73,7 @@ class Neighbours:
         except (OSError, ValueError):
             return 1 if self._settings.lab != "host" else time.time_ns() // 1_000_000
 
-    def _gossip_settings(self, node_id: str, datapath: str, epoch: int) -> Settings:
-        key = base64.b64decode(self._settings.gossip_key)
+    def _gossip_settings(self, node_id: str, datapath: str, keys: tuple[bytes, ...], epoch: int) -> Settings:
         meta = MemberMeta(
             version="1",
             epoch=epoch,
@@ -83,9 +83,7 @@ class Neighbours:
             node_id=node_id,
             hostname=self._settings.node,
         )
-        settings = Settings(
-            name=node_id, address=self._settings.address, epoch=epoch, meta=meta, keys=(key,) if key else ()
-        )
+        settings = Settings(name=node_id, address=self._settings.address, epoch=epoch, meta=meta, keys=keys)
         return settings.local(self._settings.neighbours) if self._settings.lab != "host" else settings
 
     def _keep_epoch(self, epoch: int) -> None:
@@ -115,6 +113,10 @@ class Neighbours:
                     log.warning("%s", error)
                     return
             await asyncio.sleep(JOIN_PAUSE)
+
+    def use_keys(self, keys: tuple[bytes, ...]) -> None:
+        """Seals with the first of these from now on, and opens with all of them."""
+        self._gossip.set_keys(keys)
 
     async def leave(self) -> None:
         await self._gossip.leave()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from meshnet.agent.taskdir import Kept
 from meshnet.dns.zone import Zone
 from meshnet.model import Service, Task, TaskStatus
 from meshnet.sandbox.spec import ContainerSpec
@@ -15,6 +16,11 @@ from meshnet.sandbox.spec import ContainerSpec
 
 class Container(Protocol):
     """A task's container; see `sandbox.container`."""
+
+    spec: ContainerSpec
+
+    @property
+    def exit_code(self) -> int | None: ...
 
     @property
     def pid(self) -> int: ...
@@ -30,7 +36,7 @@ class Container(Protocol):
 
     async def stop(self) -> int: ...
 
-    async def remove(self) -> None: ...
+    async def end(self) -> None: ...
 
     def release(self) -> None: ...
 
@@ -99,3 +105,11 @@ class Host(Protocol):
     async def unwire(self, task: Task) -> None: ...
 
     def report(self, task: Task, status: TaskStatus) -> None: ...
+
+    def ended(self, kept: Kept) -> None:
+        """Hears what is left of a task that has ended, once all else of it was taken away."""
+        ...
+
+    def happened(self, container: ContainerSpec, action: str, **attributes: str) -> None:
+        """Tells whoever listens to the node's events of a container's life."""
+        ...

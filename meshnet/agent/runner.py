@@ -86,6 +86,11 @@ class Runner:
         return templates.expand(self.task.spec.container_spec.hostname, values) or self.container_id[:12]
 
     @property
+    def container(self) -> Container | None:
+        """The task's container, from its creation on."""
+        return self._container
+
+    @property
     def finished(self) -> bool:
         return self._life is not None and self._life.done()
 
@@ -154,11 +159,13 @@ class Runner:
         self._host.publish(self.task, "starting", self.hostname, self.container_id)
         spec = container_spec(self._host, self.task, self, self._dirs.container(self.task.id))
         self._container = await self._host.containers.create(spec)
-        self._container.on_health(lambda _: self._health_changed.set())
+        self._host.happened(spec, "create")
+        self._container.on_health(self._health_is)
         self._say("ready")
         self._say("starting")
         self._started = True
         await self._container.start()
+        self._host.happened(spec, "start")
         await self._join_service()
 
     async def _adopt(self) -> None:
@@ -169,7 +176,7 @@ class Runner:
         self._container = await self._host.containers.adopt(self._dirs.container(self.task.id))
         if self._container is None:
             raise EndedError("failed", "its container is gone")
-        self._container.on_health(lambda _: self._health_changed.set())
+        self._container.on_health(self._health_is)
         self._host.publish(self.task, "ready" if self._kept.serving else "starting", self.hostname, self.container_id)
         try:
             await self._host.wire(self.task, self.netns)
@@ -179,6 +186,11 @@ class Runner:
             log.error("task %s goes on with what the kernel holds: %s", self.task.id, error)
         await self.resolver.start(self.netns)
         await self._join_service()
+
+    def _health_is(self, status: str) -> None:
+        self._health_changed.set()
+        if self._container is not None:
+            self._host.happened(self._container.spec, f"health_status: {status}")
 
     async def _join_service(self) -> None:
         """Waits until the task is healthy (without a check: until its published ports are open), then it takes part."""
@@ -257,7 +269,9 @@ class Runner:
     async def _clean(self, end: EndedError) -> None:
         """Takes everything away, whatever fails on the way, and says how the task ended."""
         record = self._host.withdraw(self.task)
-        removed = self._container is None or await self._tried(self._container.remove())
+        removed = self._container is None or await self._tried(self._container.end())
+        if self._container is not None and self._started:
+            self._host.happened(self._container.spec, "die", exitCode=str(self._container.exit_code or 0))
         self.status = TaskStatus(
             timestamp=now(),
             state=end.state,
@@ -274,8 +288,14 @@ class Runner:
             self._host.spaces.delete(os.path.basename(self.netns))
         except OSError as error:
             log.error("task %s: its network namespace stays: %s", self.task.id, error)
-        if removed:  # else the next agent adopts what is left, and tries again
+        if not removed:  # the next agent adopts what is left, and tries again
+            return
+        if self._container is None or not self._started:
             self._dirs.remove(self.task.id)
+            return
+        kept = Kept(self.task, self.container_id, False, self.status)
+        self._dirs.retire(kept)
+        self._host.ended(kept)
 
     async def _tried(self, work: Coroutine[Any, Any, object]) -> bool:
         """Whether a step of the cleaning up was done; if not, the log says why."""

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
-from meshnet.api.filters import Filters, any_equal, any_prefix, find_node, labels_match
-from meshnet.control.view import View, wanted
-from meshnet.errors import NotFoundError
-from meshnet.model import Network, Node, Service, Task, task_name
+from meshnet.api.filters import Filters, any_equal, any_prefix, find_node, find_service, labels_match
+from meshnet.control.allocator import task_networks
+from meshnet.control.defaults import duration
+from meshnet.control.objects import seconds
+from meshnet.control.orchestrator import outdated
+from meshnet.control.view import View, alive, wanted
+from meshnet.errors import MeshnetError, NotFoundError
+from meshnet.model import Config, Network, Node, Secret, Service, ServiceMode, Task, task_name
 
-T = TypeVar("T", Node, Service, Network, Task)
+T = TypeVar("T", Node, Service, Network, Task, Secret, Config)
+C = TypeVar("C", Secret, Config)
 NODES = ("id", "name", "label", "node.label", "membership", "role")
 SERVICES = ("id", "name", "label", "mode", "runtime")
+PRUNED = ("label", "label!", "until")
 NETWORKS = ("id", "name", "label", "driver", "scope", "type", "dangling")
+CONFIDENTIAL = ("id", "name", "names", "label")
 TASKS = ("id", "name", "label", "service", "node", "desired-state", "runtime", "_up-to-date")
 
 
@@ -40,10 +47,29 @@ def services(view: View, filters: Filters) -> list[Service]:
         for service in view.services.values()
         if any_prefix(filters, "id", service.id)
         and any_prefix(filters, "name", service.spec.name)
-        and any_equal(filters, "mode", "global" if service.spec.mode.global_ is not None else "replicated")
+        and any_equal(filters, "mode", mode_name(service.spec.mode))
         and any_equal(filters, "runtime", "container")
         and labels_match(filters, "label", service.spec.labels)
     )
+
+
+def confidential(things: Mapping[str, C], filters: Filters) -> list[C]:
+    """Secrets or configs. `name` is how a name begins, `names` the whole of it, as in the Engine."""
+    return _ordered(
+        thing
+        for thing in things.values()
+        if any_prefix(filters, "id", thing.id)
+        and any_prefix(filters, "name", thing.spec.name)
+        and any_equal(filters, "names", thing.spec.name)
+        and labels_match(filters, "label", thing.spec.labels)
+    )
+
+
+def mode_name(mode: ServiceMode) -> str:
+    """What a person calls the mode: as after `--mode`."""
+    if mode.job:
+        return "global-job" if mode.everywhere else "replicated-job"
+    return "global" if mode.everywhere else "replicated"
 
 
 def networks(view: View, filters: Filters) -> list[Network]:
@@ -62,6 +88,41 @@ def networks(view: View, filters: Filters) -> list[Network]:
     )
 
 
+def unused_networks(view: View, filters: Filters, before: float) -> list[Network]:
+    """What a prune removes: networks made before that time that neither a service nor a task uses."""
+    busy = {item.network_id for task in view.tasks.values() if alive(task) for item in task.networks_attachments}
+    return _ordered(
+        network
+        for network in view.networks.values()
+        if not network.spec.ingress
+        and not view.services_on.get(network.id)
+        and network.id not in busy
+        and seconds(network.created_at) <= before
+        and labels_match(filters, "label", network.spec.labels)
+        and not ("label!" in filters and labels_match(filters, "label!", network.spec.labels))
+    )
+
+
+def until(filters: Filters, now: float) -> float:
+    """The time of an `until` filter, in s since the epoch: a time, or how long ago. Raises MeshnetError."""
+    values = filters.get("until", ())
+    if len(values) > 1:
+        raise MeshnetError("more than one until filter specified")
+    if not values:
+        return now
+    text = values[0]
+    if text.replace(".", "", 1).isdigit() and text.isascii():
+        return float(text[:20])
+    if text[:1].isdigit() and "T" in text:
+        moment = seconds(text)
+        if moment:
+            return moment
+    try:
+        return now - duration(text)
+    except MeshnetError:
+        raise MeshnetError(f"invalid filter 'until={text}': a time or a duration such as 24h is needed") from None
+
+
 def _dangling(view: View, network: Network) -> tuple[str, ...]:
     used = network.spec.ingress or view.services_on.get(network.id)
     return ("false", "0") if used else ("true", "1")
@@ -78,7 +139,7 @@ def tasks(view: View, filters: Filters) -> list[Task]:
         and (not node_ids or task.node_id in node_ids)
         and any_prefix(filters, "id", task.id)
         and any_prefix(filters, "name", _name(view, task))
-        and any_equal(filters, "desired-state", task.desired_state, *(("accepted",) if wanted(task) else ()))
+        and any_equal(filters, "desired-state", *_desired(task))
         and any_equal(filters, "runtime", "container")
         and any_equal(filters, "_up-to-date", "true" if _up_to_date(view, task) else "false")
         and labels_match(filters, "label", _labels(view, task))
@@ -86,7 +147,8 @@ def tasks(view: View, filters: Filters) -> list[Task]:
 
 
 def _service_id(view: View, reference: str) -> str:
-    return view.service_named.get(reference, reference)
+    """Raises NotFoundError for a service that neither exists nor has left tasks."""
+    return reference if view.tasks_of.get(reference) else find_service(view, reference).id
 
 
 def _node_id(view: View, reference: str) -> str:
@@ -101,9 +163,17 @@ def _name(view: View, task: Task) -> str:
     return task_name(service.spec.name if service else task.service_id, task)
 
 
+def _desired(task: Task) -> tuple[str, ...]:
+    """The names of the desired state; the task of a job is to complete."""
+    names = [task.desired_state]
+    if task.job_iteration is not None and task.desired_state == "running":
+        names.append("complete")
+    return (*names, "accepted") if wanted(task) else tuple(names)
+
+
 def _up_to_date(view: View, task: Task) -> bool:
     service = view.services.get(task.service_id)
-    return service is not None and task.spec == service.spec.task_template
+    return service is not None and not outdated(view, service, task, task_networks(view, service))
 
 
 def _labels(view: View, task: Task) -> dict[str, str]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from random import SystemRandom
 
 from aiohttp import web
 
 from meshnet.api import filters, lists, shapes, validate
-from meshnet.api.http import answer, body_of, flag, manager_of, version_of
-from meshnet.codec import from_json
+from meshnet.api.http import answer, body_as, flag, manager_of, version_of
 from meshnet.control import operations
 from meshnet.control.manager import Manager
+from meshnet.errors import MeshnetError
 from meshnet.model import ServiceSpec
 
 
@@ -22,9 +23,10 @@ async def list_services(request: web.Request) -> web.Response:
 
 
 async def inspect_service(request: web.Request) -> web.Response:
-    """GET /services/{id}"""
+    """GET /services/{id}, with `insertDefaults`."""
     view = manager_of(request).view
-    return answer(shapes.service(filters.find_service(view, request.match_info["id"]), view))
+    service = filters.find_service(view, request.match_info["id"])
+    return answer(shapes.service(service, view, defaults=flag(request, "insertDefaults")))
 
 
 async def create_service(request: web.Request) -> web.Response:
@@ -40,12 +42,17 @@ async def create_service(request: web.Request) -> web.Response:
 
 
 async def update_service(request: web.Request) -> web.Response:
-    """POST /services/{id}/update?version=N"""
+    """POST /services/{id}/update?version=N, with `rollback`: `previous` or how many specs to go back."""
     manager = manager_of(request)
     reference, version = request.match_info["id"], version_of(request, "service")
-    if request.query.get("rollback", ""):
-        service = filters.find_service(manager.view, reference)
-        raise operations.precondition(f"service {service.id} does not have a previous spec")
+    steps = _rollback(request.query.get("rollback", ""))
+    if steps:
+        await manager.state.write(
+            lambda view: operations.rollback_service(
+                view, filters.find_service(view, reference), version, steps, manager.ledger(view), time.time()
+            )
+        )
+        return answer({"Warnings": None})
     spec = await _spec(request)
     await manager.state.write(
         lambda view: operations.update_service(
@@ -55,10 +62,20 @@ async def update_service(request: web.Request) -> web.Response:
     return answer({"Warnings": _warnings(manager, spec) or None})
 
 
+def _rollback(text: str) -> int:
+    """How many specs back the `rollback` parameter asks for; 0 for none."""
+    if text in ("", "none"):
+        return 0
+    if text == "previous":
+        return 1
+    if text.isascii() and text.isdigit() and 0 < int(text[:3]) <= operations.KEPT_SPECS:
+        return int(text[:3])
+    kept = operations.KEPT_SPECS
+    raise MeshnetError(f"unrecognized rollback option {text}: previous, or a number from 1 to {kept}, is needed")
+
+
 async def _spec(request: web.Request) -> ServiceSpec:
-    data = await body_of(request)
-    validate.check_supported(data)
-    return validate.service_spec(from_json(ServiceSpec, data), SystemRandom())
+    return validate.service_spec(await body_as(ServiceSpec, request), SystemRandom())
 
 
 def _warnings(manager: Manager, spec: ServiceSpec) -> list[str]:

@@ -6,12 +6,14 @@ recordings of a real engine are the reference (API 1.41).
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
-from meshnet.codec import to_json
+from meshnet.codec import shown
 from meshnet.control.allocator import VNI_OPTION
-from meshnet.control.view import View, alive, wanted
-from meshnet.model import Network, Node, Service, ServiceMode, Task, TaskSpec, mac_of, task_name
+from meshnet.control.defaults import interpolated
+from meshnet.control.view import View, alive, iteration_of, wanted
+from meshnet.model import Network, Node, Service, ServiceSpec, Task, TaskSpec, TaskStatus, mac_of, task_name
 
 API_VERSION = "1.41"
 MINIMUM_API_VERSION = "1.12"
@@ -19,17 +21,8 @@ ENGINE_VERSION = "20.10.24"
 Json = dict[str, Any]
 
 
-def pruned(value: Any) -> Any:
-    """The value without empty fields: "", 0, false, null, [] and {}."""
-    if isinstance(value, dict):
-        items = ((key, pruned(item)) for key, item in value.items())
-        return {key: item for key, item in items if item not in ("", 0, None, [], {})}
-    if isinstance(value, list):
-        return [pruned(item) for item in value]
-    return value
-
-
-def _head(thing: Any) -> Json:
+def head(thing: Any) -> Json:
+    """What all objects begin with."""
     return {
         "ID": thing.id,
         "Version": {"Index": thing.version.index},
@@ -39,99 +32,104 @@ def _head(thing: Any) -> Json:
 
 
 def node(thing: Node) -> Json:
-    shown = {
-        **_head(thing),
-        "Spec": {**pruned(to_json(thing.spec)), "Labels": thing.spec.labels},
-        "Description": pruned(to_json(thing.description)),
-        "Status": pruned(to_json(thing.status)),
+    return {
+        **head(thing),
+        "Spec": shown(thing.spec),
+        "Description": shown(thing.description),
+        "Status": shown(thing.status),
+        **({"ManagerStatus": shown(thing.manager_status)} if thing.manager_status is not None else {}),
     }
-    if thing.manager_status is not None:
-        shown["ManagerStatus"] = pruned(to_json(thing.manager_status))
-    return shown
 
 
 def task_spec(spec: TaskSpec) -> Json:
-    shown: Json = pruned(to_json(spec))
-    container = shown.setdefault("ContainerSpec", {})
-    if spec.container_spec.stop_grace_period == 0:
-        container["StopGracePeriod"] = 0
-    container["DNSConfig"] = {}
-    container["Isolation"] = "default"
-    shown["Resources"] = {"Limits": {}, "Reservations": {}}
-    shown["RestartPolicy"] = {
-        "Condition": spec.restart_policy.condition,
-        "Delay": spec.restart_policy.delay,
-        "MaxAttempts": spec.restart_policy.max_attempts,
-        **({"Window": spec.restart_policy.window} if spec.restart_policy.window else {}),
+    described: Json = shown(spec)
+    described["ContainerSpec"]["Isolation"] = "default"
+    return described
+
+
+def service_spec(spec: ServiceSpec) -> Json:
+    described: Json = shown(spec)
+    described["TaskTemplate"] = {**task_spec(spec.task_template), "Runtime": "container"}
+    return described
+
+
+def service(thing: Service, view: View, status: bool = False, defaults: bool = False) -> Json:
+    """With `status`, the counts that `docker service ls` shows; with `defaults`, what holds where nothing was said."""
+    described = {
+        **head(thing),
+        "Spec": service_spec(interpolated(thing.spec) if defaults else thing.spec),
     }
-    shown.setdefault("Placement", {})
-    shown["ForceUpdate"] = spec.force_update
-    return shown
-
-
-def _mode(mode: ServiceMode) -> Json:
-    if mode.global_ is not None:
-        return {"Global": {}}
-    return {"Replicated": {"Replicas": mode.replicated.replicas if mode.replicated else 1}}
-
-
-def service(thing: Service, view: View, status: bool = False) -> Json:
-    """With `status`, the counts that `docker service ls` shows."""
-    spec = thing.spec
-    shown = {
-        **_head(thing),
-        "Spec": {
-            "Name": spec.name,
-            "Labels": spec.labels,
-            "TaskTemplate": {**task_spec(spec.task_template), "Runtime": "container"},
-            "Mode": _mode(spec.mode),
-            "EndpointSpec": pruned(to_json(spec.endpoint_spec)),
-        },
-        "Endpoint": _endpoint(thing),
-    }
+    if thing.previous_spec is not None:
+        described["PreviousSpec"] = service_spec(thing.previous_spec)
+    described["Endpoint"] = _endpoint(thing)
+    if thing.update_status is not None:
+        described["UpdateStatus"] = shown(thing.update_status)
+    waiting = _waiting(thing, view)
+    if waiting:
+        described["Waiting"] = waiting
     if status:
-        shown["ServiceStatus"] = _status(thing, view)
-    return shown
+        described["ServiceStatus"] = _status(thing, view)
+    if thing.job_status is not None:
+        described["JobStatus"] = shown(thing.job_status)
+    return described
 
 
 def _endpoint(thing: Service) -> Json:
     if not thing.endpoint.ports and not thing.endpoint.virtual_ips:
         return {"Spec": {}}
-    return {"Spec": {}, **pruned(to_json(thing.endpoint))}
+    return {name: item for name, item in shown(thing.endpoint).items() if item or name == "Spec"}
+
+
+def _waiting(thing: Service, view: View) -> list[str]:
+    """Why tasks of the service have no address or no node, each reason once with how many it holds up.
+
+    The Engine has no such field; there a service says nothing of it.
+    """
+    tasks = view.tasks_of.get(thing.id, {}).values()
+    reasons = Counter(task.status.err for task in tasks if task.id in view.waiting and task.status.err)
+    return [f"{count} task{'s' if count > 1 else ''}: {reason}" for reason, count in sorted(reasons.items())]
 
 
 def _status(thing: Service, view: View) -> Json:
-    """Swarm counts tasks that run and are wanted to; a global service desires as many tasks as it has."""
-    tasks = view.tasks_of.get(thing.id, {}).values()
-    desired = sum(wanted(task) and alive(task) for task in tasks)
-    if thing.spec.mode.global_ is None:
-        desired = thing.spec.mode.replicated.replicas if thing.spec.mode.replicated else 1
+    """Swarm counts tasks that run and are wanted to; where there is one per node, as many are desired as there are."""
+    mode = thing.spec.mode
+    tasks = [task for task in view.tasks_of.get(thing.id, {}).values() if task.job_iteration == iteration_of(thing)]
+    completed = sum(task.status.state == "complete" for task in tasks) if mode.job else 0
+    if mode.replicated_job is not None:
+        left = (mode.replicated_job.total_completions or 0) - completed
+        desired = max(0, min(mode.replicated_job.max_concurrent or 0, left))
+    elif mode.replicated is not None:
+        desired = mode.replicated.replicas
+    else:
+        desired = sum(wanted(task) and alive(task) for task in tasks)
     running = sum(task.status.state == "running" and task.desired_state == "running" for task in tasks)
-    return {"RunningTasks": running, "DesiredTasks": desired, "CompletedTasks": 0}
+    return {"RunningTasks": running, "DesiredTasks": desired, "CompletedTasks": completed}
 
 
 def task(thing: Task, view: View) -> Json:
-    status: Json = {"Timestamp": thing.status.timestamp, **pruned(to_json(thing.status)), "PortStatus": {}}
-    container = thing.status.container_status
-    if container is not None:
-        status["ContainerStatus"] = to_json(container)
-    shown: Json = {
-        **_head(thing),
+    described: Json = {
+        **head(thing),
         "Labels": {},
         "Spec": task_spec(thing.spec),
         "ServiceID": thing.service_id,
         "Slot": thing.slot,
         "NodeID": thing.node_id,
-        "Status": status,
-        "DesiredState": thing.desired_state,
+        "Status": _task_status(thing.status),
+        "DesiredState": "complete" if thing.job_iteration and thing.desired_state == "running" else thing.desired_state,
         "NetworksAttachments": [
             {"Network": _attached(view.networks[item.network_id]), "Addresses": list(item.addresses)}
             for item in thing.networks_attachments
             if item.network_id in view.networks
         ],
+        "JobIteration": shown(thing.job_iteration) if thing.job_iteration else None,
     }
     always = {"Labels", "Spec", "Status"}
-    return {key: item for key, item in shown.items() if key in always or item not in ("", 0, [])}
+    return {key: item for key, item in described.items() if key in always or item not in ("", 0, [], None)}
+
+
+def _task_status(status: TaskStatus) -> Json:
+    described = {name: item for name, item in shown(status).items() if item is not None}
+    return {"Timestamp": status.timestamp, **described, "PortStatus": {}}
 
 
 def _attached(thing: Network) -> Json:
@@ -145,10 +143,10 @@ def _attached(thing: Network) -> Json:
         if value:
             spec[name] = True
     return {
-        **_head(thing),
+        **head(thing),
         "Spec": {**spec, "Scope": "swarm"},
         "DriverState": {"Name": "overlay", "Options": _options(thing)},
-        "IPAMOptions": {"Driver": {"Name": "default"}, "Configs": pruned(to_json(thing.ipam_options.configs))},
+        "IPAMOptions": {"Driver": {"Name": "default"}, "Configs": shown(thing.ipam_options.configs)},
     }
 
 
@@ -159,10 +157,15 @@ def _options(thing: Network) -> dict[str, str]:
 def network(thing: Network, view: View | None = None, verbose: bool = False) -> Json:
     """A network as `docker network inspect` shows it; with `verbose`, also the services and tasks on it."""
     config = [
-        {"Subnet": c.subnet, **({"IPRange": c.range} if c.range else {}), "Gateway": c.gateway}
+        {
+            "Subnet": c.subnet,
+            **({"IPRange": c.range} if c.range else {}),
+            "Gateway": c.gateway,
+            **({"AuxiliaryAddresses": c.auxiliary_addresses} if c.auxiliary_addresses else {}),
+        }
         for c in thing.ipam_options.configs
     ]
-    shown: Json = {
+    described: Json = {
         "Name": thing.spec.name,
         "Id": thing.id,
         "Created": thing.created_at,
@@ -180,13 +183,13 @@ def network(thing: Network, view: View | None = None, verbose: bool = False) -> 
         "Labels": thing.spec.labels or None,
     }
     if verbose and view is not None:
-        shown["Services"] = _services_on(thing, view)
-    return shown
+        described["Services"] = _services_on(thing, view)
+    return described
 
 
 def _services_on(thing: Network, view: View) -> Json:
     """The Engine's verbose view: per service its VIP, ports and tasks with their addresses."""
-    shown: Json = {}
+    described: Json = {}
     idents = view.published if thing.spec.ingress else view.services_on.get(thing.id, set())
     for ident in sorted(idents):
         service_ = view.services[ident]
@@ -203,10 +206,10 @@ def _services_on(thing: Network, view: View) -> Json:
             if item.network_id == thing.id
         ]
         ports = [f"Target: {p.target_port}, Publish: {p.published_port}" for p in service_.endpoint.ports]
-        shown[service_.spec.name] = {
+        described[service_.spec.name] = {
             "VIP": service_.vip(thing.id) or "<nil>",
             "Ports": ports if thing.spec.ingress else [],
             "LocalLBIndex": 0,
             "Tasks": tasks,
         }
-    return shown
+    return described

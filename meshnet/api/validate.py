@@ -7,35 +7,39 @@ takes what cannot work (reserved ports, unreadable aliases) this refuses it.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
-from typing import Any
 
+from meshnet.api.validate_container import container, duration, resources
 from meshnet.control.constraints import parse
-from meshnet.control.operations import invalid
+from meshnet.control.defaults import deadline_of, placement_of
+from meshnet.control.refusals import invalid
 from meshnet.errors import MeshnetError
 from meshnet.ipam import RESERVED_PORTS
 from meshnet.model import (
-    SECOND,
-    ContainerSpec,
     EndpointSpec,
-    Healthcheck,
     NetworkSpec,
     NodeSpec,
     PortConfig,
     Replicated,
+    ReplicatedJob,
     RestartPolicy,
     ServiceMode,
     ServiceSpec,
     TaskSpec,
+    UpdateConfig,
 )
 
 # The same language as Swarm's expression, but matched in linear time.
 NAME = re.compile(r"[a-zA-Z0-9](?:[-_a-zA-Z0-9]*[a-zA-Z0-9])?")
 ALIAS = re.compile(r"[a-zA-Z0-9_](?:[a-zA-Z0-9_.\-]*[a-zA-Z0-9_])?")
 LAST_PORT = 65535
+MTU_OPTION = "com.docker.network.driver.mtu"
+LEAST_MTU = 68  # RFC 791
 MOST_REPLICAS = 100_000
-LONGEST = 2**63 - 1
+ROLLBACK_ACTIONS = ("pause", "continue")
+UPDATE_ACTIONS = (*ROLLBACK_ACTIONS, "rollback")
 FIRST_NAMES = (
     "amber",
     "brisk",
@@ -66,116 +70,96 @@ def made_up_name(rng: Random) -> str:
     return f"{rng.choice(FIRST_NAMES)}_{rng.choice(LAST_NAMES)}"
 
 
-def check_supported(data: Any) -> None:
-    """Refuses what would run as something else if its field were ignored: jobs, secrets and configs."""
-    mode = _inside(data, "Mode")
-    for job in ("ReplicatedJob", "GlobalJob"):
-        if job in mode:
-            raise MeshnetError(f"Mode.{job}: jobs are not supported yet", 501)
-    container = _inside(_inside(data, "TaskTemplate"), "ContainerSpec")
-    for field in ("Secrets", "Configs"):
-        if container.get(field):
-            raise MeshnetError(f"TaskTemplate.ContainerSpec.{field}: {field.lower()} are not supported yet", 501)
-
-
-def _inside(data: Any, field: str) -> dict[str, Any]:
-    inner = data.get(field) if isinstance(data, dict) else None
-    return inner if isinstance(inner, dict) else {}
-
-
 def service_spec(spec: ServiceSpec, rng: Random) -> ServiceSpec:
     """A service's spec, ready to be stored but for its networks' names."""
     if not spec.name:
         spec = replace(spec, name=made_up_name(rng))
     check_name(spec.name)
-    return replace(
+    placement_of(spec.labels)
+    deadline_of(spec.labels)
+    template = spec.task_template
+    if not template.networks and spec.networks:
+        template = replace(template, networks=spec.networks)
+    checked = replace(
         spec,
         mode=_mode(spec.mode),
-        task_template=_template(spec.task_template),
+        task_template=_template(template),
+        update_config=_update(spec.update_config, UPDATE_ACTIONS),
+        rollback_config=_update(spec.rollback_config, ROLLBACK_ACTIONS),
+        networks=(),
         endpoint_spec=_endpoint(spec.endpoint_spec),
     )
+    if checked.mode.job:
+        _check_job(checked)
+    return checked
 
 
 def _mode(mode: ServiceMode) -> ServiceMode:
-    if mode.replicated is not None and mode.global_ is not None:
+    given = (mode.replicated, mode.global_, mode.replicated_job, mode.global_job)
+    if sum(one is not None for one in given) > 1:
         raise MeshnetError("must specify only one service mode")
-    if mode.global_ is not None:
+    if mode.everywhere:
         return mode
+    if mode.replicated_job is not None:
+        return ServiceMode(replicated_job=_job(mode.replicated_job))
     replicated = mode.replicated or Replicated()
-    if not 0 <= replicated.replicas <= MOST_REPLICAS:
+    if replicated.replicas > MOST_REPLICAS:
         raise invalid(f"Mode.Replicated.Replicas: a number from 0 to {MOST_REPLICAS} is needed")
     return ServiceMode(replicated)
 
 
+def _job(job: ReplicatedJob) -> ReplicatedJob:
+    concurrent = 1 if job.max_concurrent is None else job.max_concurrent
+    total = concurrent if job.total_completions is None else job.total_completions
+    for field, value in (("MaxConcurrent", concurrent), ("TotalCompletions", total)):
+        if not 0 <= value <= MOST_REPLICAS:
+            raise invalid(f"Mode.ReplicatedJob.{field}: a number from 0 to {MOST_REPLICAS} is needed")
+    return ReplicatedJob(concurrent, total)
+
+
+def _check_job(spec: ServiceSpec) -> None:
+    if spec.update_config is not None or spec.rollback_config is not None:
+        raise invalid("update and rollback configuration is not supported for jobs")
+
+
 def _template(template: TaskSpec) -> TaskSpec:
-    container = template.container_spec
-    if not container.image:
-        raise invalid("ContainerSpec: image reference must be provided")
-    if any(char.isspace() for char in container.image) or container.image.startswith("-"):
-        raise invalid(f"ContainerSpec: {container.image!r} is not a valid repository/tag")
-    _check_container(container)
+    if template.runtime not in ("", "container"):
+        raise invalid(f"TaskTemplate.Runtime: {template.runtime!r} is not supported; use container")
     for constraint in template.placement.constraints:
         try:
             parse(constraint)
         except MeshnetError as error:
             raise MeshnetError(f"rpc error: code = Unknown desc = {error}", 500) from None
-    if not 0 <= template.placement.max_replicas <= MOST_REPLICAS:
-        raise invalid("Placement.MaxReplicas: a number that is not negative is needed")
-    _check_restart(template.restart_policy)
+    if template.placement.max_replicas > MOST_REPLICAS:
+        raise invalid(f"Placement.MaxReplicas: a number from 0 to {MOST_REPLICAS} is needed")
+    if template.restart_policy is not None:
+        _check_restart(template.restart_policy)
+    resources(template.resources)
     for network in template.networks:
         for alias in network.aliases:
             if not ALIAS.fullmatch(alias) or len(alias) > 253:
                 raise invalid(f"alias {alias!r} of network {network.target} cannot be a DNS name")
-    return template
-
-
-def _check_container(container: ContainerSpec) -> None:
-    for entry in container.env:
-        if entry.startswith("=") or not entry:
-            raise invalid(f"ContainerSpec.Env: {entry!r} is not NAME=VALUE")
-    if container.stop_grace_period is not None:
-        _check_duration("ContainerSpec.StopGracePeriod", container.stop_grace_period)
-    if container.healthcheck is not None:
-        _check_health(container.healthcheck)
-    targets = [mount.target for mount in container.mounts]
-    for mount in container.mounts:
-        if mount.type not in ("bind", "volume", "tmpfs"):
-            raise MeshnetError(f'invalid MountType: "{mount.type}"')
-        if not mount.target.startswith("/"):
-            raise invalid(f"invalid mount target, must be an absolute path: {mount.target}")
-        if mount.type == "bind" and not mount.source.startswith("/"):
-            raise invalid(f"invalid bind mount source, must be an absolute path: {mount.source}")
-        if targets.count(mount.target) > 1:
-            raise invalid(f"ContainerSpec: duplicate mount point: {mount.target}")
-
-
-def _check_health(check: Healthcheck) -> None:
-    for name, value in (
-        ("Interval", check.interval),
-        ("Timeout", check.timeout),
-        ("StartPeriod", check.start_period),
-    ):
-        _check_duration(f"ContainerSpec.Healthcheck.{name}", value)
-        if 0 < value < SECOND // 1000:
-            raise invalid(f"ContainerSpec: {name} in Healthcheck cannot be less than one millisecond")
-    if check.retries < 0:
-        raise invalid("ContainerSpec: Retries in Healthcheck cannot be negative")
-    if check.test and check.test[0] not in ("NONE", "CMD", "CMD-SHELL"):
-        raise invalid(f"ContainerSpec.Healthcheck.Test: {check.test[0]!r} is none of NONE, CMD, CMD-SHELL")
+    return replace(template, container_spec=container(template.container_spec), runtime="")
 
 
 def _check_restart(policy: RestartPolicy) -> None:
     if policy.condition not in ("any", "none", "on-failure"):
         raise MeshnetError(f'invalid RestartCondition: "{policy.condition}"')
-    _check_duration("RestartPolicy.Delay", policy.delay)
-    _check_duration("RestartPolicy.Window", policy.window)
-    if policy.max_attempts < 0:
-        raise invalid("RestartPolicy.MaxAttempts: a number that is not negative is needed")
+    duration("RestartPolicy.Delay", policy.delay or 0)
+    duration("RestartPolicy.Window", policy.window or 0)
 
 
-def _check_duration(field: str, value: int) -> None:
-    if not 0 <= value <= LONGEST:
-        raise invalid(f"{field}: a duration that is not negative is needed")
+def _update(config: UpdateConfig | None, actions: Sequence[str]) -> UpdateConfig | None:
+    if config is None:
+        return None
+    action, order = config.failure_action or "pause", config.order or "stop-first"
+    if action not in actions:
+        raise MeshnetError(f"unrecognized update failure action {action}")
+    if order not in ("stop-first", "start-first"):
+        raise MeshnetError(f"unrecognized update order {order}")
+    if not 0 <= config.max_failure_ratio <= 1:
+        raise invalid("TaskSpec: update-maxfailureratio cannot be less than 0 or bigger than 1")
+    return replace(config, failure_action=action, order=order)
 
 
 def _endpoint(spec: EndpointSpec) -> EndpointSpec:
@@ -213,7 +197,7 @@ def _port(port: PortConfig) -> PortConfig:
     return port
 
 
-def network_spec(spec: NetworkSpec, driver: str, scope: str, ipv6: bool) -> NetworkSpec:
+def network_spec(spec: NetworkSpec, driver: str, scope: str) -> NetworkSpec:
     """An overlay network's spec. What else the Engine could create is refused: no other driver is here."""
     if not spec.name:
         raise MeshnetError("network with name  already exists", 409)
@@ -221,10 +205,11 @@ def network_spec(spec: NetworkSpec, driver: str, scope: str, ipv6: bool) -> Netw
         raise MeshnetError(f'plugin "{driver}" not found: networks of a swarm use the driver "overlay"', 404)
     if scope == "local":
         raise MeshnetError("cannot downgrade network scope for overlay networks")
-    if ipv6:
-        raise MeshnetError("IPv6 addresses on overlay networks are not supported; leave out --ipv6")
-    if "encrypted" in spec.options:
-        raise MeshnetError("encrypted networks are not supported yet; leave out --opt encrypted")
+    if spec.ingress and (spec.attachable or spec.internal):
+        raise invalid("an ingress network can be neither attachable nor internal")
+    mtu = spec.options.get(MTU_OPTION)
+    if mtu is not None and not (mtu.isascii() and mtu.isdigit() and LEAST_MTU <= int(mtu[:6]) <= LAST_PORT):
+        raise MeshnetError(f"invalid {MTU_OPTION} {mtu!r}: a number from {LEAST_MTU} to {LAST_PORT} is needed")
     check_name(spec.name)
     return spec
 

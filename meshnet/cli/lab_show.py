@@ -56,21 +56,16 @@ def _cells(row: dict[str, Any], columns: tuple[str, ...]) -> list[str]:
     return [str(row[column]) for column in columns]
 
 
-@click.command(short_help="Print shell lines for other programs.")
+@click.command(short_help="Print the line that makes docker talk to NODE.")
 @click.argument("node")
 @options.in_lab
 def env(node: str, lab_name: str | None) -> None:
-    """Print shell lines that make other programs talk to the manager NODE: eval "$(meshnet lab env NODE)"."""
+    """Print shell lines that make docker, and all that speaks its API, talk to NODE: eval "$(meshnet lab env NODE)"."""
     from meshnet import names
     from meshnet.lab import state
 
     lab = state.current(lab_name)
     host = state.node_of(lab, node)
     print(f"export MESHNET_LAB={lab.name}")
-    if host.role == "manager":
-        print(f"export DOCKER_HOST=unix://{names.node_dir(lab.name, host.name)}/manager.sock")
-    else:
-        manager = lab.managers[0].name
-        render.message(
-            f"{node} is a worker and has no Engine API socket yet; the manager has: meshnet lab env {manager}"
-        )
+    print(f"export DOCKER_HOST=unix://{names.node_dir(lab.name, host.name)}/docker.sock")
+    print(f'# Run this to use it: eval "$(meshnet lab env {host.name})"')

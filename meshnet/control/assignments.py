@@ -1,4 +1,5 @@
-"""What one node is told: its node object, its tasks, and every service and network it needs to run and reach them.
+"""What one node is told: its node object, its tasks, every service and network it needs to run and reach them, and the
+secrets and configs of its tasks.
 
 A node needs the ingress network and all services published on it; the networks of its tasks that have not ended; and
 all services on those networks, for their VIPs and names. A task is kept from its node while it must not start
@@ -13,15 +14,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from meshnet.codec import from_json, to_json
+from meshnet.codec import compact, from_json
 from meshnet.control.objects import Change, Object, kind_of
 from meshnet.control.view import View, alive, networks_of, uses_ingress
 from meshnet.errors import MeshnetError
-from meshnet.model import Assignments, Network, Node, Service, Task, TaskStatus, Version
+from meshnet.model import Assignments, Config, Network, Node, Secret, Service, Task, TaskStatus, Version
+from meshnet.secretspec import SecretSpec
 
-Told = Node | Network | Service | Task
-TABLES = ("tasks", "services", "networks")
-_CLASSES: dict[str, type] = {"node": Node, "tasks": Task, "services": Service, "networks": Network}
+Told = Node | Network | Service | Task | Secret | Config
+TABLES = ("tasks", "services", "networks", "secrets", "configs")
+_CLASSES: dict[str, type] = {
+    "node": Node,
+    "tasks": Task,
+    "services": Service,
+    "networks": Network,
+    "secrets": Secret,
+    "configs": Config,
+}
 
 
 def assignments_of(view: View, node_id: str) -> Assignments:
@@ -40,9 +49,33 @@ def assignments_of(view: View, node_id: str) -> Assignments:
     return Assignments(
         node=node,
         tasks=tasks,
-        services={ident: view.services[ident] for ident in sorted(services) if ident in view.services},
+        services={ident: _for_nodes(view.services[ident]) for ident in sorted(services) if ident in view.services},
         networks={ident: view.networks[ident] for ident in sorted(networks) if ident in view.networks},
+        secrets=_secrets(view, tasks.values()),
+        configs=_configs(view, tasks.values()),
     )
+
+
+def _secrets(view: View, tasks: Iterable[Task]) -> dict[str, Secret]:
+    """The secrets, opened, of tasks that have not ended."""
+    idents = sorted({r.secret_id for task in tasks if alive(task) for r in task.spec.container_spec.secrets})
+    opened = {}
+    for ident in idents:
+        secret = view.secrets.get(ident)
+        if secret is not None and view.vault is not None:
+            data = view.vault.open(secret.sealed, ident)
+            opened[ident] = Secret(id=ident, spec=SecretSpec(secret.spec.name, {}, data, None, secret.spec.templating))
+    return opened
+
+
+def _configs(view: View, tasks: Iterable[Task]) -> dict[str, Config]:
+    idents = sorted({r.config_id for task in tasks if alive(task) for r in task.spec.container_spec.configs})
+    return {ident: view.configs[ident] for ident in idents if ident in view.configs}
+
+
+def for_disk(assignments: Assignments) -> Assignments:
+    """What an agent may keep on its disk: everything but the secrets. Tasks that need them wait for the manager."""
+    return dataclasses.replace(assignments, secrets={})
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +151,19 @@ class Feed:
             return self._simple_service(thing.id, after, upserts["services"])
         if isinstance(thing, Network):
             return thing.id not in self.told.networks and not thing.spec.ingress
+        if isinstance(thing, Config):
+            return thing.id not in self.told.configs
+        # Of a secret a node is told nothing that can change.
         return not isinstance(thing, Node) or thing.id != self._node_id
 
     def _simple_service(self, ident: str, after: Object | None, upserts: dict[str, Told]) -> bool:
         known = self.told.services.get(ident)
-        if not isinstance(after, Service) or known is not None:
-            return after is None and known is None
+        if not isinstance(after, Service):
+            return known is None
+        if known is not None:
+            return not _differs(known, _for_nodes(after))
         if uses_ingress(after) or any(network in self.told.networks for network in networks_of(after)):
-            self.told.services[ident] = upserts[ident] = after
+            self.told.services[ident] = upserts[ident] = _for_nodes(after)
         return True
 
     def _simple_task(self, before: Object | None, after: Object | None, upserts: dict[str, Told]) -> bool:
@@ -134,6 +172,10 @@ class Feed:
         if not isinstance(after, Task) or not self._mine(after) or not alive(after):
             return False
         networks = {item.network_id for item in after.networks_attachments}
+        secrets = {item.secret_id for item in after.spec.container_spec.secrets}
+        configs = {item.config_id for item in after.spec.container_spec.configs}
+        if not (secrets <= self.told.secrets.keys() and configs <= self.told.configs.keys()):
+            return False
         if after.service_id not in self.told.services or not networks <= self.told.networks.keys():
             return False
         if _differs(self.told.tasks.get(after.id), after):
@@ -143,6 +185,13 @@ class Feed:
 
     def _mine(self, task: Object | None) -> bool:
         return isinstance(task, Task) and task.node_id == self._node_id and task.desired_state != "ready"
+
+
+def _for_nodes(service: Service) -> Service:
+    """The service without what only the manager needs: how its update goes and what it was before."""
+    if service.update_status is None and not service.previous_specs:
+        return service
+    return dataclasses.replace(service, update_status=None, previous_specs=())
 
 
 def _differs(old: Told | None, new: Told) -> bool:
@@ -155,13 +204,19 @@ def _told(thing: Told) -> Told:
     """The object without what changes for the manager's own use."""
     if isinstance(thing, Task):
         status = TaskStatus() if alive(thing) else TaskStatus(state=thing.status.state)
-        return dataclasses.replace(thing, version=Version(), updated_at="", status=status)
+        return dataclasses.replace(
+            thing, version=Version(), updated_at="", status=status, running_since="", ended_at="", failures=0
+        )
+    if isinstance(thing, Config):
+        return dataclasses.replace(
+            thing, version=Version(), updated_at="", spec=dataclasses.replace(thing.spec, labels={})
+        )
     return dataclasses.replace(thing, version=Version(), updated_at="")
 
 
 def snapshot_line(assignments: Assignments, rev: int) -> bytes:
     """The first line of a stream: everything."""
-    return _line({"type": "snapshot", "rev": rev, "assignments": to_json(assignments)})
+    return _line({"type": "snapshot", "rev": rev, "assignments": compact(assignments)})
 
 
 def delta_line(delta: Delta, rev: int) -> bytes:
@@ -170,7 +225,7 @@ def delta_line(delta: Delta, rev: int) -> bytes:
         {
             "type": "delta",
             "rev": rev,
-            "upserts": {table: to_json(things) for table, things in delta.upserts.items() if things},
+            "upserts": {table: compact(things) for table, things in delta.upserts.items() if things},
             "removals": {table: list(idents) for table, idents in delta.removals.items() if idents},
         }
     )
@@ -179,6 +234,16 @@ def delta_line(delta: Delta, rev: int) -> bytes:
 def bookmark_line(rev: int) -> bytes:
     """Nothing changed, and the manager is there."""
     return _line({"type": "bookmark", "rev": rev})
+
+
+def trust_line(trust: dict[str, Any], rev: int) -> bytes:
+    """Which CA and which keys are in force now: not an assignment, but told the same way."""
+    return _line({"type": "trust", "rev": rev, "trust": trust})
+
+
+def trust_of(line: bytes) -> Any:
+    """What a line of a stream says of CA and keys; None for a line of another kind."""
+    return json.loads(line)["trust"] if line.startswith(b'{"type":"trust"') else None
 
 
 def _line(message: dict[str, Any]) -> bytes:

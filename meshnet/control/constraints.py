@@ -14,7 +14,7 @@ from functools import lru_cache
 from netaddr import AddrFormatError, IPAddress, IPNetwork
 
 from meshnet.errors import MeshnetError
-from meshnet.model import Node
+from meshnet.model import Node, Platform
 
 KEY = re.compile(r"^(?i:[a-z_][a-z0-9\-_.]+)$")
 VALUE = re.compile(r"^(?i:[a-z0-9:\-_\s./|]+)$")
@@ -71,6 +71,20 @@ def label(node: Node, key: str) -> str:
     return ""
 
 
+def platform_fits(platforms: Iterable[Platform], platform: Platform) -> bool:
+    """Whether a node of that platform can run an image made for `platforms`; none named means any."""
+    wanted = list(platforms)
+    return not wanted or any(
+        item.os in ("", platform.os)
+        and (not item.architecture or _architecture(item.architecture) == _architecture(platform.architecture))
+        for item in wanted
+    )
+
+
+def _architecture(name: str) -> str:
+    return SYNONYMS.get(name.lower(), name.lower())
+
+
 def _value(node: Node, key: str) -> str | None:
     platform = node.description.platform
     plain = {
@@ -87,8 +101,7 @@ def _value(node: Node, key: str) -> str | None:
 
 
 def _fold(key: str, value: str) -> str:
-    value = value.lower()
-    return SYNONYMS.get(value, value) if key.lower() == "node.platform.arch" else value
+    return _architecture(value) if key.lower() == "node.platform.arch" else value.lower()
 
 
 def _in_network(address: str, value: str) -> bool:

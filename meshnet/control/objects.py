@@ -6,11 +6,13 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from random import Random
 from typing import Any
 
-from meshnet.codec import from_json, to_json
-from meshnet.model import Network, Node, Service, Task, Version
+from meshnet.clusterspec import ClusterSpec
+from meshnet.codec import compact, from_json
+from meshnet.model import TERMINAL_STATES, Config, Network, Node, Secret, Service, Task, Version
 
 BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
 ID_LENGTH = 25
@@ -25,6 +27,7 @@ class Cluster:
     version: Version = Version()
     created_at: str = ""
     updated_at: str = ""
+    spec: ClusterSpec = ClusterSpec()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +39,28 @@ class Cursor:
     last: str = ""
 
 
-Object = Node | Network | Service | Task | Cluster | Cursor
+@dataclass(frozen=True, slots=True)
+class SealedTrust:
+    """The swarm's secrets, sealed (see `trust`): authority, tokens, gossip keys. There is one, with the swarm's id."""
+
+    id: str = field(default="", metadata={"name": "ID"})
+    version: Version = Version()
+    created_at: str = ""
+    updated_at: str = ""
+    sealed: str = ""
+
+
+Object = Node | Network | Service | Task | Cluster | Cursor | SealedTrust | Secret | Config
 KINDS: dict[str, type] = {
     "cluster": Cluster,
+    "config": Config,
     "cursor": Cursor,
     "network": Network,
     "node": Node,
+    "secret": Secret,
     "service": Service,
     "task": Task,
+    "trust": SealedTrust,
 }
 _KIND_OF = {cls: kind for kind, cls in KINDS.items()}
 
@@ -78,8 +95,8 @@ def key_of(thing: Object) -> str:
 
 def encode(thing: Object) -> bytes:
     """The object as stored. Its version is not: the store knows it."""
-    data = to_json(thing)
-    del data["Version"]
+    data = compact(thing)
+    data.pop("Version", None)
     return json.dumps(data, separators=(",", ":")).encode()
 
 
@@ -103,6 +120,7 @@ def stamp(now: float) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond:06d}000Z"
 
 
+@lru_cache(maxsize=16384)
 def seconds(text: str) -> float:
     """An RFC 3339 time as seconds since the epoch; 0.0 for one that is empty or unreadable."""
     whole, _, fraction = text.removesuffix("Z").partition(".")
@@ -114,8 +132,24 @@ def seconds(text: str) -> float:
 
 
 def touched(thing: Object, now: float) -> Object:
-    """The object with its times set: `updated_at` is now, and `created_at` too if it is new."""
+    """The object with its times set: `updated_at` is now, and `created_at` too if it is new; a task's own times too."""
     if isinstance(thing, Cursor):
         return thing
     text = stamp(now)
+    if isinstance(thing, Task):
+        runs, over = thing.status.state == "running", thing.status.state in TERMINAL_STATES
+        return dataclasses.replace(
+            thing,
+            created_at=thing.created_at or text,
+            updated_at=text,
+            running_since=thing.running_since or (text if runs else ""),
+            ended_at=thing.ended_at or (text if over else ""),
+        )
+    if isinstance(thing, Service) and thing.job_status is not None and not thing.job_status.last_execution:
+        thing = dataclasses.replace(thing, job_status=dataclasses.replace(thing.job_status, last_execution=text))
     return dataclasses.replace(thing, created_at=thing.created_at or text, updated_at=text)
+
+
+def ended_at(task: Task) -> float:
+    """When a task that has ended did so, in seconds since the epoch by the manager's clock."""
+    return seconds(task.ended_at or task.status.timestamp)

@@ -6,36 +6,39 @@ has at most one task that is wanted (`ready` waits for its delay or its predeces
 history of tasks that are not (`shutdown`). A task to be `remove`d belongs to no place any more and is deleted when
 it has ended.
 
-A task of an older spec is replaced stop-first, one place at a time, and the next only when the last one runs.
+A task of an older spec is replaced as the `updater` says, which may leave the old one wanted beside the new one.
 A lost node's tasks are replaced at once: the delay paces what fails again and again, and a node does not.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from meshnet.control.allocator import task_networks
 from meshnet.control.constraints import satisfied
+from meshnet.control.defaults import restart_of
+from meshnet.control.jobs import to_start
 from meshnet.control.objects import seconds, stamp
-from meshnet.control.restart import ENDED_ALONE, restarts, starts_at
+from meshnet.control.restart import ENDED_ALONE, failures_before, restarts, starts_at
 from meshnet.control.scheduler import eligible
-from meshnet.control.view import View, alive, wanted
+from meshnet.control.updater import ACTIVE, Place, advance
+from meshnet.control.view import View, alive, iteration_of, wanted
 from meshnet.model import Node, Service, Task, TaskStatus
-
-Place = int | str
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What to change: tasks to write and to delete, and when to look again (seconds since the epoch) if nothing else
-    happens before."""
+    """What to change: tasks to write and to delete, the service if its update got on, and when to look again (seconds
+    since the epoch) if nothing else happens before."""
 
     put: dict[str, Task] = field(default_factory=dict)
     drop: dict[str, Task] = field(default_factory=dict)
     wake: float | None = None
+    service: Service | None = None
 
     def look_again(self, at: float) -> None:
         self.wake = at if self.wake is None else min(self.wake, at)
@@ -82,11 +85,14 @@ class _Work:
 
     def fill(self, service: Service) -> None:
         """Brings every place of the service to what it must hold."""
+        if service.spec.mode.job:
+            self._fill_job(service)
+            return
         for place, tasks in list(self.places.items()):
             for task in list(tasks.values()):
                 if wanted(task) and not self._fit(service, task):
                     self._replace(service, place, task)
-        if service.spec.mode.global_ is not None:
+        if service.spec.mode.everywhere:
             self._fill_nodes(service)
         else:
             self._fill_slots(service, service.spec.mode.replicated.replicas if service.spec.mode.replicated else 1)
@@ -142,8 +148,10 @@ class _Work:
         node = self.nodes.get(task.node_id)
         if node is None:
             return not task.node_id
+        # A replicated task is judged by its own constraints: those of a new spec are the updater's business.
+        template = service.spec.task_template if service.spec.mode.everywhere else task.spec
         fine = node.status.state != "down" and node.spec.availability != "drain"
-        return fine and satisfied(service.spec.task_template.placement.constraints, node)
+        return fine and satisfied(template.placement.constraints, node)
 
     def _shut(self, place: Place, task: Task) -> None:
         """Ends a task that stays in its place's history."""
@@ -152,13 +160,13 @@ class _Work:
 
     def _replace(self, service: Service, place: Place, task: Task) -> None:
         self._shut(place, task)
-        if service.spec.mode.global_ is not None:
+        if service.spec.mode.everywhere:
             return
         template = service.spec.task_template
         tasks = self.places[place]
         if any(wanted(other) for other in tasks.values()):
             return
-        if alive(task) or task.spec != template or restarts(template.restart_policy, task, tasks.values()):
+        if alive(task) or task.spec != template or restarts(restart_of(template), task, tasks.values()):
             self._create(service, place)
 
     def _create(self, service: Service, place: Place) -> None:
@@ -169,13 +177,15 @@ class _Work:
             service_id=service.id,
             slot=place if isinstance(place, int) else 0,
             node_id=place if isinstance(place, str) else "",
+            job_iteration=iteration_of(service),
+            failures=failures_before(self.places[place].values(), service.spec.task_template),
             status=TaskStatus(stamp(self.now), "new", "created"),
             desired_state="ready",
         )
         self.write(task, place)
 
     def _fill_slots(self, service: Service, replicas: int) -> None:
-        filled = [slot for slot, tasks in self.places.items() if self._filled(service, tasks)]
+        filled = {slot for slot, tasks in self.places.items() if self._filled(service, tasks)}
         slot = 0
         for _ in range(replicas - len(filled)):
             slot += 1
@@ -186,6 +196,23 @@ class _Work:
             self._remove_place(victim)
         for slot_ in [slot_ for slot_ in self.places if slot_ not in filled and not self._wanted_in(slot_)]:
             self._remove_place(slot_)
+
+    def _fill_job(self, service: Service) -> None:
+        iteration = iteration_of(service)
+        for place, tasks in list(self.places.items()):
+            for task in list(tasks.values()):
+                if task.job_iteration != iteration:
+                    self.end(task, "remove")
+                    del tasks[task.id]
+                elif wanted(task) and task.status.state != "complete" and not self._fit(service, task):
+                    self._shut(place, task)
+        constraints = service.spec.task_template.placement.constraints
+        nodes = [node.id for node in self.nodes.values() if eligible(node, constraints)]
+        for place in to_start(service, self.places, nodes):
+            self._create(service, place)
+        for tasks in self.places.values():
+            self._promote(tasks)
+            self._prune(service, tasks)
 
     def _filled(self, service: Service, tasks: Mapping[str, Task]) -> bool:
         """A slot counts while it has a wanted task, or one that ended for good under the present spec."""
@@ -214,29 +241,21 @@ class _Work:
                 continue
             last = max(tasks.values(), key=_age, default=None)
             ended_alone = last is not None and last.status.state in ENDED_ALONE and last.spec == template
-            if last is None or not ended_alone or restarts(template.restart_policy, last, tasks.values()):
+            if last is None or not ended_alone or restarts(restart_of(template), last, tasks.values()):
                 self._create(service, node.id)
 
     def _update(self, service: Service) -> None:
-        """Replaces outdated tasks: those that do not run all at once, of the others one while all new ones run."""
+        """Takes the next step of an update."""
         networks = task_networks(self.view, service)
-        old: list[tuple[Place, Task]] = []
-        busy = False
-        for place, tasks in sorted(self.places.items(), key=lambda item: str(item[0]).zfill(9)):
-            for task in [task for task in tasks.values() if wanted(task)]:
-                if not _outdated(service, task, networks):
-                    busy = busy or task.status.state != "running"
-                elif task.status.state != "running":
-                    self._succeed(service, place, task)
-                    busy = True
-                else:
-                    old.append((place, task))
-        if old and not busy:
-            self._succeed(service, *old[0])
-
-    def _succeed(self, service: Service, place: Place, task: Task) -> None:
-        self._shut(place, task)
-        self._create(service, place)
+        step = advance(service, self.places, lambda task: outdated(self.view, service, task, networks), self.now)
+        for place, task in step.end:
+            self._shut(place, task)
+        for place in step.start:
+            self._create(service, place)
+        if step.service is not service:
+            self.outcome.service = step.service
+        if step.wake is not None:
+            self.outcome.look_again(step.wake)
 
     def _promote(self, tasks: dict[str, Task]) -> None:
         """Lets the waiting tasks of a place run whose time has come."""
@@ -252,21 +271,33 @@ class _Work:
 
     def _prune(self, service: Service, tasks: dict[str, Task]) -> None:
         """Forgets the oldest ended tasks of a place; as many stay as counting attempts needs."""
-        attempts = service.spec.task_template.restart_policy.max_attempts
-        keep = max(self.history - 1, attempts + 1 if attempts > 0 else 0, 0)
-        ended = sorted((task for task in tasks.values() if not alive(task) and not wanted(task)), key=_age)
+        attempts = restart_of(service.spec.task_template).max_attempts
+        status = service.update_status
+        updating = status is not None and status.state in ACTIVE
+        keep = max(self.history - 1, attempts + 1 if attempts > 0 else 0, int(updating))
+        ended = [task for task in tasks.values() if not alive(task) and not wanted(task)]
+        if len(ended) <= keep:
+            return
+        ended.sort(key=_age)
         for task in ended[: max(0, len(ended) - keep)]:
             self.forget(task)
             del tasks[task.id]
 
 
 def _age(task: Task) -> tuple[float, float, str]:
-    return seconds(task.created_at), seconds(task.status.timestamp), task.id
+    return seconds(task.created_at) or math.inf, seconds(task.status.timestamp), task.id
 
 
-def _outdated(service: Service, task: Task, networks: Iterable[str]) -> bool:
-    """Whether the task does not follow the service's present spec."""
-    if task.spec != service.spec.task_template:
-        return True
+def outdated(view: View, service: Service, task: Task, networks: Iterable[str]) -> bool:
+    """Whether the task does not follow the service's present spec. `networks` are those its tasks are on now.
+
+    As in Swarm, another placement alone makes no task outdated whose node satisfies it.
+    """
+    template = service.spec.task_template
+    if task.spec is not template and task.spec != template:
+        node = view.nodes.get(task.node_id)
+        moved = dataclasses.replace(task.spec, placement=template.placement)
+        if node is None or moved != template or not satisfied(template.placement.constraints, node):
+            return True
     attached = {item.network_id for item in task.networks_attachments}
     return task.status.state != "new" and attached != set(networks)

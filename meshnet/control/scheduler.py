@@ -1,29 +1,41 @@
-"""Which node a task runs on: leave out the nodes that cannot take it, then spread (swarmkit manager/scheduler).
+"""Which node a task runs on: leave out the nodes that cannot take it, then choose (swarmkit manager/scheduler).
 
-Filters in order: ready and active, placement constraints, host-published ports, replicas per node. Among what is left
-the task goes where, level by level of its spread preferences, the fewest tasks of its service are; then to a node where
-it did not fail five times in five minutes; then to the one with fewer tasks of the service, then fewer tasks at all;
-then by hostname. Nothing that runs is moved.
+Filters in order: ready and active, resources that nobody has reserved, placement constraints, platform, host-published
+ports, replicas per node. Among what is left the task goes where, level by level of its spread preferences, the fewest
+tasks of its service are; then to a node where it did not fail five times in five minutes; then as the service's label
+`meshnet.placement` says (beyond Swarm, which only spreads):
+
+- `spread`: to the node with fewer tasks of the service, then with fewer tasks at all;
+- `binpack`: to the node that is fullest, by what is reserved there and then by tasks, so that others stay free;
+- `random`: to any of them alike.
+
+At last the hostname decides. Nothing that runs is moved.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from hashlib import sha256
 
-from meshnet.control.constraints import label, satisfied
+from meshnet.control.constraints import label, platform_fits, satisfied
+from meshnet.control.defaults import placement_of, reservations_of
 from meshnet.control.objects import seconds, stamp
+from meshnet.control.resources import Room
 from meshnet.control.view import View, alive, counts
 from meshnet.model import Node, Service, Task, TaskStatus
 
 FAILURES = 5
 FAILURE_WINDOW = 300.0
 NOT_AVAILABLE = "{} not available for new tasks"
+NO_RESOURCES = "insufficient resources on {}"
 NOT_SATISFIED = "scheduling constraints not satisfied on {}"
+NO_PLATFORM = "unsupported platform on {}"
 PORT_IN_USE = "host-mode port already in use on {}"
 TOO_MANY = "max replicas per node limit exceed"
 SCHEDULED = "scheduler assigned task to node"
+Order = Callable[[Node], tuple[object, ...]]
 
 
 def eligible(node: Node, constraints: Iterable[str]) -> bool:
@@ -39,24 +51,42 @@ class Scheduler:
         self._now = now
         self._total = Counter(view.load)
         self._extra: dict[str, list[Task]] = defaultdict(list)
+        self._per_node: dict[str, Counter[str]] = {}
+        self._failed: dict[str, Counter[str]] = {}
+        self._rooms: dict[str, Room] = {}
+        self._hopeless: dict[tuple[str, int], str] = {}
 
     def place(self, task: Task, service: Service) -> Task:
         """The task assigned to a node, or still pending with the reason; the same object if nothing changed.
 
-        A task of a global service has its node already and is only passed on.
+        A task of a global service has its node already, and waits until that can take it.
         """
-        if task.node_id:
-            return self._assign(task, task.node_id)
-        nodes, reasons = self._candidates(task, service)
-        if not nodes:
-            return self._postpone(task, _explain(reasons))
-        return self._assign(task, self._best(nodes, task, service).id)
+        if not task.node_id:
+            return self._place_anywhere(task, service)
+        node = self._view.nodes.get(task.node_id)
+        nodes, reasons = self._candidates(task, service, [node] if node else [])
+        return self._assign(task, nodes[0]) if nodes else self._postpone(task, _explain(reasons))
 
-    def _assign(self, task: Task, node_id: str) -> Task:
-        self._total[node_id] += 1
+    def _place_anywhere(self, task: Task, service: Service) -> Task:
+        # Room only shrinks in one decision: where one task of a spec found no node, the next does not either.
+        key = (service.id, id(task.spec))
+        if key in self._hopeless:
+            return self._postpone(task, self._hopeless[key])
+        nodes, reasons = self._candidates(task, service, self._view.nodes.values())
+        if nodes:
+            return self._assign(task, min(nodes, key=self._order(task, service)))
+        self._hopeless[key] = _explain(reasons)
+        return self._postpone(task, self._hopeless[key])
+
+    def _assign(self, task: Task, node: Node) -> Task:
+        self._total[node.id] += 1
         status = TaskStatus(stamp(self._now), "assigned", SCHEDULED)
-        placed = dataclasses.replace(task, node_id=node_id, status=status)
-        self._extra[task.service_id].append(placed)
+        placed = dataclasses.replace(task, node_id=node.id, status=status)
+        # A task with a node counted in the view already.
+        if not task.node_id:
+            self._tasks_per_node(task.service_id)[node.id] += 1
+        self._extra[node.id].append(placed)
+        self._room(node).take(reservations_of(task.spec))
         return placed
 
     def _postpone(self, task: Task, reason: str) -> Task:
@@ -65,59 +95,94 @@ class Scheduler:
         status = TaskStatus(stamp(self._now), "pending", "pending task scheduling", reason)
         return dataclasses.replace(task, status=status)
 
-    def _candidates(self, task: Task, service: Service) -> tuple[list[Node], Counter[str]]:
+    def _candidates(self, task: Task, service: Service, among: Iterable[Node]) -> tuple[list[Node], Counter[str]]:
         placement = task.spec.placement
-        per_node = self._per_node(service)
+        per_node = self._tasks_per_node(service.id)
         ports = {(port.protocol, port.published_port) for port in service.endpoint.ports if port.publish_mode == "host"}
+        ports = {port for port in ports if port[1]}
+        needed = reservations_of(task.spec)
         nodes, reasons = [], Counter[str]()
-        for node in self._view.nodes.values():
+        for node in among:
             if node.status.state != "ready" or node.spec.availability != "active":
                 reasons[NOT_AVAILABLE] += 1
+            elif not self._room(node).holds(needed):
+                reasons[NO_RESOURCES] += 1
             elif not satisfied(placement.constraints, node):
                 reasons[NOT_SATISFIED] += 1
-            elif ports and ports & self._host_ports(node.id):
+            elif not platform_fits(placement.platforms, node.description.platform):
+                reasons[NO_PLATFORM] += 1
+            elif ports and ports & self._host_ports(node.id, task.id):
                 reasons[PORT_IN_USE] += 1
-            elif 0 < placement.max_replicas <= per_node[node.id]:
+            elif not task.node_id and 0 < placement.max_replicas <= per_node[node.id]:
                 reasons[TOO_MANY] += 1
             else:
                 nodes.append(node)
         return nodes, reasons
 
-    def _best(self, nodes: list[Node], task: Task, service: Service) -> Node:
-        per_node, failures = self._per_node(service), self._failures(service)
-        keys = [p.spread.spread_descriptor for p in task.spec.placement.preferences if p.spread]
-        branch = {node.id: tuple(label(node, key) for key in keys) for node in self._view.nodes.values()}
-        per_branch: Counter[tuple[str, ...]] = Counter()
-        for node_id, count in per_node.items():
-            for depth in range(1, len(keys) + 1):
-                per_branch[branch.get(node_id, ())[:depth]] += count
+    def _order(self, task: Task, service: Service) -> Order:
+        """Sorts the nodes that can take a task, best first."""
+        per_node, failures = self._tasks_per_node(service.id), self._failures(service)
+        levels = self._levels(task, per_node)
+        strategy = placement_of(service.spec.labels)
+
+        def preference(node: Node) -> tuple[object, ...]:
+            if strategy == "binpack":
+                return (-self._room(node).reserved_share(), -self._total[node.id])
+            if strategy == "random":
+                return (sha256(f"{task.id}/{node.id}".encode()).digest(),)
+            return (per_node[node.id], self._total[node.id])
 
         def order(node: Node) -> tuple[object, ...]:
-            path = branch[node.id]
-            levels = tuple((per_branch[path[:depth]], path[:depth]) for depth in range(1, len(keys) + 1))
             failing = failures[node.id] >= FAILURES
-            return (levels, failing, per_node[node.id], self._total[node.id], node.description.hostname, node.id)
+            return (levels(node), failing, *preference(node), node.description.hostname, node.id)
 
-        return min(nodes, key=order)
+        return order
 
-    def _per_node(self, service: Service) -> Counter[str]:
-        known = self._view.tasks_of.get(service.id, {}).values()
-        return Counter(task.node_id for task in (*known, *self._extra[service.id]) if counts(task))
+    def _levels(self, task: Task, per_node: Counter[str]) -> Callable[[Node], tuple[object, ...]]:
+        """How many tasks of the service are where a node is, per level of the task's spread preferences."""
+        keys = [item.spread.spread_descriptor for item in task.spec.placement.preferences if item.spread]
+        if not keys:
+            return lambda node: ()
+        branch = {node.id: tuple(label(node, key) for key in keys) for node in self._view.nodes.values()}
+        per_branch: Counter[tuple[str, ...]] = Counter()
+        for node_id, number in per_node.items():
+            for depth in range(1, len(keys) + 1):
+                per_branch[branch.get(node_id, ())[:depth]] += number
+        return lambda node: tuple(
+            (per_branch[branch[node.id][:depth]], branch[node.id][:depth]) for depth in range(1, len(keys) + 1)
+        )
+
+    def _tasks_per_node(self, service_id: str) -> Counter[str]:
+        if service_id not in self._per_node:
+            known = self._view.tasks_of.get(service_id, {}).values()
+            self._per_node[service_id] = Counter(task.node_id for task in known if counts(task))
+        return self._per_node[service_id]
+
+    def _room(self, node: Node) -> Room:
+        if node.id not in self._rooms:
+            room = Room(node.description.resources)
+            for task in self._view.tasks_on.get(node.id, {}).values():
+                if alive(task) and task.status.state not in ("new", "pending"):
+                    room.take(reservations_of(task.spec))
+            self._rooms[node.id] = room
+        return self._rooms[node.id]
 
     def _failures(self, service: Service) -> Counter[str]:
         """How often tasks of the service failed lately, per node."""
-        return Counter(
-            task.node_id
-            for task in self._view.tasks_of.get(service.id, {}).values()
-            if task.status.state in ("failed", "rejected")
-            and seconds(task.status.timestamp) > self._now - FAILURE_WINDOW
-        )
+        if service.id not in self._failed:
+            self._failed[service.id] = Counter(
+                task.node_id
+                for task in self._view.tasks_of.get(service.id, {}).values()
+                if task.status.state in ("failed", "rejected")
+                and seconds(task.status.timestamp) > self._now - FAILURE_WINDOW
+            )
+        return self._failed[service.id]
 
-    def _host_ports(self, node_id: str) -> set[tuple[str, int]]:
-        """The host-published ports that tasks on the node have, or are about to give back."""
-        here = [task for task in self._view.tasks_on.get(node_id, {}).values() if alive(task)]
-        here += [task for tasks in self._extra.values() for task in tasks if task.node_id == node_id]
-        services = {task.service_id for task in here}
+    def _host_ports(self, node_id: str, task_id: str) -> set[tuple[str, int]]:
+        """The host-published ports that other tasks on the node have, or are about to give back."""
+        known = self._view.tasks_on.get(node_id, {}).values()
+        here = [task for task in known if alive(task) and task.id != task_id]
+        services = {task.service_id for task in (*here, *self._extra[node_id])}
         return {
             (port.protocol, port.published_port)
             for service_id in services

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from meshnet.control import operations
 from meshnet.control.allocator import Ledger, give_node, give_task
 from meshnet.control.objects import Changes, Object
 from meshnet.control.orchestrator import reconcile
 from meshnet.control.scheduler import Scheduler
+from meshnet.control.updater import paused
 from meshnet.control.view import View, wanted
-from meshnet.model import Task
+from meshnet.errors import MeshnetError
+from meshnet.model import Service, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,21 +34,38 @@ def settle(
     """Brings the services named to what they must be, and all waiting tasks as far as they can go."""
     put: dict[str, Task] = {}
     drop: dict[str, Task] = {}
+    updated: list[Object] = []
     wake: float | None = None
     for service_id in sorted(services):
         outcome = reconcile(view, service_id, now, new_id, history)
         put.update(outcome.put)
         drop.update(outcome.drop)
+        if outcome.service is not None:
+            updated.append(_updated(view, ledger, outcome.service))
         if outcome.wake is not None:
             wake = outcome.wake if wake is None else min(wake, outcome.wake)
     waiting = [put.get(task.id, task) for task in view.waiting.values() if task.id not in drop]
     waiting += [task for task in put.values() if task.id not in view.tasks]
     put.update(_place(view, waiting, ledger, now))
-    written: list[Object] = list(put.values())
+    written: list[Object] = [*put.values(), *updated]
     written += [given for node in view.nodes.values() if (given := give_node(ledger, node)) is not node]
     if written:
         written += ledger.cursors()
     return Round(Changes(tuple(written), tuple(drop.values())), wake)
+
+
+def _updated(view: View, ledger: Ledger, service: Service) -> Service:
+    """The service whose update got on; if it has another spec now, with what that needs. A rollback to a spec that
+    cannot be had any more is a paused update that says so."""
+    before = view.services[service.id]
+    if service.spec == before.spec:
+        return service
+    try:
+        return operations.respecified(view, service, service.spec, ledger)
+    except MeshnetError as error:
+        reason = service.update_status.message if service.update_status else ""
+        reason = reason.replace("update rolled back", "update paused", 1)
+        return paused(before, "paused", f"{reason}; it cannot be rolled back: {error}")
 
 
 def _place(view: View, tasks: Iterable[Task], ledger: Ledger, now: float) -> dict[str, Task]:

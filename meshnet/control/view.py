@@ -9,16 +9,18 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from meshnet.control.objects import Cluster, Cursor, Object
+from meshnet.control.objects import Cluster, Cursor, Object, SealedTrust
+from meshnet.control.vault import Vault
 from meshnet.ipam import number_of
-from meshnet.model import TERMINAL_STATES, Network, Node, Service, Task
+from meshnet.model import TERMINAL_STATES, Config, Network, Node, Secret, Service, Task, Version
 
 
 class View:
     """Objects by id and by what they refer to.
 
     `taken` holds, per network id, the addresses in use as integers; `waiting` the tasks that need addresses or a node;
-    `load` how many tasks count for a node when tasks are spread.
+    `load` how many tasks count for a node when tasks are spread; `ingress` is that network, if there is one;
+    `vault` opens the secrets.
     """
 
     def __init__(self) -> None:
@@ -29,9 +31,14 @@ class View:
         self.tasks: dict[str, Task] = {}
         self.clusters: dict[str, Cluster] = {}
         self.cursors: dict[str, Cursor] = {}
+        self.secrets: dict[str, Secret] = {}
+        self.configs: dict[str, Config] = {}
+        self.vault: Vault | None = None
+        self.trusts: dict[str, SealedTrust] = {}
         self.tasks_of: dict[str, dict[str, Task]] = defaultdict(dict)
         self.tasks_on: dict[str, dict[str, Task]] = defaultdict(dict)
         self.services_on: dict[str, set[str]] = defaultdict(set)
+        self.ingress: Network | None = None
         self.published: set[str] = set()
         self.service_named: dict[str, str] = {}
         self.network_named: dict[str, str] = {}
@@ -44,7 +51,10 @@ class View:
             "service": self.services,
             "task": self.tasks,
             "cluster": self.clusters,
+            "config": self.configs,
+            "secret": self.secrets,
             "cursor": self.cursors,
+            "trust": self.trusts,
         }
 
     def get(self, kind: str, ident: str) -> Object | None:
@@ -68,11 +78,6 @@ class View:
     def cluster(self) -> Cluster | None:
         return next(iter(self.clusters.values()), None)
 
-    @property
-    def ingress(self) -> Network | None:
-        """The ingress network; None if there is none."""
-        return next((network for network in self.networks.values() if network.spec.ingress), None)
-
     def _index(self, thing: Object, present: bool) -> None:
         for network, address in addresses_of(thing):
             _put_or_discard(self.taken[network], number_of(address), present)
@@ -95,6 +100,8 @@ class View:
                 _put_or_discard(self.services_on[network], thing.id, present)
         elif isinstance(thing, Network):
             _name(self.network_named, thing.spec.name, thing.id, present)
+            if thing.spec.ingress:
+                self.ingress = thing if present else None
 
 
 def _put_or_discard(members: set[Any], member: Any, present: bool) -> None:
@@ -126,6 +133,11 @@ def counts(task: Task) -> bool:
     return bool(task.node_id) and alive(task) and wanted(task)
 
 
+def iteration_of(service: Service) -> Version | None:
+    """Which run of a job a service's tasks belong to; None if it is no job."""
+    return service.job_status.job_iteration if service.job_status else None
+
+
 def networks_of(service: Service) -> list[str]:
     """The ids of the networks that the service's tasks are on, ingress not among them."""
     return list(dict.fromkeys(item.target for item in service.spec.task_template.networks))
@@ -141,7 +153,12 @@ def addresses_of(thing: Object) -> list[tuple[str, str]]:
     if isinstance(thing, Service):
         return [(vip.network_id, vip.addr) for vip in thing.endpoint.virtual_ips]
     if isinstance(thing, Network):
-        return [(thing.id, config.gateway) for config in thing.ipam_options.configs if config.gateway]
+        return [
+            (thing.id, address)
+            for config in thing.ipam_options.configs
+            for address in (config.gateway, *config.auxiliary_addresses.values())
+            if address
+        ]
     if isinstance(thing, Node):
         return [(item.network_id, address) for item in thing.attachments for address in item.addresses]
     if isinstance(thing, Task) and alive(thing):

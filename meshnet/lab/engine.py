@@ -53,6 +53,11 @@ class Engine:
                 UNAVAILABLE,
             ) from None
 
+    def join_tokens(self) -> dict[str, str]:
+        """`Worker` and `Manager`: what lets a node into the swarm in that role."""
+        found: dict[str, str] = self.get("/swarm")["JoinTokens"]
+        return found
+
     def nodes(self) -> list[Node]:
         return self._all(Node, "/nodes")
 
@@ -140,6 +145,11 @@ def check_image(lab: Lab, reference: str) -> None:
 
 def of_lab(lab: Lab, node: str | None = None) -> Engine:
     """The engine of a lab, through `node` or the first manager. Raises MeshnetError for a node that is no manager."""
+    if not lab.managers:
+        raise MeshnetError(
+            f"no node of the lab {lab.name} is a swarm manager; make one with docker swarm init on a node, "
+            f"after: meshnet lab env {lab.nodes[0].name}"
+        )
     chosen = next((one for one in lab.managers if node in (None, one.name)), None)
     if chosen is None:
         raise MeshnetError(
@@ -152,6 +162,15 @@ def of_lab(lab: Lab, node: str | None = None) -> Engine:
 def agent(lab: Lab, node: str, path: str) -> Any:
     """GET of an agent's own socket, such as `/inspect/lb`. Raises MeshnetError if the agent does not answer."""
     return _agent(lab, node, lambda client: client.get(path))
+
+
+def listens(lab: Lab, node: str) -> bool:
+    """Whether a node's agent serves the Engine API."""
+    try:
+        EngineClient(f"{names.node_dir(lab.name, node)}/docker.sock").get("/info")
+    except MeshnetError:
+        return False
+    return True
 
 
 def agents(lab: Lab, path: str, nodes: Sequence[str]) -> tuple[dict[str, Any], dict[str, MeshnetError]]:

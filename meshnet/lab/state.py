@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from meshnet import names
+from meshnet.agent.settings import MANAGER_FILE
 from meshnet.errors import ConflictError, MeshnetError, NotFoundError
 from meshnet.lab import spec
 from meshnet.lab.spec import Lab, LabNode
@@ -47,9 +49,20 @@ def load(name: str) -> Lab:
     except PermissionError:
         raise MeshnetError(f"the lab {name} belongs to root; run this as root") from None
     try:
-        return spec.from_json(json.loads(text))
+        return _with_roles(spec.from_json(json.loads(text)))
     except (ValueError, MeshnetError) as error:
         raise MeshnetError(f"{names.lab_dir(name)}/{FILE} is damaged ({error}); meshnet lab down {name}") from None
+
+
+def _with_roles(lab: Lab) -> Lab:
+    """In a bare lab, whoever has a manager is one."""
+    if not lab.bare:
+        return lab
+    nodes = []
+    for node in lab.nodes:
+        manages = os.path.exists(Path(names.node_dir(lab.name, node.name), MANAGER_FILE))
+        nodes.append(replace(node, role="manager" if manages else "worker"))
+    return replace(lab, nodes=tuple(nodes))
 
 
 def current(name: str | None) -> Lab:

@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from meshnet import names
 from meshnet.errors import ConflictError, MeshnetError
@@ -50,6 +51,12 @@ def _other(namespace: str) -> str:
     return f"rename this lab or its node, or remove it with: ip netns del {namespace}"
 
 
+def bare(lab: Lab) -> Lab:
+    """The lab with nodes that are in no swarm yet."""
+    nodes = tuple(replace(node, role="worker") for node in lab.nodes)
+    return replace(lab, bare=True, nodes=nodes, networks=(), services=())
+
+
 def up(lab: Lab, report: Report = lambda _: None) -> None:
     """Makes the lab and returns when it works; `report` hears what is being done.
 
@@ -64,10 +71,9 @@ def up(lab: Lab, report: Report = lambda _: None) -> None:
         report(f"wiring nodes and clients to {lab.subnet}")
         topology.create(lab)
         impair.apply(lab)
-        daemons.write_settings(archives.unpacked(lab))
+        unpacked = archives.unpacked(lab)
         report("starting managers and agents")
-        daemons.preload({daemons.AGENT, daemons.MANAGER})
-        processes.spawn([daemon for node in lab.nodes for daemon in daemons.of_node(lab, node)])
+        _start(unpacked)
         wait_ready(lab, [node.name for node in lab.nodes], report, stays=False)
         if lab.services:
             converge.deploy(engine.of_lab(lab), lab, lambda found: report(converge.summary(found)))
@@ -78,6 +84,40 @@ def up(lab: Lab, report: Report = lambda _: None) -> None:
         raise
 
 
+def _start(lab: Lab) -> None:
+    """Managers first: the first one makes the swarm, whose join tokens the agents are given."""
+    found = [daemon for node in lab.nodes for daemon in daemons.of_node(lab, node)]
+    if not lab.bare:
+        daemons.write_managers(lab)
+        daemons.preload({daemons.MANAGER})
+        processes.spawn([daemon for daemon in found if daemon.role == daemons.MANAGER])
+    daemons.preload({daemons.AGENT})
+    daemons.write_agents(lab, {} if lab.bare else tokens(lab))
+    processes.spawn([daemon for daemon in found if daemon.role == daemons.AGENT])
+
+
+def tokens(lab: Lab, timeout: float = READY) -> dict[str, str]:
+    """The swarm's join tokens, as soon as its manager answers.
+
+    Raises MeshnetError if it ends, or does not answer within `timeout` seconds.
+    """
+    manager, deadline = engine.of_lab(lab), time.monotonic() + timeout
+    while True:
+        try:
+            return manager.join_tokens()
+        except MeshnetError as error:
+            if error.status != engine.UNAVAILABLE or time.monotonic() > deadline:
+                raise
+            _check_alive(lab, lab.managers[0].name, daemons.MANAGER)
+        time.sleep(engine.PAUSE / 4)
+
+
+def _check_alive(lab: Lab, node: str, role: str) -> None:
+    """Raises MeshnetError with the end of its log if a process has ended."""
+    if not processes.alive(lab.name, node, role):
+        raise MeshnetError(f"the {role} of {node} ended: {processes.log_tail(lab.name, node, role)}")
+
+
 def wait_ready(lab: Lab, nodes: list[str], report: Report, timeout: float | None = None, *, stays: bool = True) -> None:
     """Returns when the manager sees every one of `nodes` ready, and each of them has known all members that run.
 
@@ -86,7 +126,6 @@ def wait_ready(lab: Lab, nodes: list[str], report: Report, timeout: float | None
     Raises MeshnetError with the end of a log as soon as a manager or agent of theirs has ended, or after `timeout`
     seconds (by default what a lab of this size may take).
     """
-    manager = engine.of_lab(lab)
     if timeout is None:
         timeout = READY + READY_PER_NODE * len(lab.nodes)
     deadline = time.monotonic() + timeout
@@ -94,11 +133,12 @@ def wait_ready(lab: Lab, nodes: list[str], report: Report, timeout: float | None
     while True:
         for node in nodes:
             for daemon in daemons.of_node(lab, state.node_of(lab, node)):
-                if not processes.alive(lab.name, node, daemon.role):
-                    end = processes.log_tail(lab.name, node, daemon.role)
-                    raise MeshnetError(f"the {daemon.role} of {node} ended: {end}")
-        acquainted |= _acquainted(lab, [node for node in nodes if node not in acquainted])
-        ready = _ready(manager, nodes) & acquainted
+                _check_alive(lab, node, daemon.role)
+        if lab.bare:
+            ready = _listening(lab, nodes)
+        else:
+            acquainted |= _acquainted(lab, [node for node in nodes if node not in acquainted])
+            ready = _ready(lab, nodes) & acquainted
         waiting = [node for node in nodes if node not in ready]
         if not waiting:
             return
@@ -110,9 +150,14 @@ def wait_ready(lab: Lab, nodes: list[str], report: Report, timeout: float | None
         time.sleep(engine.PAUSE)
 
 
-def _ready(manager: engine.Engine, nodes: list[str]) -> set[str]:
+def _listening(lab: Lab, nodes: list[str]) -> set[str]:
+    """Those of `nodes` whose agents answer, in a swarm or not."""
+    return {node for node in nodes if engine.listens(lab, node)}
+
+
+def _ready(lab: Lab, nodes: list[str]) -> set[str]:
     try:
-        members = manager.nodes()
+        members = engine.of_lab(lab).nodes()
     except MeshnetError:
         return set()
     return {one.description.hostname for one in members if one.status.state == "ready"} & set(nodes)

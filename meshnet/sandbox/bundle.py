@@ -78,7 +78,8 @@ def argv(spec: ContainerSpec, image: Image) -> tuple[str, ...]:
 def environment(spec: ContainerSpec, image: Image, user: User) -> list[str]:
     """Image's variables, then the spec's; a spec entry without `=` removes the variable, as Docker does."""
     values: dict[str, str] = {}
-    for item in (PATH, f"HOSTNAME={spec.hostname}", f"HOME={user.home}", *image.env, *spec.env):
+    own = (PATH, f"HOSTNAME={spec.hostname}", f"HOME={user.home}", *(("TERM=xterm",) if spec.tty else ()))
+    for item in (*own, *image.env, *spec.env):
         name, equals, value = item.partition("=")
         if equals:
             values[name] = value
@@ -105,8 +106,8 @@ def _task_mount(mount: TaskMount) -> dict[str, Any]:
         raise MeshnetError(f"mount {mount.target}: the target must be an absolute path other than /")
     if mount.type == "tmpfs":
         return _tmpfs(mount.target, f"{mode},mode=1777")
-    if mount.type != "bind":
-        raise MeshnetError(f"mount {mount.target}: type {mount.type} is not known; use bind or tmpfs")
+    if mount.type not in ("bind", "volume"):
+        raise MeshnetError(f"mount {mount.target}: type {mount.type} is not known; use bind, volume or tmpfs")
     if not mount.source.startswith("/"):
         raise MeshnetError(f"mount {mount.target}: the source must be an absolute path, not {mount.source!r}")
     return _mount(mount.target, "bind", mount.source, f"rbind,rprivate,nodev,nosuid,{mode}")
@@ -165,7 +166,7 @@ def config(
         raise MeshnetError(f"working directory {workdir!r}: an absolute path is needed")
     return {
         "ociVersion": "1.0.2",
-        "process": process(argv(spec, image), environment(spec, image, user), user, workdir),
+        "process": process(argv(spec, image), environment(spec, image, user), user, workdir, terminal=spec.tty),
         "root": {"path": "rootfs", "readonly": False},
         "hostname": spec.hostname,
         "mounts": _mounts(spec, image),

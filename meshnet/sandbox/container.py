@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,12 +20,14 @@ from typing import Any
 
 from meshnet.errors import ConflictError, MeshnetError
 from meshnet.files import replace_text
-from meshnet.sandbox import bundle, cgroup, logs, process, runtime, users
+from meshnet.sandbox import bundle, cgroup, execution, logs, process, runtime, users
 from meshnet.sandbox import health as checks
+from meshnet.sandbox.execution import Execution, Program
 from meshnet.sandbox.spec import ContainerSpec
 
 STARTED = "started"
 HEALTH = "health.json"
+CHECKS = "checks.json"
 KILLED = 128 + signal.SIGKILL
 END_TIMEOUT = 10.0  # seconds that a killed container gets to be gone
 
@@ -107,6 +110,13 @@ class Container:
     def last_check(self) -> checks.Result | None:
         """The newest result of the health check."""
         return self._health.last if self._health is not None else None
+
+    def health_report(self) -> dict[str, Any] | None:
+        """Status, FailingStreak and Log (the last five results) as the Engine shows them; None without a check."""
+        if self._health is None:
+            return None
+        offset = time.time() - asyncio.get_running_loop().time()
+        return checks.report(self._health, offset)
 
     def _ended(self) -> None:
         if self._conmon is not None:
@@ -192,7 +202,7 @@ class Container:
             result = checks.Result(begun, clock(), code, output.decode(errors="replace"))
             before, self._health = self._health, checks.observe(self._health, config, result)
             if before.status != self._health.status or before.checks == 0:
-                kept = {key: value for key, value in asdict(self._health).items() if key != "last"}
+                kept = {key: value for key, value in asdict(self._health).items() if key != "results"}
                 with contextlib.suppress(OSError):  # a full disk costs a restarted agent one more check, not the task
                     replace_text(os.path.join(self.spec.dir, HEALTH), json.dumps(kept))
             if before.status != self._health.status:
@@ -221,6 +231,16 @@ class Container:
     ) -> tuple[int | None, bytes]:
         if self.status != "running":
             raise ConflictError(f"container {self.spec.name} is not running")
+        group, run = self._inside(argv, env, user)
+        try:
+            return await runtime.execute(self.spec, run, group, timeout, limit)
+        finally:
+            # What it left running in the background, or what the kernel has not reaped yet, keeps the group.
+            if not cgroup.try_remove(group):
+                self._groups.append(group)
+
+    def _inside(self, argv: tuple[str, ...], env: tuple[str, ...], user: str) -> tuple[str, dict[str, Any]]:
+        """A group of its own and the OCI `process` object for something that runs inside."""
         self._serial += 1
         group = os.path.join(self.spec.cgroup, f"exec-{os.getpid()}-{self._serial}")
         self._groups = [left for left in self._groups if not cgroup.try_remove(left)]
@@ -229,13 +249,26 @@ class Container:
             root = f"/proc/{self.pid}/root"
             account = users.lookup(user, users.read(root, "etc/passwd"), users.read(root, "etc/group"))
             run = bundle.process(argv, run["env"], account, run["cwd"])
-        run.update(args=list(argv), env=[*run["env"], *env])
-        try:
-            return await runtime.execute(self.spec, run, group, timeout, limit)
-        finally:
-            # What it left running in the background, or what the kernel has not reaped yet, keeps the group.
-            if not cgroup.try_remove(group):
-                self._groups.append(group)
+        run.update(args=list(argv), env=[*run["env"], *env], terminal=False)
+        return group, run
+
+    async def launch(self, program: Program) -> Execution:
+        """Starts a program inside, with streams. ConflictError if the container does not run."""
+        if self.status != "running":
+            raise ConflictError(f"Container {self.id} is not running")
+        term = ("TERM=xterm",) if program.tty else ()
+        group, run = self._inside(program.argv, (*term, *program.env), program.user)
+        if program.workdir:
+            run["cwd"] = program.workdir
+        return await execution.launch(self.spec, run, group, program)
+
+    def kill_with(self, number: int) -> None:
+        """Sends a signal to the container's first process. ConflictError if it does not run."""
+        if self.status != "running":
+            raise ConflictError(f"Cannot kill container: {self.id}: Container {self.id} is not running")
+        if number == signal.SIGKILL:
+            cgroup.kill(self.spec.cgroup)
+        self._signal(number)
 
     def logs(self, *, tail: int | None = None, since: float | None = None) -> list[logs.LogLine]:
         """What the task wrote, oldest first; see `logs.read`."""
@@ -272,14 +305,23 @@ class Container:
                 signal.pidfd_send_signal(self._conmon, signal.SIGKILL)
             return await self.wait()
 
-    async def remove(self) -> None:
-        """Ends the container if it runs and takes away its processes, group, mounts and directory. Idempotent."""
+    async def end(self) -> None:
+        """Ends the container if it runs and takes away its processes, group and mounts. What it was, what it wrote and
+        how it ended stays in its directory. Idempotent."""
+        report = self.health_report()
         if self._health_task is not None:
             self._health_task.cancel()
             await asyncio.gather(self._health_task, return_exceptions=True)
         await self.kill()
         await cgroup.remove(self.spec.cgroup)
         self.release()
+        if report is not None:
+            with contextlib.suppress(OSError):
+                replace_text(os.path.join(self.spec.dir, CHECKS), json.dumps(report))
+
+    async def remove(self) -> None:
+        """Ends the container, and takes away its directory too. Idempotent."""
+        await self.end()
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self.spec.dir)
 

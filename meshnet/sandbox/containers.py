@@ -34,6 +34,14 @@ class Containers:
         self._slots = asyncio.Semaphore(PARALLEL)
         self._seccomp = b""
 
+    def image_id(self, reference: str) -> str:
+        """The id of an image, `sha256:...`; "" if there is none of that name any more."""
+        return self._images.identity(reference)
+
+    def image_names(self) -> list[str]:
+        """The names of all images."""
+        return self._images.names()
+
     async def create(self, spec: ContainerSpec) -> Container:
         """Makes a container up to the point where its program would run, in its group and its network namespace.
 
@@ -46,7 +54,7 @@ class Containers:
         if os.path.exists(os.path.join(spec.dir, SPEC)):
             raise ConflictError(f"{spec.dir} already holds a container")
         for mount in spec.mounts:
-            if mount.type == "bind" and not os.path.exists(mount.source):
+            if mount.type != "tmpfs" and not os.path.exists(mount.source):
                 raise MeshnetError(f"mount {mount.target}: {mount.source} does not exist")
         try:
             return await self._create(spec, image)

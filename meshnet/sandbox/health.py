@@ -12,12 +12,15 @@ found out no sooner than Docker would.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
 
 from meshnet.sandbox.spec import HealthConfig
 
 NONE, STARTING, HEALTHY, UNHEALTHY = "none", "starting", "healthy", "unhealthy"
 FIRST_DELAY = 0.1  # seconds
 OUTPUT = 4096  # bytes of a check's output that are kept, as in Docker
+RESULTS = 5  # results that are kept, as in Docker
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,12 @@ class Health:
     status: str = STARTING
     failing_streak: int = 0
     checks: int = 0
-    last: Result | None = None
+    results: tuple[Result, ...] = ()  # the newest at the end
+
+    @property
+    def last(self) -> Result | None:
+        """The newest result."""
+        return self.results[-1] if self.results else None
 
 
 def command(config: HealthConfig | None) -> tuple[str, ...] | None:
@@ -52,15 +60,15 @@ def command(config: HealthConfig | None) -> tuple[str, ...] | None:
 
 def observe(health: Health, config: HealthConfig, result: Result) -> Health:
     """The state after one more result."""
-    checks = health.checks + 1
+    checks, results = health.checks + 1, (*health.results, result)[-RESULTS:]
     if result.code == 0:
-        return replace(health, status=HEALTHY, failing_streak=0, checks=checks, last=result)
+        return replace(health, status=HEALTHY, failing_streak=0, checks=checks, results=results)
     grace = max(config.start_period, config.interval)
     if health.status == STARTING and result.start < health.began + grace:
-        return replace(health, checks=checks, last=result)
+        return replace(health, checks=checks, results=results)
     streak = health.failing_streak + 1
     status = UNHEALTHY if streak >= max(config.retries, 1) else health.status
-    return replace(health, status=status, failing_streak=streak, checks=checks, last=result)
+    return replace(health, status=status, failing_streak=streak, checks=checks, results=results)
 
 
 def next_delay(health: Health, config: HealthConfig) -> float:
@@ -68,3 +76,24 @@ def next_delay(health: Health, config: HealthConfig) -> float:
     if health.status != STARTING:
         return config.interval
     return min(config.interval, FIRST_DELAY * 2 ** min(health.checks, 16)) if health.checks else 0.0
+
+
+def report(health: Health, offset: float) -> dict[str, Any]:
+    """As the Engine's `State.Health`. `offset` is what makes seconds since 1970 of the results' clock."""
+    return {
+        "Status": health.status,
+        "FailingStreak": health.failing_streak,
+        "Log": [
+            {
+                "Start": _stamp(result.start + offset),
+                "End": _stamp(result.end + offset),
+                "ExitCode": -1 if result.code is None else result.code,
+                "Output": result.output,
+            }
+            for result in health.results
+        ],
+    }
+
+
+def _stamp(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

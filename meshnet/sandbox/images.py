@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,17 @@ class Images:
                 f"No such image: {reference}; name it in the lab's images, or give it a `rootfs:` there (docs/lab.md)"
             )
         return image
+
+    def identity(self, reference: str) -> str:
+        """The id of the image of that name, `sha256:` and 64 hex digits; "" if there is none."""
+        name = repository(reference)
+        try:
+            image = self.find(reference)
+        except NotFoundError:
+            return ""
+        stored = self._store.find(name) if self._store is not None and name not in self._images else None
+        digest = stored.id if stored is not None else sha256(f"{name} {image!r}".encode()).hexdigest()
+        return f"sha256:{digest}"
 
     @staticmethod
     def _imported(store: ImageStore, name: str) -> Image | None:

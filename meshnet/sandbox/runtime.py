@@ -50,7 +50,8 @@ class Started:
     conmon: int
 
 
-def _crun(directory: str, *words: str) -> list[str]:
+def crun(directory: str, *words: str) -> list[str]:
+    """The command line of crun for the container of this directory."""
     state = os.path.join(directory, STATE)
     return [program("crun"), f"--root={state}", "--cgroup-manager=disabled", *words]
 
@@ -66,6 +67,9 @@ def _conmon(spec: ContainerSpec) -> list[str]:
         *("--exit-dir", f"{directory}/exits", "--full-attach", "--no-sync-log", "--no-new-keyring"),
         *("--log-path", f"k8s-file:{directory}/{LOG}", "--log-size-max", str(LOG_BYTES)),
         *("--runtime-arg", f"--root={directory}/{STATE}", "--runtime-arg", "--cgroup-manager=disabled"),
+        *(("--terminal",) if spec.tty else ()),
+        *(("--stdin",) if spec.open_stdin else ()),
+        *(("--leave-stdin-open",) if spec.open_stdin and not spec.stdin_once else ()),
     ]
 
 
@@ -91,7 +95,7 @@ async def create(spec: ContainerSpec, image: Image, netns: int) -> Started:
     `config.json` must name it as `/proc/<this process>/fd/<netns>`. Raises MeshnetError with crun's own words.
     """
     reading, writing = os.pipe()
-    sources = tuple(mount.source for mount in spec.mounts if mount.type == "bind")
+    sources = tuple(mount.source for mount in spec.mounts if mount.type != "tmpfs")
     programs = getattr(image, "programs", "")
     conmon: list[int] = []
 
@@ -204,14 +208,14 @@ def compiled_seccomp(spec: ContainerSpec) -> bytes:
 
 async def start(spec: ContainerSpec) -> None:
     """Lets a created container run its program. Raises MeshnetError with crun's words, as for a missing program."""
-    code, output = await process.run(_crun(spec.dir, "start", spec.id), timeout=CREATE_TIMEOUT)
+    code, output = await process.run(crun(spec.dir, "start", spec.id), timeout=CREATE_TIMEOUT)
     if code != 0:
         words = " ".join(output.decode(errors="replace").split())
         raise MeshnetError(f"cannot start: {words or 'crun gave no reason'}", 500)
 
 
 # Joins the group first, so that whatever runs in the container can be killed with it.
-_JOIN = 'echo 0 > "$0/cgroup.procs" && exec "$@"'
+JOIN = 'echo 0 > "$0/cgroup.procs" && exec "$@"'
 
 
 async def execute(
@@ -225,11 +229,11 @@ async def execute(
     file = os.path.join(spec.dir, f"{os.path.basename(group)}.json")
     os.mkdir(group)
     replace_text(file, json.dumps(run))
-    words = _crun(spec.dir, "exec", f"--process={file}", spec.id)
+    words = crun(spec.dir, "exec", f"--process={file}", spec.id)
     code = None
     try:
         code, output = await process.run(
-            ["/bin/sh", "-c", _JOIN, group, *words],
+            ["/bin/sh", "-c", JOIN, group, *words],
             timeout=timeout,
             limit=limit,
             before_kill=lambda crun: _kill_others(group, crun),

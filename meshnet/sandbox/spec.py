@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -24,12 +24,14 @@ class HealthConfig:
 
 @dataclass(frozen=True, slots=True)
 class TaskMount:
-    """`type` is `bind` (`source` is a path of the machine) or `tmpfs` (`source` is ignored); `target` is inside."""
+    """`type` is `bind` or `volume` (`source` is a path of the machine) or `tmpfs` (`source` is ignored); `target` is
+    inside. `volume` is the name of the volume."""
 
     source: str
     target: str
     read_only: bool = False
     type: str = "bind"
+    volume: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,8 @@ class ContainerSpec:
     `netns` is the path of a wired network namespace, `cgroup` the path of the task's cgroup2 group (made if it is
     missing), `dir` the directory that is this container's alone (mode 0700). `resolv_conf` and `hosts` are whole
     file texts. `stop_grace` is in seconds, `stop_signal` a name with or without SIG, or a number; "" is SIGTERM.
+    `tty` gives it a terminal, `open_stdin` a standard input that can be attached to (closed with the first one that was
+    attached if `stdin_once`).
     """
 
     id: str
@@ -60,6 +64,10 @@ class ContainerSpec:
     health: HealthConfig | None = None
     resolv_conf: str = ""
     hosts: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    tty: bool = False
+    open_stdin: bool = False
+    stdin_once: bool = False
 
 
 def dump(spec: ContainerSpec) -> str:

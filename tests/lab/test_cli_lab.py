@@ -99,14 +99,15 @@ def test_looking_around(meshnet: Command, lab: LabUnderTest) -> None:
     members = json.loads(meshnet("inspect", "members", "--node", "docker-1", "--json")[1])
     assert {member["Node"] for member in members} == {"docker-0", "docker-1", "docker-2"}
     assert meshnet("inspect", "lb")[0] == 0
-    code, out, err = meshnet("lab", "env", "docker-0")
-    assert (code, err) == (0, "")
-    lines = dict(line.removeprefix("export ").split("=", 1) for line in out.splitlines())
-    assert lines.keys() == {"MESHNET_LAB", "DOCKER_HOST"}
-    assert Path(lines["DOCKER_HOST"].removeprefix("unix://")).is_socket()
-    code, out, err = meshnet("lab", "env", "docker-1")
-    assert (code, out) == (0, f"export MESHNET_LAB={lab.name}\n")
-    assert err.startswith("docker-1 is a worker and has no Engine API socket yet")
+    for node in ("docker-0", "docker-1"):
+        code, out, err = meshnet("lab", "env", node)
+        assert (code, err) == (0, "")
+        exports = [line.removeprefix("export ") for line in out.splitlines() if line.startswith("export ")]
+        lines = dict(line.split("=", 1) for line in exports)
+        assert lines.keys() == {"MESHNET_LAB", "DOCKER_HOST"}
+        assert f"/{node}/" in lines["DOCKER_HOST"]
+        assert Path(lines["DOCKER_HOST"].removeprefix("unix://")).is_socket()
+        assert f'eval "$(meshnet lab env {node})"' in out
 
 
 def test_a_node_that_is_dead_hides_no_other(meshnet: Command, lab: LabUnderTest) -> None:

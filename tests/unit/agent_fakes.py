@@ -41,6 +41,7 @@ class Gate:
 
 class FakeContainer:
     pid = 4711
+    spec = ContainerSpec("c" * 64, "app.1.t1", "app", "", "", "")
 
     def __init__(self, said: list[str]) -> None:
         self.health = "none"
@@ -49,6 +50,10 @@ class FakeContainer:
         self.starting, self.stopping, self.removing = Gate(), Gate(), Gate()
         self._said = said
         self._callbacks: list[Callable[[str], None]] = []
+
+    @property
+    def exit_code(self) -> int | None:
+        return self._code
 
     def on_health(self, callback: Callable[[str], None]) -> None:
         self._callbacks.append(callback)
@@ -77,7 +82,7 @@ class FakeContainer:
             self.exits(143)
         return await self.wait()
 
-    async def remove(self) -> None:
+    async def end(self) -> None:
         await self.removing.passed()
         self._said.append("remove")
 
@@ -152,6 +157,8 @@ class FakeHost:
         self.confirmed = True
         self.service = service
         self.statuses: list[TaskStatus] = []
+        self.left: list[Kept] = []
+        self.events: list[str] = []
 
     @property
     def reports(self) -> list[tuple[str, str]]:
@@ -186,6 +193,12 @@ class FakeHost:
 
     def report(self, task: Task, status: TaskStatus) -> None:
         self.statuses.append(status)
+
+    def ended(self, kept: Kept) -> None:
+        self.left.append(kept)
+
+    def happened(self, container: ContainerSpec, action: str, **attributes: str) -> None:
+        self.events.append(action)
 
 
 class Life:

@@ -16,6 +16,7 @@ from meshnet.model import (
     NetworkSpec,
     Node,
     NodeDescription,
+    Resources,
     Service,
     ServiceSpec,
     Task,
@@ -56,9 +57,16 @@ class World:
             self.changes.append(Change(self.view.apply(kind_of(thing), thing.id, None), None))
         return Changes(tuple(written), changes.drop)
 
-    def node(self, hostname: str, labels: dict[str, str] | None = None, datapath: str = "ebpf") -> Node:
+    def node(
+        self,
+        hostname: str,
+        labels: dict[str, str] | None = None,
+        datapath: str = "ebpf",
+        resources: Resources = Resources(),  # noqa: B008 - it is frozen
+    ) -> Node:
         number = len(self.view.nodes) + 2
-        description = NodeDescription(hostname=hostname, engine=Engine(labels={DATAPATH_LABEL: datapath}))
+        engine = Engine(labels={DATAPATH_LABEL: datapath})
+        description = NodeDescription(hostname=hostname, engine=engine, resources=resources)
         join = operations.Join("", f"172.17.0.{number}", "worker", labels or {}, description)
         changes, ident = operations.join_node(self.view, join, self.ledger(), self.new_id, "")
         self.commit(changes)
@@ -78,6 +86,11 @@ class World:
         spec = change(service.spec)
         index = service.version.index
         self.commit(operations.update_service(self.view, service, index, spec, self.ledger()))
+
+    def rollback(self, service_id: str, steps: int = 1) -> None:
+        service = self.view.services[service_id]
+        index = service.version.index
+        self.commit(operations.rollback_service(self.view, service, index, steps, self.ledger(), self.now))
 
     def remove(self, service_id: str) -> None:
         self.commit(operations.remove_service(self.view.services[service_id]))
@@ -102,8 +115,11 @@ class World:
         status = TaskStatus(stamp(self.now), state, state)
         self.commit(operations.report_tasks(self.view, task.node_id, {task.id: status}))
 
-    def agents(self, fails: Callable[[Task], bool] = lambda _: False) -> bool:
-        """Every agent that is up does what it was told. Returns whether anything happened."""
+    def agents(
+        self, fails: Callable[[Task], bool] = lambda _: False, ends: Callable[[Task], bool] = lambda _: False
+    ) -> bool:
+        """Every agent that is up does what it was told, and tasks that run and are to end do so. Returns whether
+        anything happened."""
         before = self.view.rev
         for task in list(self.view.tasks.values()):
             node = self.view.nodes.get(task.node_id)
@@ -113,6 +129,8 @@ class World:
                 self.report(task, "shutdown")
             elif task.status.state == "assigned":
                 self.report(task, "failed" if fails(task) else "running")
+            elif task.status.state == "running" and ends(task):
+                self.report(task, "complete")
         return self.view.rev != before
 
     def run(self, fails: Callable[[Task], bool] = lambda _: False, seconds: float = 600.0) -> None:

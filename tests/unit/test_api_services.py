@@ -15,7 +15,7 @@ def test_services(tmp_path: Path) -> None:
     """A service is created, shown with the Engine's fields, scaled, listed with its counts, and removed."""
 
     async def scenario(api: Api) -> None:
-        node = FakeNode(api.process.manager.listen_address, "docker-1")
+        node = FakeNode(api.process.manager, "docker-1", tmp_path / "docker-1")
         await node.start()
         try:
             network = (await api.post("/networks/create", {"Name": "demo"}))["Id"]
@@ -26,7 +26,7 @@ def test_services(tmp_path: Path) -> None:
                 EndpointSpec={"Ports": [published(8080)]},
             )
             body["TaskTemplate"]["Networks"] = [{"Target": "demo", "Aliases": ["www"]}]
-            body["TaskTemplate"]["Resources"] = {"Limits": {"MemoryBytes": 1}}
+            body["TaskTemplate"]["Resources"] = {"Limits": {"MemoryBytes": 5242880}}
             created = await api.post("/v1.41/services/create", body)
             assert list(created) == ["ID"]
             shown = await api.get("/services/web", insertDefaults="true")
@@ -138,11 +138,17 @@ def test_global_and_random_ports(tmp_path: Path) -> None:
         ),
         (service("x", Mode={"Replicated": {"Replicas": -1}}), 400, "Mode.Replicated.Replicas"),
         (service("x", Mode={"Replicated": {"Replicas": "2"}}), 400, "Mode.Replicated.Replicas: a whole number"),
-        (service("x", Mode={"ReplicatedJob": {}}), 501, "Mode.ReplicatedJob: jobs are not supported yet"),
+        (service("x", Mode={"ReplicatedJob": {"MaxConcurrent": -1}}), 400, "Mode.ReplicatedJob.MaxConcurrent"),
+        (service("x", Mode={"GlobalJob": {}, "Global": {}}), 400, "must specify only one service mode"),
+        (
+            service("x", Mode={"GlobalJob": {}}, UpdateConfig={}),
+            400,
+            "update and rollback configuration is not supported for jobs",
+        ),
         (
             {"Name": "x", "TaskTemplate": {"ContainerSpec": {"Image": "app:1", "Secrets": [{"SecretID": "s"}]}}},
-            501,
-            "TaskTemplate.ContainerSpec.Secrets",
+            400,
+            "malformed secret reference",
         ),
         ({"Name": "x", "TaskTemplate": {}}, 400, "image reference must be provided"),
         ({"Name": "x"}, 400, "image reference must be provided"),
@@ -179,7 +185,7 @@ def test_constraints_that_nothing_satisfies(tmp_path: Path) -> None:
     """A task that no node can take stays pending and says why; it runs once a node can."""
 
     async def scenario(api: Api) -> None:
-        node = FakeNode(api.process.manager.listen_address, "docker-1")
+        node = FakeNode(api.process.manager, "docker-1", tmp_path / "docker-1")
         await node.start()
         try:
             placement = {"Constraints": ["node.labels.disk==ssd"]}

@@ -93,7 +93,7 @@ def test_a_host_image_hides_the_machines_state() -> None:
 
 @pytest.mark.parametrize(
     "mount",
-    [TaskMount("/a", "b"), TaskMount("a", "/b"), TaskMount("/a", "/"), TaskMount("/a", "/b", type="volume")],
+    [TaskMount("/a", "b"), TaskMount("a", "/b"), TaskMount("/a", "/"), TaskMount("/a", "/b", type="npipe")],
 )
 def test_a_mount_that_cannot_be_is_refused(mount: TaskMount) -> None:
     """Relative paths, the root and unknown types are named in one line."""

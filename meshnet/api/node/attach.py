@@ -1,0 +1,83 @@
+"""POST /containers/{id}/attach: a container's own streams, on a connection that is taken over."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from meshnet.api.http import flag
+from meshnet.api.node import hijack, logs
+from meshnet.api.node.containers import entry_of
+from meshnet.errors import ConflictError
+from meshnet.sandbox import logs as kept
+from meshnet.sandbox.attaching import Attachment
+from meshnet.sandbox.logs import Query
+
+CHUNK = 8 * 1024  # bytes that conmon takes in one packet
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which streams a client asks for."""
+
+    stdin: bool
+    outputs: frozenset[str]
+    past: bool
+    stream: bool
+
+
+async def attach(request: web.Request) -> web.StreamResponse:
+    """POST /containers/{id}/attach, with `logs`, `stream`, `stdin`, `stdout`, `stderr`.
+
+    A container that was not started yet is attached to before its program runs, so that nothing is missed.
+    """
+    entry = entry_of(request)
+    outputs = frozenset(name for name in hijack.NUMBERS if flag(request, name))
+    wanted = Wanted(flag(request, "stdin"), outputs, flag(request, "logs"), flag(request, "stream"))
+    if entry.status == "exited" and wanted.stream:
+        raise ConflictError(f"You cannot attach to a stopped container, start it first: {entry.id}")
+    future = entry.attached() if wanted.stream else None
+    reader, writer = await hijack.take(request)
+    attachment: Attachment | None = None
+    try:
+        if wanted.past:
+            for line in kept.select(entry.log, Query(outputs)):
+                writer.write(logs.packed(line, timestamps=False, raw=entry.spec.tty))
+            await writer.drain()
+        if future is not None:
+            attachment = await future
+            await _both(attachment, wanted, entry.spec.tty, reader, writer)
+    finally:
+        if future is not None:
+            future.cancel()
+        if attachment is not None:
+            attachment.close()
+    return hijack.Taken()
+
+
+async def _both(
+    attachment: Attachment, wanted: Wanted, tty: bool, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    entering = asyncio.ensure_future(_inward(reader, attachment)) if wanted.stdin else None
+    try:
+        while True:
+            stream, data = await attachment.read()
+            if not stream:
+                break
+            if stream in wanted.outputs:
+                writer.write(data if tty else hijack.frame(hijack.NUMBERS[stream], data))
+                await writer.drain()
+    finally:
+        if entering is not None:
+            entering.cancel()
+            await asyncio.gather(entering, return_exceptions=True)
+
+
+async def _inward(reader: asyncio.StreamReader, attachment: Attachment) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(CHUNK):
+            await attachment.write(data)
+        attachment.write_eof()

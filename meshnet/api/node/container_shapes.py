@@ -1,0 +1,268 @@
+"""Containers as the Engine's JSON shows them. The recordings of a real engine are the reference (API 1.41)."""
+
+from __future__ import annotations
+
+import json
+import time
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from meshnet.agent.agent import Agent
+from meshnet.agent.inventory import Entry
+from meshnet.api.node import words
+from meshnet.model import NetworkAttachment, mac_of
+from meshnet.sandbox.bundle import MASKED, READ_ONLY
+from meshnet.sandbox.spec import ContainerSpec, HealthConfig
+
+Json = dict[str, Any]
+SECOND = 10**9
+# What this engine does not set for a container, as the Engine shows it when nothing is set.
+_UNSET: Json = {
+    **dict.fromkeys(("ContainerIDFile", "VolumeDriver", "Cgroup", "PidMode", "UTSMode", "UsernsMode"), ""),
+    **dict.fromkeys(("CgroupParent", "CpusetCpus", "CpusetMems"), ""),
+    **dict.fromkeys(("VolumesFrom", "CapAdd", "CapDrop", "ExtraHosts", "GroupAdd", "Links", "SecurityOpt"), None),
+    **dict.fromkeys(("DeviceCgroupRules", "DeviceRequests", "MemorySwappiness", "PidsLimit", "Devices"), None),
+    **dict.fromkeys(("BlkioWeightDevice", "BlkioDeviceReadBps", "BlkioDeviceWriteBps"), None),
+    **dict.fromkeys(("BlkioDeviceReadIOps", "BlkioDeviceWriteIOps", "Dns", "DnsOptions", "DnsSearch"), None),
+    **dict.fromkeys(("Privileged", "PublishAllPorts", "ReadonlyRootfs", "OomKillDisable", "Init"), False),
+    **dict.fromkeys(("OomScoreAdj", "CpuShares", "Memory", "NanoCpus", "BlkioWeight", "CpuPeriod", "CpuQuota"), 0),
+    **dict.fromkeys(("CpuRealtimePeriod", "CpuRealtimeRuntime", "KernelMemory", "KernelMemoryTCP"), 0),
+    **dict.fromkeys(("MemoryReservation", "MemorySwap", "CpuCount", "CpuPercent"), 0),
+    **dict.fromkeys(("IOMaximumIOps", "IOMaximumBandwidth"), 0),
+}
+
+
+def argv(entry: Entry) -> list[str]:
+    """What the container runs; what was asked for as long as it has not been made."""
+    try:
+        found = json.loads(Path(entry.directory, "config.json").read_text())["process"]["args"]
+        return [str(word) for word in found]
+    except (OSError, ValueError, KeyError, TypeError):
+        return [*entry.spec.command, *entry.spec.args]
+
+
+def command_line(arguments: list[str]) -> str:
+    """As `docker ps` shows it: words with spaces or quotes in quotes."""
+    return " ".join(f"'{word}'" if " " in word or "'" in word else word for word in arguments)
+
+
+def status_text(entry: Entry) -> str:
+    """`Up 5 seconds (healthy)`, `Exited (1) 2 minutes ago`, `Created`."""
+    now = time.time()
+    if entry.status == "created":
+        return "Created"
+    if entry.status == "exited":
+        return f"Exited ({entry.exit_code}) {words.duration(now - entry.finished)} ago"
+    health = entry.container.health if entry.container is not None else "none"
+    shown = {"none": "", "starting": " (health: starting)"}.get(health, f" ({health})")
+    return f"Up {words.duration(now - entry.started)}{shown}"
+
+
+def summary(agent: Agent, entry: Entry) -> Json:
+    """One row of `GET /containers/json`."""
+    return {
+        "Id": entry.id,
+        "Names": [f"/{entry.name}"],
+        "Image": entry.spec.image,
+        "ImageID": agent.containers.image_id(entry.spec.image),
+        "Command": command_line(argv(entry)),
+        "Created": int(entry.created),
+        "Ports": [],
+        "Labels": entry.spec.labels,
+        "State": entry.status,
+        "Status": status_text(entry),
+        "HostConfig": {"NetworkMode": network_mode(entry)},
+        "NetworkSettings": {"Networks": networks(agent, entry, None)},
+        "Mounts": mounts(entry.spec),
+    }
+
+
+def network_mode(entry: Entry) -> str:
+    return "default"
+
+
+def networks(agent: Agent, entry: Entry, aliases: list[str] | None) -> Json:
+    """Network name -> the container's endpoint there."""
+    attachments = entry.task.networks_attachments if entry.task is not None else ()
+    return {_network_name(agent, item): _endpoint(entry, item, aliases) for item in attachments}
+
+
+def _network_name(agent: Agent, item: NetworkAttachment) -> str:
+    network = agent.assignments.networks.get(item.network_id)
+    return network.spec.name if network is not None else item.network_id
+
+
+def _endpoint(entry: Entry, item: NetworkAttachment, aliases: list[str] | None) -> Json:
+    running = entry.status == "running"
+    _, _, prefix = item.addresses[0].partition("/")
+    return {
+        "IPAMConfig": {"IPv4Address": item.address},
+        "Links": None,
+        "Aliases": None if aliases is None else [*item.aliases, *aliases],
+        "NetworkID": item.network_id,
+        "EndpointID": sha256(f"{entry.id}/{item.network_id}".encode()).hexdigest() if running else "",
+        "Gateway": "",
+        "IPAddress": item.address if running else "",
+        "IPPrefixLen": int(prefix or 0) if running else 0,
+        "IPv6Gateway": "",
+        "GlobalIPv6Address": "",
+        "GlobalIPv6PrefixLen": 0,
+        "MacAddress": mac_of(item.address) if running else "",
+        "DriverOpts": None,
+    }
+
+
+def mounts(spec: ContainerSpec) -> list[Json]:
+    return [
+        {
+            "Type": mount.type,
+            **({"Name": mount.volume, "Driver": "local"} if mount.volume else {}),
+            "Source": "" if mount.type == "tmpfs" else mount.source,
+            "Destination": mount.target,
+            "Mode": "",
+            "RW": not mount.read_only,
+            "Propagation": "rprivate" if mount.type == "bind" else "",
+        }
+        for mount in spec.mounts
+    ]
+
+
+def inspected(agent: Agent, entry: Entry) -> Json:
+    """`GET /containers/{id}/json`"""
+    words_ = argv(entry)
+    files = entry.directory
+    return {
+        "Id": entry.id,
+        "Created": words.stamp(entry.created),
+        "Path": words_[0] if words_ else "",
+        "Args": words_[1:],
+        "State": _state(entry),
+        "Image": agent.containers.image_id(entry.spec.image),
+        "ResolvConfPath": f"{files}/resolv.conf",
+        "HostnamePath": f"{files}/hostname",
+        "HostsPath": f"{files}/hosts",
+        "LogPath": str(entry.log),
+        "Name": f"/{entry.name}",
+        "RestartCount": 0,
+        "Driver": "overlay",
+        "Platform": "linux",
+        "MountLabel": "",
+        "ProcessLabel": "",
+        "AppArmorProfile": "",
+        "ExecIDs": None,
+        "HostConfig": _host_config(entry),
+        "GraphDriver": {"Data": None, "Name": "overlay"},
+        "Mounts": mounts(entry.spec),
+        "Config": _config(entry.spec),
+        "NetworkSettings": _network_settings(agent, entry),
+    }
+
+
+def _state(entry: Entry) -> Json:
+    state: Json = {
+        "Status": entry.status,
+        "Running": entry.status == "running",
+        "Paused": False,
+        "Restarting": False,
+        "OOMKilled": False,
+        "Dead": False,
+        "Pid": entry.pid,
+        "ExitCode": entry.exit_code,
+        "Error": "",
+        "StartedAt": words.stamp(entry.started),
+        "FinishedAt": words.stamp(entry.finished),
+    }
+    health = entry.container.health_report() if entry.container is not None else None
+    if health is None and entry.checks.exists():
+        health = json.loads(entry.checks.read_text())
+    if health is not None:
+        state["Health"] = health
+    return state
+
+
+def _host_config(entry: Entry) -> Json:
+    spec = entry.spec
+    binds = [
+        f"{mount.volume or mount.source}:{mount.target}{':ro' if mount.read_only else ''}"
+        for mount in spec.mounts
+        if mount.type in ("bind", "volume") and entry.task is None
+    ]
+    return {
+        **_UNSET,
+        "Binds": binds or None,
+        "LogConfig": {"Type": "json-file", "Config": {}},
+        "NetworkMode": network_mode(entry),
+        "PortBindings": {},
+        "RestartPolicy": {"Name": "" if entry.task is not None else "no", "MaximumRetryCount": 0},
+        "AutoRemove": False,
+        "CgroupnsMode": "host",
+        "IpcMode": "private",
+        "ShmSize": 64 * 2**20,
+        "Runtime": "crun",
+        "ConsoleSize": [0, 0],
+        "Isolation": "default" if entry.task is not None else "",
+        "Ulimits": [],
+        "MaskedPaths": list(MASKED),
+        "ReadonlyPaths": list(READ_ONLY),
+    }
+
+
+def _config(spec: ContainerSpec) -> Json:
+    shown: Json = {
+        "Hostname": spec.hostname,
+        "Domainname": "",
+        "User": spec.user,
+        "AttachStdin": False,
+        "AttachStdout": False,
+        "AttachStderr": False,
+        "Tty": spec.tty,
+        "OpenStdin": spec.open_stdin,
+        "StdinOnce": spec.stdin_once,
+        "Env": list(spec.env) or None,
+        "Cmd": list(spec.args) or None,
+        "Image": spec.image,
+        "Volumes": None,
+        "WorkingDir": spec.workdir,
+        "Entrypoint": list(spec.command) or None,
+        "OnBuild": None,
+        "Labels": spec.labels,
+    }
+    if spec.health is not None:
+        shown["Healthcheck"] = _healthcheck(spec.health)
+    if spec.stop_signal and spec.stop_signal != "SIGTERM":
+        shown["StopSignal"] = spec.stop_signal
+    return shown
+
+
+def _healthcheck(check: HealthConfig) -> Json:
+    return {
+        "Test": list(check.test),
+        "Interval": round(check.interval * SECOND),
+        "Timeout": round(check.timeout * SECOND),
+        "Retries": check.retries,
+        **({"StartPeriod": round(check.start_period * SECOND)} if check.start_period else {}),
+    }
+
+
+def _network_settings(agent: Agent, entry: Entry) -> Json:
+    return {
+        "Bridge": "",
+        "SandboxID": sha256(entry.spec.netns.encode()).hexdigest() if entry.status == "running" else "",
+        "HairpinMode": False,
+        "LinkLocalIPv6Address": "",
+        "LinkLocalIPv6PrefixLen": 0,
+        "Ports": {},
+        "SandboxKey": entry.spec.netns,
+        "SecondaryIPAddresses": None,
+        "SecondaryIPv6Addresses": None,
+        "EndpointID": "",
+        "Gateway": "",
+        "GlobalIPv6Address": "",
+        "GlobalIPv6PrefixLen": 0,
+        "IPAddress": "",
+        "IPPrefixLen": 0,
+        "IPv6Gateway": "",
+        "MacAddress": "",
+        "Networks": networks(agent, entry, [entry.id[:12]]),
+    }

@@ -1,0 +1,98 @@
+"""Taking a connection over for raw streams in both directions, as the Engine does for exec and attach.
+
+A client that asks for it (`Upgrade: tcp`) gets 101 UPGRADED, others 200; from then on the connection carries bytes.
+With a terminal they are the terminal's own; without, what is written to stdout and stderr comes in frames of one byte
+of stream number, three zeros, four bytes of length (big-endian), and the text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import struct
+from typing import Any
+
+from aiohttp import web
+
+from meshnet.api.shapes import API_VERSION
+
+STDIN, STDOUT, STDERR = 0, 1, 2
+NUMBERS = {"stdout": STDOUT, "stderr": STDERR}
+BUFFER = 64 * 1024
+RAW = "application/vnd.docker.raw-stream"
+
+
+def frame(stream: int, data: bytes) -> bytes:
+    """One piece of a multiplexed stream."""
+    return struct.pack(">BxxxL", stream, len(data)) + data
+
+
+class Taken(web.StreamResponse):
+    """What a handler returns that has taken its connection over: nothing is left to be sent."""
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        return None
+
+
+class _Tail:
+    """Collects what arrived behind the request before the connection was taken over."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        self.data += data
+        return False, b""
+
+    def feed_eof(self) -> None:
+        """Nothing follows."""
+
+
+class _Protocol(asyncio.StreamReaderProtocol):
+    """Reads the taken connection; its end is told to the server's own protocol, which then ends the handler.
+
+    A client that has sent its last byte and one that is gone look the same to who reads. The difference is a hang-up,
+    which epoll tells without being asked for anything else.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, before: Any, transport: asyncio.Transport) -> None:
+        super().__init__(reader)
+        self._before = before
+        self._hangup = select.epoll()
+        self._hangup.register(transport.get_extra_info("socket").fileno(), 0)
+        self._loop_ = asyncio.get_running_loop()
+        self._loop_.add_reader(self._hangup.fileno(), transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._loop_.remove_reader(self._hangup.fileno())
+        self._hangup.close()
+        super().connection_lost(exc)
+        self._before.connection_lost(exc)
+
+
+async def take(request: web.Request) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """The request's connection, its head answered. The handler must return a `Taken` in the end."""
+    transport = request.transport
+    if transport is None:
+        raise ConnectionResetError("the client has gone")
+    before: Any = request.protocol
+    upgrade = request.headers.get("Upgrade", "").lower() == "tcp"
+    tail = _Tail()
+    if upgrade:
+        before.set_parser(tail)
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(BUFFER, loop)
+    protocol = _Protocol(reader, before, transport)
+    transport.set_protocol(protocol)
+    protocol.connection_made(transport)
+    transport.resume_reading()
+    if tail.data:
+        reader.feed_data(tail.data)
+    line = "101 UPGRADED" if upgrade else "200 OK"
+    more = "Connection: Upgrade\r\nUpgrade: tcp\r\n" if upgrade else ""
+    head = f"HTTP/1.1 {line}\r\nContent-Type: {RAW}\r\n{more}Api-Version: {API_VERSION}\r\n\r\n"
+    transport.write(head.encode())
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
