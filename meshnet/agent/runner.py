@@ -158,7 +158,7 @@ class Runner:
         await self.resolver.start(self.netns)
         self._host.publish(self.task, "starting", self.hostname, self.container_id)
         spec = container_spec(self._host, self.task, self, self._dirs.container(self.task.id))
-        self._container = await self._host.containers.create(spec)
+        self._container = await self._host.containers.create(spec, self._host.files(self.task))
         self._host.happened(spec, "create")
         self._container.on_health(self._health_is)
         self._say("ready")

@@ -67,7 +67,8 @@ class AgentSettings:
 class ManagerSettings:
     """One manager: `listen` is address:port for agents, `advertise` the same as they reach it, if it differs.
 
-    `avoid` are subnets that no network may meet. `heartbeat` in s, `expiry` of certificates in ns; `pools` and
+    `avoid` are subnets that no network may meet. `heartbeat` in s, `expiry` of certificates in ns,
+    `key_period` of gossip keys in s; `pools` and
     `pool_size` are where networks get their subnets from; `history` is how many tasks a place of a service keeps.
     Empty and 0 stand for the defaults.
     """
@@ -84,6 +85,7 @@ class ManagerSettings:
     pool_size: int = 0
     history: int = 5
     expiry: int = 0
+    key_period: float = 0.0
     data_path_port: int = 4789
 
     @classmethod

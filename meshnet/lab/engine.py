@@ -140,7 +140,7 @@ def check_image(lab: Lab, reference: str) -> None:
     """Raises NotFoundError, with what to do, if no node of the lab could run this image."""
     from meshnet.sandbox.images import Images
 
-    Images(lab.images, f"{names.lab_dir(lab.name)}/images").find(reference)
+    Images(lab.images, f"{names.lab_dir(lab.name)}/images").check(reference)
 
 
 def of_lab(lab: Lab, node: str | None = None) -> Engine:

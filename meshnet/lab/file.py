@@ -113,7 +113,7 @@ def _lab(root: Value, directory: Path, problems: Problems) -> Lab:
     catalogue = Images(images)
     for value, image in stack.images:
         try:
-            catalogue.find(image)
+            catalogue.check(image)
         except MeshnetError as error:
             value.error(str(error))
     return Lab(
