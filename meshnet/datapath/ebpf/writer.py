@@ -59,10 +59,10 @@ def write(maps: Mapping[str, Writable], current: Mapping[str, Table], wanted: Ta
                 for key, value in fresh.items()
                 if not _held_back(maps, name, key, value, before, broken, kept, report)
             }
-        refused = _put(maps[name], name, fresh, report)
+        refused = _put(maps, name, fresh, report)
         if name == "backends":
             broken = {layout.BackendKey.unpack(key).set for key in refused}
-    _put(maps["endpoints"], "endpoints", late, report)
+    _put(maps, "endpoints", late, report)
     for name in reversed(NAMES):
         stale = current.get(name, {}).keys() - wanted[name].keys()
         if name == "backends" and kept:
@@ -95,14 +95,14 @@ def _held_back(
     return True
 
 
-def _put(table: Writable, name: str, entries: Table, report: Report) -> Collection[bytes]:
-    """Writes entries; returns the keys of those that were refused."""
-    refused = table.put(entries) if entries else {}
+def _put(maps: Mapping[str, Writable], name: str, entries: Table, report: Report) -> Collection[bytes]:
+    """Writes entries; returns the keys of those that were refused. Without entries there need be no map."""
+    refused = maps[name].put(entries) if entries else {}
     for code in set(refused.values()):
         if code == errno.ENOMEM:
             _say(report, f"no memory for map {name}")
         else:
-            _say(report, f"map {name} is full ({table.max_entries} entries): {_LARGER}")
+            _say(report, f"map {name} is full ({maps[name].max_entries} entries): {_LARGER}")
     if len(entries) > len(refused):
         report.added[name] = report.added.get(name, 0) + len(entries) - len(refused)
     return refused
