@@ -70,14 +70,19 @@ def build(source: Path = SOURCE) -> Path:
     return target
 
 
-def job(table: Table, world: World, cpu: int, group: str) -> str:
-    """The text that the prober reads; see pp.c."""
-    lines = [f"cpu {cpu}", f"softirqd {softirqd(cpu)}", f"cgroup {group}", f"rounds {_ROUNDS}"]
+def job(table: Table, world: World, cpu: int, group: str = "") -> str:
+    """The text that the prober reads; see pp.c. `group` is the cgroup of ways that name none, "" for the caller's."""
+    lines = [f"cpu {cpu}", f"softirqd {softirqd(cpu)}", f"rounds {_ROUNDS}"]
+    here = ""
     for row in table.rows:
         way = row.way
+        if (way.group or group) != here:
+            here = way.group or group
+            lines.append(f"cgroup {here}")
         places = f"{world.path(way.client)} {world.path(way.server)}"
         lines.append(
             f"path {row.key} {places} {way.address} {way.port} {way.server_port} {way.operations} {way.process}"
+            f" {way.addresses} {way.ports}"
         )
     return "\n".join(lines) + "\n"
 

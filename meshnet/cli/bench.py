@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from meshnet.cli import render
+
+if TYPE_CHECKING:
+    from meshnet.bench.result import Result
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -40,13 +44,60 @@ def paths(
 
     Everything happens in namespaces that are made for it and removed at the end. It takes about a minute.
     """
-    from meshnet.bench import compare as comparing
-    from meshnet.bench import html, plots, report, result, run
+    from meshnet.bench import result, run
 
     old = result.load(compare) if compare else None
     wanted = seconds or (run.QUICK_SECONDS if quick else run.SECONDS)
     with render.Progress() as progress:
         found = run.run(run.Options(wanted, cpu, only), progress)
+    _show(found, old, json_file, html_file, png)
+
+
+@bench.command()
+@click.option("--quick", is_flag=True, help="A quarter of the time: good to a few per cent.")
+@click.option("--seconds", type=click.FloatRange(min=1), help="How long to measure costs, all tables together.")
+@click.option("--cpu", type=click.IntRange(min=0), help="The CPU to run on; by default the quietest.")
+@click.option(
+    "--services", multiple=True, type=int, metavar="N", help="Measure this number of services; may be repeated."
+)
+@click.option("--json", "json_file", type=FILE, help="Write the result there.")
+@click.option("--html", "html_file", type=FILE, help="Write a report there: one file, nothing else needed.")
+@click.option("--png", type=click.Path(file_okay=False, path_type=Path), help="Draw the tables into this folder.")
+@click.option("--compare", type=FILE, help="Mark which costs changed beyond the noise since this result.")
+def scale(
+    quick: bool,
+    seconds: float | None,
+    cpu: int | None,
+    services: tuple[int, ...],
+    json_file: Path | None,
+    html_file: Path | None,
+    png: Path | None,
+    compare: Path | None,
+) -> None:
+    """What 10, 100, 1,000 and 10,000 services of 10 backends cost.
+
+    On the way of packets, in time to program them, and in memory. Everything happens in namespaces that are made for
+    it and removed at the end. It takes three to four minutes.
+    """
+    from meshnet.bench import result
+    from meshnet.bench import scale as scaling
+
+    old = result.load(compare) if compare else None
+    options = scaling.Options(
+        services=services or scaling.SERVICES,
+        seconds=seconds or (scaling.QUICK_SECONDS if quick else scaling.SECONDS),
+        cpu=cpu,
+        times=scaling.QUICK_TIMES if quick else scaling.TIMES,
+    )
+    with render.Progress() as progress:
+        found = scaling.run_scale(options, progress)
+    _show(found, old, json_file, html_file, png)
+
+
+def _show(found: Result, old: Result | None, json_file: Path | None, html_file: Path | None, png: Path | None) -> None:
+    from meshnet.bench import compare as comparing
+    from meshnet.bench import html, plots, report, result
+
     changes = comparing.changes(old, found) if old else {}
     for line in report.lines(found, changes):
         print(line)
