@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from meshnet.control.objects import Cluster, Cursor, Object
 from meshnet.ipam import number_of
 from meshnet.model import TERMINAL_STATES, Network, Node, Service, Task
+
+K = TypeVar("K")
 
 
 class View:
     """Objects by id and by what they refer to.
 
     `taken` holds, per network id, the addresses in use as integers; `waiting` the tasks that need addresses or a node;
-    `load` how many tasks count for a node when tasks are spread.
+    `load` how many tasks count for a node when tasks are spread. `folded` holds, per kind and name in lower case, the
+    name that is taken: as in Swarm's store, and in DNS, names do not differ by case alone.
     """
 
     def __init__(self) -> None:
@@ -35,6 +38,7 @@ class View:
         self.published: set[str] = set()
         self.service_named: dict[str, str] = {}
         self.network_named: dict[str, str] = {}
+        self.folded: dict[tuple[str, str], str] = {}
         self.taken: dict[str, set[int]] = defaultdict(set)
         self.waiting: dict[str, Task] = {}
         self.load: Counter[str] = Counter()
@@ -90,11 +94,13 @@ class View:
                 self.waiting.pop(thing.id, None)
         elif isinstance(thing, Service):
             _name(self.service_named, thing.spec.name, thing.id, present)
+            _name(self.folded, ("service", thing.spec.name.lower()), thing.spec.name, present)
             _put_or_discard(self.published, thing.id, present and uses_ingress(thing))
             for network in networks_of(thing):
                 _put_or_discard(self.services_on[network], thing.id, present)
         elif isinstance(thing, Network):
             _name(self.network_named, thing.spec.name, thing.id, present)
+            _name(self.folded, ("network", thing.spec.name.lower()), thing.spec.name, present)
 
 
 def _put_or_discard(members: set[Any], member: Any, present: bool) -> None:
@@ -104,7 +110,7 @@ def _put_or_discard(members: set[Any], member: Any, present: bool) -> None:
         members.discard(member)
 
 
-def _name(names: dict[str, str], name: str, ident: str, present: bool) -> None:
+def _name(names: dict[K, str], name: K, ident: str, present: bool) -> None:
     if present:
         names[name] = ident
     elif names.get(name) == ident:

@@ -11,6 +11,7 @@ from meshnet.api.client import EngineClient
 from meshnet.codec import from_json, to_json
 from meshnet.errors import MeshnetError, NotFoundError
 from meshnet.lab.spec import Lab
+from meshnet.lab.words import NAME_RULE
 from meshnet.model import NetworkSpec, Node, NodeSpec, Service, ServiceSpec, Task
 
 UNAVAILABLE = 503
@@ -88,6 +89,8 @@ class Engine:
 
     def create_network(self, spec: NetworkSpec) -> str:
         """Creates an overlay network and returns its id."""
+        if not spec.name:
+            raise MeshnetError("a network needs a name")
         configs = [
             {"Subnet": one.subnet, "IPRange": one.range, "Gateway": one.gateway} for one in spec.ipam_options.configs
         ]
@@ -100,14 +103,23 @@ class Engine:
             "Options": spec.options,
             "IPAM": {"Driver": "default", "Config": [{k: v for k, v in one.items() if v} for one in configs]},
         }
-        return str(self.post("/networks/create", body)["Id"])
+        return str(_explained(lambda: self.post("/networks/create", body))["Id"])
 
     def remove_network(self, name: str) -> None:
-        self.delete(f"/networks/{self.network(name)['Id']}")
+        """Removes a network; if something uses it, says so by the names that a person knows."""
+        network = self.network(name)
+        try:
+            self.delete(f"/networks/{network['Id']}")
+        except MeshnetError as error:
+            called = {network["Id"]: network["Name"]}
+            called |= {service.id: service.spec.name for service in self.services()}
+            called |= {task.id: f"{called.get(task.service_id, task.service_id)}.{task.slot}" for task in self.tasks()}
+            words = [called.get(word, word) for word in str(error).split(" ")]
+            raise MeshnetError(" ".join(words), error.status) from None
 
     def create_service(self, spec: ServiceSpec) -> str:
         """Creates a service and returns its id."""
-        return str(self.post("/services/create", to_json(spec))["ID"])
+        return str(_explained(lambda: self.post("/services/create", to_json(spec)))["ID"])
 
     def update_service(self, service: Service, spec: ServiceSpec) -> None:
         """Gives a service a new spec; refused if it changed since `service` was read."""
@@ -119,6 +131,16 @@ class Engine:
     def update_node(self, node: Node, spec: NodeSpec) -> None:
         """Gives a node a new spec; refused if it changed since `node` was read."""
         self.post(f"/nodes/{node.id}/update", to_json(spec), version=node.version.index)
+
+
+def _explained(ask: Callable[[], Any]) -> Any:
+    """Adds what is allowed to Swarm's words about a name, which do not say it."""
+    try:
+        return ask()
+    except MeshnetError as error:
+        if not str(error).endswith("valid as a DNS name component"):
+            raise
+        raise MeshnetError(f"{error}: {NAME_RULE}", error.status) from None
 
 
 def _one(things: Sequence[Thing], name: str, kind: str, name_of: Callable[[Thing], str]) -> Thing:
