@@ -21,14 +21,14 @@ def up(directory: str) -> None:
 
     Without such a folder, DIR is the name of a lab that comes with meshnet: quickstart or two-tier.
     """
-    from meshnet.lab import file
+    from meshnet.lab import file, interrupts
     from meshnet.lab.up import up as bring_up
 
     lab = file.load(directory)
     for warning in lab.warnings:
         message(f"warning: {warning}")
     begun = time.monotonic()
-    with Progress() as progress:
+    with interrupts.undone(), Progress() as progress:
         bring_up(lab, progress)
     counted = f"{human.count(len(lab.nodes), 'node')}, {human.count(len(lab.clients), 'client')}"
     message(f"{lab.name} is up: {counted} ({time.monotonic() - begun:.1f} s)")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -175,19 +176,34 @@ def test_a_node_that_does_not_get_ready(lab: LabUnderTest, monkeypatch: pytest.M
         up.wait_ready(lab.spec, ["docker-1"], lambda _: None, 0, stays=False)
 
 
-def test_an_interrupted_up_leaves_nothing(tmp_path: Path) -> None:
-    """Ctrl-C while a lab starts takes away what was made, and ends as interrupted programs do."""
-    name = f"i{os.getpid()}"
+def interrupted_up(tmp_path: Path, name: str, interrupt: Callable[[subprocess.Popen[str]], object]) -> tuple[int, str]:
+    """Exit status and last words of an `up` of a lab that something happens to while its agents start."""
     (tmp_path / "lab.yml").write_text(f"name: {name}\nnodes: {{m: {{role: manager}}, w: }}\n")
     words = [sys.executable, "-m", "meshnet.cli", "lab", "up", str(tmp_path)]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if "starting managers and agents" in line:
-                process.send_signal(signal.SIGINT)
+                interrupt(process)
                 break
-        process.stderr.read()
-    assert process.returncode == 130
+        said = process.stderr.read()
+    return process.returncode, said.splitlines()[-1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_up_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    """Ctrl-C, SIGTERM and SIGHUP while a lab starts take away what was made, say so, and end as signals do."""
+    name = f"i{os.getpid()}"
+    code, said = interrupted_up(tmp_path, name, lambda process: process.send_signal(number))
+    assert (code, said) == (128 + number, "meshnet: interrupted; what was made is removed")
+    assert leftovers.find(name) == []
+
+
+def test_a_lab_that_is_taken_down_while_it_comes_up(tmp_path: Path) -> None:
+    """`down` during `up`: the `up` ends with a line that says so, and nothing is left."""
+    name = f"d{os.getpid()}"
+    code, said = interrupted_up(tmp_path, name, lambda _: down.down(name))
+    assert (code, said) == (1, f"meshnet: the lab {name} was taken down while it came up")
     assert leftovers.find(name) == []
 
 
