@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from meshnet import names
-from meshnet.api.client import EngineClient
+from meshnet.api.client import HUNG, EngineClient
 from meshnet.codec import from_json, to_json
 from meshnet.errors import MeshnetError, NotFoundError
 from meshnet.lab.spec import Lab
@@ -44,6 +44,8 @@ class Engine:
         try:
             return ask()
         except MeshnetError as error:
+            if error.status == HUNG:
+                raise MeshnetError(_hung("manager", self._node), HUNG) from None
             if error.status != UNAVAILABLE:
                 raise
             if os.geteuid() != 0:
@@ -192,10 +194,20 @@ def stop_agent(lab: Lab, node: str) -> None:
     _agent(lab, node, lambda client: client.post("/stop"))
 
 
+def _hung(role: str, node: str) -> str:
+    end = "stop" if role == "manager" else "kill"  # an agent that hangs cannot end its tasks in order
+    return (
+        f"the {role} on {node} is there and does not answer: it is stopped or hangs; see: meshnet lab logs {node}; "
+        f"restart it with: meshnet lab {end} {node}; meshnet lab start {node}"
+    )
+
+
 def _agent(lab: Lab, node: str, ask: Callable[[EngineClient], Any]) -> Any:
     try:
         return ask(EngineClient(f"{names.node_dir(lab.name, node)}/agent.sock"))
     except MeshnetError as error:
+        if error.status == HUNG:
+            raise MeshnetError(_hung("agent", node), HUNG) from None
         if error.status != UNAVAILABLE:
             raise
         if os.geteuid() != 0:

@@ -15,7 +15,7 @@ import pytest
 from meshnet import names
 from meshnet.errors import ConflictError, MeshnetError
 from meshnet.kernel import netns
-from meshnet.lab import daemons, down, engine, leftovers, nodes, processes, state, up
+from meshnet.lab import daemons, down, engine, leftovers, nodes, processes, state, up, view
 from meshnet.lab.spec import Lab, LabClient, LabNode
 from meshnet.testing.labs import LabUnderTest, bring_up, take_down
 
@@ -248,9 +248,24 @@ def test_a_silent_manager_is_named(lab: LabUnderTest) -> None:
     for pid in processes.pids(lab.name, "docker-0", daemons.MANAGER):
         os.kill(pid, signal.SIGKILL)
     lab.wait_until(lambda: not processes.alive(lab.name, "docker-0", daemons.MANAGER))
+    assert view.state(lab.spec) == "up, no manager"
+    assert [row["State"] for row in view.hosts(lab.spec)] == ["up, no manager", "up", "up", "up"]
     with pytest.raises(MeshnetError, match="manager on docker-0 does not answer; start it with: meshnet lab start"):
         engine.of_lab(lab.spec).nodes()
     assert lab.client().out("curl -s http://172.17.0.3:9100").startswith("I'm ")
     nodes.start(lab.spec, "docker-0")
     assert lab.client().out("curl -s http://172.17.0.4:9100").startswith("I'm ")
     lab.remove("on")
+
+
+def test_a_stopped_manager_is_named(lab: LabUnderTest) -> None:
+    """A manager that does not go on (SIGSTOP) is named within seconds with what to do, and that helps."""
+    for pid in processes.pids(lab.name, "docker-0", daemons.MANAGER):
+        os.kill(pid, signal.SIGSTOP)
+    begun = time.monotonic()
+    with pytest.raises(MeshnetError, match="hangs; see: meshnet lab logs docker-0; restart it with: meshnet lab stop"):
+        engine.of_lab(lab.spec).nodes()
+    assert time.monotonic() - begun < 7
+    nodes.stop(lab.spec, "docker-0")
+    nodes.start(lab.spec, "docker-0")
+    assert len(engine.of_lab(lab.spec).nodes()) == 3

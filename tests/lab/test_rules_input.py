@@ -156,6 +156,10 @@ def test_network_create(unchanged: LabUnderTest, words: list[str], expected: str
         (["lab", "exec", "docker-0"], "a command is missing"),
         (["lab", "logs", "nope"], "nope"),
         (["lab", "kill", "nope"], "no node, client or task nope; hosts are"),
+        (
+            ["lab", "kill", "client"],
+            "client is a client; nodes and tasks can be killed: nodes are docker-0.*tasks are web",
+        ),
         (["lab", "stop", "client"], "no node client; its nodes are"),
         (["lab", "start", "docker-1"], "docker-1 runs already"),
         (["inspect", "--node", "nope", "lb"], "no node nope; its nodes are"),

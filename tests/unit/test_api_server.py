@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ import pytest
 from api_world import Api, served, service, template
 from swarm import SETTINGS, FakeNode, eventually
 
+from meshnet.api import client
 from meshnet.api.client import EngineClient
 from meshnet.errors import ConflictError, MeshnetError, NotFoundError
 
@@ -241,6 +246,43 @@ def test_client_errors(tmp_path: Path) -> None:
     served(tmp_path, scenario)
     with pytest.raises(MeshnetError, match="no manager answers"):
         EngineClient(tmp_path / "none.sock").get("/info")
+
+
+@contextmanager
+def answering_later(path: Path, greets: bool) -> Iterator[None]:
+    """A server that answers its first request after the second connection was made, and that one if it `greets`."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve() -> None:
+            first, _ = listener.accept()
+            second, _ = listener.accept()
+            with first, second:
+                if greets:
+                    second.recv(1000)
+                    second.sendall(b"HTTP/1.1 404 no\r\nContent-Length: 0\r\n\r\n")
+                    first.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]")
+                while second.recv(1000):
+                    pass
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield
+        thread.join()
+
+
+def test_a_server_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that answers nothing is given up soon, with its own status; one that only takes its time is waited for."""
+    monkeypatch.setattr(client, "PATIENCE", 0.05)
+    monkeypatch.setattr(client, "GREETING", 0.05)
+    with answering_later(tmp_path / "hangs.sock", False):
+        with pytest.raises(MeshnetError, match=r"hangs\.sock does not answer: it is stopped or hangs") as raised:
+            EngineClient(tmp_path / "hangs.sock").get("/nodes")
+        assert raised.value.status == client.HUNG
+    monkeypatch.setattr(client, "GREETING", 5.0)
+    with answering_later(tmp_path / "slow.sock", True):
+        assert EngineClient(tmp_path / "slow.sock").get("/nodes") == []
 
 
 def test_shapes_of_a_real_engine(tmp_path: Path) -> None:
