@@ -60,6 +60,11 @@ class Missing:
     fix: str
 
 
+def quietly(package: str) -> str:
+    """How to get a Debian package whose installation would start a service, without that."""
+    return f"scripts/setup .venv {package} (it starts no service, as apt-get alone would)"
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """Paths that are measured together, in turns."""

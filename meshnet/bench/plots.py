@@ -22,6 +22,11 @@ def draw(result: Result, folder: Path) -> list[Path]:
     return written
 
 
+def check() -> None:
+    """Raises MeshnetError if pictures cannot be drawn here."""
+    _figure_class()
+
+
 def _figure_class() -> Any:
     try:
         from matplotlib.figure import Figure

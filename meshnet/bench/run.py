@@ -12,7 +12,7 @@ from shutil import which
 from meshnet.bench import bare, machine, peers, prober, statistics
 from meshnet.bench import mesh as mesh_paths
 from meshnet.bench.mesh import Mesh
-from meshnet.bench.paths import Missing, Row, Table
+from meshnet.bench.paths import Missing, Row, Table, quietly
 from meshnet.bench.prober import Samples
 from meshnet.bench.proxy import MISSING as NO_PROXY
 from meshnet.bench.proxy import Proxy, proxies
@@ -49,6 +49,7 @@ class Stage:
 
 def run(options: Options, progress: Progress) -> Result:
     """Measures. Raises MeshnetError where it cannot; nothing stays behind in any case."""
+    _chosen(tables({}, ()), options.only)  # a name that is wrong is refused before anything is made
     program = prober.build()
     with stage(options.cpu, progress) as made:
         chosen = _chosen(tables(made.proxies, made.missing), options.only)
@@ -89,7 +90,7 @@ def _no_ipvs() -> tuple[Missing, ...]:
     if not found.works:
         return (Missing("IPVS", "this kernel has none", found.fix),)
     if which("ipvsadm") is None:
-        return (Missing("IPVS", "ipvsadm is not installed", "apt-get install ipvsadm"),)
+        return (Missing("IPVS", "ipvsadm is not installed", quietly("ipvsadm")),)
     return ()
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from meshnet.cli import render
+from meshnet.errors import MeshnetError
 
 if TYPE_CHECKING:
     from meshnet.bench.result import Result
@@ -19,6 +21,25 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 @click.group()
 def bench() -> None:
     """Measure what meshnet's paths cost on this machine."""
+
+
+def check_outputs(*files: Path | None, pictures: Path | None = None) -> None:
+    """Refuses what could not be written, before minutes are spent on measuring it. `pictures` is a folder to make."""
+    for file in files:
+        if file is not None:
+            _check_writable(file, file if file.exists() else file.absolute().parent)
+    if pictures is not None:
+        from meshnet.bench import plots
+
+        plots.check()
+        _check_writable(pictures, next(each for each in (pictures, *pictures.absolute().parents) if each.exists()))
+
+
+def _check_writable(asked: Path, place: Path) -> None:
+    if not place.exists():
+        raise MeshnetError(f"{asked} cannot be written: there is no folder {place}")
+    if not os.access(place, os.W_OK) or (place != asked and not place.is_dir()):
+        raise MeshnetError(f"{asked} cannot be written: {place} is not writable")
 
 
 @bench.command()
@@ -45,10 +66,12 @@ def paths(
     Everything happens in namespaces that are made for it and removed at the end. It takes about a minute.
     """
     from meshnet.bench import result, run
+    from meshnet.lab import interrupts
 
+    check_outputs(json_file, html_file, pictures=png)
     old = result.load(compare) if compare else None
     wanted = seconds or (run.QUICK_SECONDS if quick else run.SECONDS)
-    with render.Progress() as progress:
+    with interrupts.undone(), render.Progress() as progress:
         found = run.run(run.Options(wanted, cpu, only), progress)
     _show(found, old, json_file, html_file, png)
 
@@ -81,7 +104,9 @@ def scale(
     """
     from meshnet.bench import result
     from meshnet.bench import scale as scaling
+    from meshnet.lab import interrupts
 
+    check_outputs(json_file, html_file, pictures=png)
     old = result.load(compare) if compare else None
     options = scaling.Options(
         services=services or scaling.SERVICES,
@@ -89,7 +114,7 @@ def scale(
         cpu=cpu,
         times=scaling.QUICK_TIMES if quick else scaling.TIMES,
     )
-    with render.Progress() as progress:
+    with interrupts.undone(), render.Progress() as progress:
         found = scaling.run_scale(options, progress)
     _show(found, old, json_file, html_file, png)
 
@@ -122,8 +147,10 @@ def dns(seconds: float, json_file: Path | None) -> None:
     Everything happens in namespaces that are made for it and removed at the end.
     """
     from meshnet.bench import dns as measuring
+    from meshnet.lab import interrupts
 
-    with render.Progress() as progress:
+    check_outputs(json_file)
+    with interrupts.undone(), render.Progress() as progress:
         found = measuring.run(seconds, progress)
     for line in measuring.lines(found):
         print(line)

@@ -63,11 +63,10 @@ def up(lab: Lab, report: Report = lambda _: None) -> None:
     Raises MeshnetError; then nothing of the lab is left.
     """
     check(lab)
-    claimed = False
+    claim = 0
     try:
         with postponed():
-            state.claim(lab)
-            claimed = True
+            claim = state.claim(lab)
         report(f"wiring nodes and clients to {lab.subnet}")
         topology.create(lab)
         impair.apply(lab)
@@ -77,10 +76,15 @@ def up(lab: Lab, report: Report = lambda _: None) -> None:
         wait_ready(lab, [node.name for node in lab.nodes], report, stays=False)
         if lab.services:
             converge.deploy(engine.of_lab(lab), lab, lambda found: report(converge.summary(found)))
-    except BaseException:
-        if claimed:
-            with postponed():  # a second Ctrl-C does not leave half of it
+    except BaseException as error:
+        if not claim:
+            raise
+        with postponed():  # a second Ctrl-C does not leave half of it
+            ours = state.is_ours(lab.name, claim)
+            if state.claimed(lab.name) in (claim, 0):
                 down(lab.name)
+        if not ours and isinstance(error, Exception):
+            raise MeshnetError(f"the lab {lab.name} was taken down while it came up") from None
         raise
 
 
