@@ -14,10 +14,10 @@ from pathlib import Path
 from meshnet.bench.paths import OPERATIONS, Table
 from meshnet.bench.world import World
 from meshnet.errors import MeshnetError
+from meshnet.kernel.bpfbuild import CACHE
 
 SOURCE = Path(__file__).with_name("pp.c")
 FLAGS = ("-O2", "-Wall", "-Wextra")
-CACHE = Path("/var/cache/meshnet")
 _LETTERS = {name[0]: name for name in OPERATIONS}
 _ROUNDS = 1_000_000  # more than there is ever time for: the reader ends it
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from meshnet.errors import MeshnetError
 
 FLAGS = ("-O2", "-g", "-target", "bpf", "-mcpu=v3", "-Wall", "-Wextra", "-Werror")
+CACHE = Path("/var/cache/meshnet")  # what is compiled besides the data path
 
 
 def source_dir() -> Path:
@@ -55,6 +56,25 @@ def _object(source: Path) -> Path:
         raise MeshnetError(f"{target.name} is not built and there is no clang: apt-get install clang libbpf-dev")
     compile_object(clang, source, target)
     stamp.write_text(digest + "\n")
+    return target
+
+
+def cached(source: Path) -> Path:
+    """The object of a program that is no part of the data path, compiled if this source was not yet.
+
+    MeshnetError without clang, or if it does not compile.
+    """
+    digest = hashlib.sha256(" ".join(FLAGS).encode() + source.read_bytes()).hexdigest()[:16]
+    target = CACHE / f"{source.stem}-{digest}.o"
+    if target.exists():
+        return target
+    clang = shutil.which("clang")
+    if clang is None:
+        raise MeshnetError("clang is not installed: apt-get install clang libbpf-dev")
+    CACHE.mkdir(mode=0o755, parents=True, exist_ok=True)
+    for old in CACHE.glob(f"{source.stem}-*.o"):
+        old.unlink(missing_ok=True)
+    compile_object(clang, source, target)
     return target
 
 
