@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 from meshnet.codec import from_json, to_json
 from meshnet.model import Network, Node, Service, Task, Version
@@ -92,7 +92,13 @@ def decode(key: str, value: bytes, rev: int) -> Object:
     return thing
 
 
-def new_id(rng: Random) -> str:
+class Chooser(Protocol):
+    """What an id is made with; `random.SystemRandom` is one."""
+
+    def choices(self, population: str, /, *, k: int) -> Sequence[str]: ...
+
+
+def new_id(rng: Chooser) -> str:
     """An id like Swarm's: 25 characters of base 36."""
     return "".join(rng.choices(BASE36, k=ID_LENGTH))
 
