@@ -14,7 +14,7 @@ from pathlib import Path
 from meshnet.bench.paths import OPERATIONS, Table
 from meshnet.bench.world import World
 from meshnet.errors import MeshnetError
-from meshnet.kernel.bpfbuild import CACHE
+from meshnet.kernel.bpfbuild import CACHE, in_use
 
 SOURCE = Path(__file__).with_name("pp.c")
 FLAGS = ("-O2", "-Wall", "-Wextra")
@@ -46,7 +46,7 @@ def build(source: Path = SOURCE) -> Path:
     """The program of a C source, compiled if this source was not yet. MeshnetError without a C compiler."""
     digest = hashlib.sha256(" ".join(FLAGS).encode() + source.read_bytes()).hexdigest()[:16]
     target = CACHE / f"{source.stem}-{digest}"
-    if target.exists():
+    if in_use(target):
         return target
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
@@ -64,9 +64,6 @@ def build(source: Path = SOURCE) -> Path:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
-    for old in CACHE.glob(f"{source.stem}-*"):
-        if old != target:
-            old.unlink(missing_ok=True)
     return target
 
 
