@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.root, pytest.mark.slow]
 LAB = PLACES
 LOST_PACKET = 0.9  # s: TCP sends a lost SYN again after one second
 NOTICED = 3.0  # s in which a node that was cut off must be out of everyone's sight; about 1.5 on an idle machine
-SILENCE = 1.5  # s in which a killed backend must be out of the way of datagrams; about 0.4 on an idle machine
+SILENCE = 1.5  # s in which a killed backend must be out of the way of datagrams; 0.2 is one lost datagram
 MISSED = 40.0  # s in which the manager must have missed a node's heartbeats and started its tasks elsewhere
 
 
