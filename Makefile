@@ -3,7 +3,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.ready
 
-.PHONY: setup demo test lint unit packet lab interop bpf clean
+.PHONY: setup demo test lint unit packet fuzz lab interop bpf clean
 
 setup: $(STAMP) bpf
 
@@ -35,6 +35,11 @@ unit: $(STAMP)
 
 packet: setup
 	$(PY) -m pytest tests/packet
+
+# Broken frames by the million, see docs/testing.md.
+FRAMES ?= 1000000
+fuzz: setup
+	MESHNET_FUZZ=$(FRAMES) $(PY) -m pytest -m fuzz tests/packet
 
 lab: setup
 	$(PY) -m pytest tests/lab

@@ -94,7 +94,7 @@ def networks() -> dict[str, Network]:
 def service(index: int) -> Service:
     """One service: its VIP, and a TCP port."""
     port = PortConfig(protocol="tcp", target_port=TARGET_PORT, published_port=FIRST_PORT + index)
-    template = TaskSpec(ContainerSpec(image="host"), (NetworkAttachmentConfig("demo"),))
+    template = TaskSpec(ContainerSpec(image="host"), networks=(NetworkAttachmentConfig("demo"),))
     spec = ServiceSpec(name=f"service{index}", task_template=template, endpoint_spec=EndpointSpec("vip", (port,)))
     vip = VirtualIP("demo", f"{address(VIPS, index)}/10")
     return Service(id=f"s{index:024}", spec=spec, endpoint=ServiceEndpoint(spec.endpoint_spec, (port,), (vip,)))

@@ -14,10 +14,10 @@ from pathlib import Path
 from meshnet.bench.paths import OPERATIONS, Table
 from meshnet.bench.world import World
 from meshnet.errors import MeshnetError
+from meshnet.kernel.bpfbuild import CACHE, in_use
 
 SOURCE = Path(__file__).with_name("pp.c")
 FLAGS = ("-O2", "-Wall", "-Wextra")
-CACHE = Path("/var/cache/meshnet")
 _LETTERS = {name[0]: name for name in OPERATIONS}
 _ROUNDS = 1_000_000  # more than there is ever time for: the reader ends it
 
@@ -46,7 +46,7 @@ def build(source: Path = SOURCE) -> Path:
     """The program of a C source, compiled if this source was not yet. MeshnetError without a C compiler."""
     digest = hashlib.sha256(" ".join(FLAGS).encode() + source.read_bytes()).hexdigest()[:16]
     target = CACHE / f"{source.stem}-{digest}"
-    if target.exists():
+    if in_use(target):
         return target
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
@@ -64,9 +64,6 @@ def build(source: Path = SOURCE) -> Path:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
-    for old in CACHE.glob(f"{source.stem}-*"):
-        if old != target:
-            old.unlink(missing_ok=True)
     return target
 
 

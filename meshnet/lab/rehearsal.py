@@ -33,7 +33,7 @@ def rehearse(
         return Ledger(view, avoid=(avoid,))
 
     def create_network(spec: NetworkSpec) -> Changes:
-        return operations.create_network(view, validate.network_spec(spec, "overlay", "", False), ledger(), new_id)
+        return operations.create_network(view, validate.network_spec(spec, "overlay", ""), ledger(), new_id)
 
     def create_service(spec: ServiceSpec) -> Changes:
         return operations.create_service(view, validate.service_spec(spec, Random(0)), ledger(), new_id)
