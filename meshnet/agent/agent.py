@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from meshnet.agent.events import Events
+from meshnet.agent.files import memory_files
 from meshnet.agent.membership import Membership
 from meshnet.agent.neighbours import Neighbours
 from meshnet.agent.parts import Spaces
@@ -59,7 +60,9 @@ from meshnet.model import (
 )
 from meshnet.sandbox.containers import Containers
 from meshnet.sandbox.images import Images
+from meshnet.sandbox.memory import MemoryFile
 from meshnet.sandbox.spec import ContainerSpec
+from meshnet.sandbox.volumes import Volume, Volumes
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +80,7 @@ class Agent:
         self.run_dir = Path(settings.run_dir)
         self.containers = Containers(Images(settings.images, str(self.run_dir.parent / "images")))
         self.events = Events()
+        self.volumes = Volumes(self.run_dir / "volumes")
         self.spaces: Spaces = netns
         self.dirs = TaskDirs(settings.run_dir)
         self.membership = Membership(self)
@@ -121,16 +125,7 @@ class Agent:
             while not self._stop.is_set():
                 await self._until_stopped(_set(self._member))
                 if self._member.is_set() and not self._stop.is_set():
-                    await self._until_stopped(self._prepare_and_begin())
-                    await self._until_stopped(
-                        self._unless_removed(self._follow_manager()),
-                        self._get_acquainted(),
-                        self._reconcile(),
-                        self._unless_removed(self._heartbeats()),
-                        self._unless_removed(self.manager.renewals()),
-                        self._announce(),
-                        _set(self._leaving),
-                    )
+                    await self._be_member()
                 if self._leaving.is_set():
                     await self._start_over()
         finally:
@@ -140,6 +135,21 @@ class Agent:
         await self.manager.counted()
         self._begun.set()
         await self._wait_for_stop()
+
+    async def _be_member(self) -> None:
+        """One membership, until `stop()` or `leave()`, which may come before it has begun."""
+        await self._until_stopped(self._prepare_and_begin(), _set(self._leaving))
+        if self._stop.is_set() or self._leaving.is_set():
+            return
+        await self._until_stopped(
+            self._unless_removed(self._follow_manager()),
+            self._get_acquainted(),
+            self._reconcile(),
+            self._unless_removed(self._heartbeats()),
+            self._unless_removed(self.manager.renewals()),
+            self._announce(),
+            _set(self._leaving),
+        )
 
     async def enter(self, settings: AgentSettings, timeout: float) -> None:
         """Begins a membership of the swarm that the settings and the certificate name; also after a restart.
@@ -178,10 +188,12 @@ class Agent:
         """Forgets the swarm: certificate, tasks, assignments, members, and all that the kernel was given for it."""
         for runner in self.runners.values():
             await runner.abandon()
-        await self.neighbours.stop()
+        if self.joined:
+            await self.neighbours.stop()
         await self.manager.close()
         await self.datapath.destroy()
-        del self.neighbours
+        if self.joined:
+            del self.neighbours
         self.credentials.forget()
         for task_id in list(self.ended_tasks):
             self._forget(task_id)
@@ -396,7 +408,8 @@ class Agent:
             mtu=self._underlay_mtu(),
             direct_return=self.settings.direct_return,
         )
-        found = plan(local, self.assignments, neighbours.located, neighbours.peers, sandboxes, neighbours.gone)
+        records = [*neighbours.absent, *neighbours.located]
+        found = plan(local, self.assignments, records, neighbours.peers, sandboxes, neighbours.gone)
         return dataclasses.replace(found, zones=self._zones.rows(self._attached(sandboxes)))
 
     def _spread(self) -> None:
@@ -443,10 +456,12 @@ class Agent:
         self.reconciler.changed()
         return record
 
-    def withdraw(self, task: Task) -> None:
+    def withdraw(self, task: Task) -> int:
+        record = 0
         for attachment in task.networks_attachments:
-            self.neighbours.withdraw(attachment.network_id, task.id)
+            record = self.neighbours.withdraw(attachment.network_id, task.id)
         self.reconciler.changed()
+        return record
 
     async def acknowledged(self, record: int) -> bool:
         return await self.neighbours.acknowledged(record)
@@ -465,6 +480,19 @@ class Agent:
             self.ended_tasks[kept.task.id] = kept
         else:
             self.dirs.forget(kept.task.id)
+
+    def volume(self, name: str, labels: dict[str, str] | None) -> str:
+        return self.use_volume(name, labels)[0].path
+
+    def use_volume(self, name: str, labels: dict[str, str] | None) -> tuple[Volume, bool]:
+        """A volume, and whether it was made now. MeshnetError for a name that cannot be."""
+        found, fresh = self.volumes.create(name, labels)
+        if fresh:
+            self.events.publish("volume", "create", name, {"driver": "local"})
+        return found, fresh
+
+    def files(self, task: Task) -> tuple[MemoryFile, ...]:
+        return memory_files(task.spec.container_spec, {}, {})
 
     def happened(self, container: ContainerSpec, action: str, **attributes: str) -> None:
         shown = {**container.labels, "image": container.image, "name": container.name, **attributes}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
 from typing import Protocol
 
 from meshnet import names
 from meshnet.agent import templates
 from meshnet.agent.parts import Host
 from meshnet.kernel.bpf import cgroup2_root
-from meshnet.model import SECOND, Healthcheck, Service, Task, task_name
+from meshnet.model import SECOND, Healthcheck, Mount, Service, Task, task_name
 from meshnet.sandbox.spec import ContainerSpec, HealthConfig, TaskMount
 
 RESOLV_CONF = "nameserver 127.0.0.11\noptions ndots:0\n"
@@ -41,17 +43,32 @@ def container_spec(host: Host, task: Task, identity: Identity, directory: str) -
         hostname=identity.hostname,
         user=spec.user,
         workdir=spec.dir,
-        mounts=tuple(TaskMount(templates.expand(m.source, values), m.target, m.read_only, m.type) for m in spec.mounts),
-        stop_signal=spec.stop_signal or "SIGTERM",
+        mounts=tuple(_mount(host, mount, values, identity.container_id) for mount in spec.mounts),
+        stop_signal=spec.stop_signal,
         stop_grace=grace / SECOND,
         health=health_config(spec.healthcheck),
         netns=identity.netns,
         cgroup=f"{cgroup2_root()}/{names.cgroup(host.lab, host.node, task.id)}",
         dir=directory,
         resolv_conf=RESOLV_CONF,
-        hosts=_hosts(task, identity.hostname),
+        hosts=_hosts(task, identity.hostname, spec.hosts),
+        tty=spec.tty,
+        open_stdin=spec.open_stdin,
+        read_only=spec.read_only,
         labels={**spec.labels, **swarm_labels(task, service)},
     )
+
+
+def _mount(host: Host, mount: Mount, values: Mapping[str, str], container: str) -> TaskMount:
+    """A mount with its placeholders filled in; a volume is made on first use, one without a name is the container's."""
+    source = templates.expand(mount.source, values)
+    if mount.type == "volume":
+        name = source or sha256(f"{container}:{mount.target}".encode()).hexdigest()
+        labels = mount.volume_options.labels if mount.volume_options is not None else None
+        return TaskMount(host.volume(name, labels or None), mount.target, mount.read_only, "volume", name)
+    options = mount.tmpfs_options
+    size, mode = (options.size_bytes, options.mode) if options is not None else (0, 0)
+    return TaskMount(source, mount.target, mount.read_only, mount.type, size=size, mode=mode)
 
 
 def swarm_labels(task: Task, service: Service | None) -> dict[str, str]:
@@ -68,15 +85,19 @@ def swarm_labels(task: Task, service: Service | None) -> dict[str, str]:
     }
 
 
-def _hosts(task: Task, hostname: str) -> str:
+def _hosts(task: Task, hostname: str, more: Iterable[str]) -> str:
     lines = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback"]
     lines += [f"{attachment.address}\t{hostname}" for attachment in task.networks_attachments[:1]]
+    lines += ["\t".join(line.split()) for line in more]
     return "\n".join(lines) + "\n"
 
 
 def health_config(check: Healthcheck | None) -> HealthConfig | None:
-    """Docker's defaults for what is not given: 30 s interval and timeout, 3 retries, no start period."""
-    if check is None or not check.test or check.test[0] == "NONE":
+    """Docker's defaults for what is not given: 30 s interval and timeout, 3 retries, no start period.
+
+    None leaves it to the image; `NONE` takes the image's away.
+    """
+    if check is None or not check.test:
         return None
     return HealthConfig(
         test=check.test,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from meshnet.errors import MeshnetError, NotFoundError
-from meshnet.model import Task
+from meshnet.model import NetworkAttachment, Task
 from meshnet.sandbox import runtime, spec
 from meshnet.sandbox.attaching import Attachment
 from meshnet.sandbox.container import CHECKS, KILLED, STARTED, Container
@@ -40,6 +40,11 @@ class Entry:
     @property
     def name(self) -> str:
         return self.spec.name
+
+    @property
+    def attachments(self) -> tuple[NetworkAttachment, ...]:
+        """Its addresses on networks of the swarm."""
+        return self.task.networks_attachments if self.task is not None else ()
 
     @property
     def status(self) -> str:

@@ -98,6 +98,8 @@ class Membership:
             try:
                 return await self._enter((manager.advertise,), token, availability)
             except BaseException:
+                if self._agent.member:
+                    await self._agent.leave()
                 await managing.stop(manager.lab, manager.node)
                 managing.forget(manager.run_dir)
                 raise
@@ -117,7 +119,7 @@ class Membership:
         """Ends this node's tasks and its membership. Raises MeshnetError for the last manager without `force`."""
         async with self._turn:
             agent = self._agent
-            if not agent.joined:
+            if not agent.member:
                 raise MeshnetError(OUTSIDE, 503)
             manages = agent.settings.role == "manager"
             if manages and not force:

@@ -5,12 +5,13 @@ Kept apart so that none imports another, and so that a test can be any of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from meshnet.agent.taskdir import Kept
 from meshnet.dns.zone import Zone
 from meshnet.model import Service, Task, TaskStatus
+from meshnet.sandbox.memory import MemoryFile
 from meshnet.sandbox.spec import ContainerSpec
 
 
@@ -44,7 +45,7 @@ class Container(Protocol):
 class Containers(Protocol):
     """What makes containers and finds them again."""
 
-    async def create(self, spec: ContainerSpec) -> Container: ...
+    async def create(self, spec: ContainerSpec, files: Sequence[MemoryFile] = ()) -> Container: ...
 
     async def adopt(self, directory: str) -> Container | None: ...
 
@@ -89,7 +90,7 @@ class Host(Protocol):
         """Announces the task's endpoints in `state`; returns the number of the last record."""
         ...
 
-    def withdraw(self, task: Task) -> None: ...
+    def withdraw(self, task: Task) -> int: ...
 
     async def acknowledged(self, record: int) -> bool:
         """Waits, bounded, until every live member has seen a record."""
@@ -108,6 +109,14 @@ class Host(Protocol):
 
     def ended(self, kept: Kept) -> None:
         """Hears what is left of a task that has ended, once all else of it was taken away."""
+        ...
+
+    def volume(self, name: str, labels: dict[str, str] | None) -> str:
+        """The path of a volume of the node, made if it is not there. MeshnetError for a name that cannot be."""
+        ...
+
+    def files(self, task: Task) -> Sequence[MemoryFile]:
+        """The secrets and configs of a task as files. MeshnetError for one that the node was not given."""
         ...
 
     def happened(self, container: ContainerSpec, action: str, **attributes: str) -> None:

@@ -3,7 +3,8 @@
 A sandbox (network namespace) is made and wired first, then the container starts in it; with a health check the
 task joins its service when it is healthy, without one when it runs. Before a stop it leaves: its records say
 `draining`, every live member has seen that (or a bound passed), and only then the stop signal is sent; one that
-has not joined its service yet is stopped without that. A task that ends by itself is withdrawn at once.
+has not joined its service yet is stopped without that. A task that ends by itself is withdrawn at once. Its sandbox
+stays until the members have seen that: until then it refuses connections, where without it they would hang.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class Pauses:
     """Seconds. `on_the_way` lies between "every member has seen that this task drains" and its stop signal: a member
     that has seen it still has to tell its kernel, and a connection that was opened just before has yet to send its
     request. `opening` is what a task without a health check gets to open its published ports before connections are
-    sent to it anyway. `known` is what members get to tell their kernels of a new task after they have heard of it."""
+    sent to it anyway. `known` is what members get to tell their kernels of a task that came or went after they have
+    heard of it."""
 
     on_the_way: float = 0.2
     opening: float = 5.0
@@ -156,7 +158,7 @@ class Runner:
         await self.resolver.start(self.netns)
         self._host.publish(self.task, "starting", self.hostname, self.container_id)
         spec = container_spec(self._host, self.task, self, self._dirs.container(self.task.id))
-        self._container = await self._host.containers.create(spec)
+        self._container = await self._host.containers.create(spec, self._host.files(self.task))
         self._host.happened(spec, "create")
         self._container.on_health(self._health_is)
         self._say("ready")
@@ -209,9 +211,13 @@ class Runner:
         record = self._host.publish(self.task, "ready", self.hostname, self.container_id)
         if self.status.state != "running":
             # "Running" is what people and tests wait for: then every node leads here.
-            await self._host.acknowledged(record)
-            await asyncio.sleep(self._pauses.known)
+            await self._known(record)
             self._say("running", "started")
+
+    async def _known(self, record: int) -> None:
+        """Until every live member has seen a record, and told its kernel; bounded."""
+        await self._host.acknowledged(record)
+        await asyncio.sleep(self._pauses.known)
 
     async def _fit(self) -> bool:
         """Whether the task can take connections, once that is known."""
@@ -262,7 +268,7 @@ class Runner:
 
     async def _clean(self, end: EndedError) -> None:
         """Takes everything away, whatever fails on the way, and says how the task ended."""
-        self._host.withdraw(self.task)
+        record = self._host.withdraw(self.task)
         removed = self._container is None or await self._tried(self._container.end())
         if self._container is not None and self._started:
             self._host.happened(self._container.spec, "die", exitCode=str(self._container.exit_code or 0))
@@ -275,6 +281,8 @@ class Runner:
         )
         self._host.report(self.task, self.status)
         await self._tried(self.resolver.stop())
+        if self._serving:
+            await self._tried(self._known(record))
         await self._tried(self._host.unwire(self.task))
         try:
             self._host.spaces.delete(os.path.basename(self.netns))

@@ -22,8 +22,8 @@ class AgentSettings:
 
     `images` is a lab's catalogue. `resolvers` answer unknown names; none means that unknown names get SERVFAIL at once.
     `map_sizes`: entries by name of a BPF map that shall be larger or smaller than bpf/meshnet.h says; takes effect at
-    the next start, and keeps what is in the map. `avoid` (subnets that no network may meet) and `heartbeat` (s) are for
-    a swarm that the node makes."""
+    the next start, and keeps what is in the map. `neighbours`: how many nodes share a lab's machine. `avoid` (subnets
+    that no network may meet) and `heartbeat` (s) are for a swarm that the node makes."""
 
     lab: str
     node: str
@@ -41,6 +41,7 @@ class AgentSettings:
     token: str = ""
     vxlan_port: int = 4789
     map_sizes: dict[str, int] = field(default_factory=dict)
+    neighbours: int = 0
     avoid: tuple[str, ...] = ()
     heartbeat: float = 5.0
 
@@ -66,7 +67,8 @@ class AgentSettings:
 class ManagerSettings:
     """One manager: `listen` is address:port for agents, `advertise` the same as they reach it, if it differs.
 
-    `avoid` are subnets that no network may meet. `heartbeat` in s, `expiry` of certificates in ns; `pools` and
+    `avoid` are subnets that no network may meet. `heartbeat` in s, `expiry` of certificates in ns,
+    `key_period` of gossip keys in s; `pools` and
     `pool_size` are where networks get their subnets from; `history` is how many tasks a place of a service keeps.
     Empty and 0 stand for the defaults.
     """
@@ -83,6 +85,7 @@ class ManagerSettings:
     pool_size: int = 0
     history: int = 5
     expiry: int = 0
+    key_period: float = 0.0
     data_path_port: int = 4789
 
     @classmethod

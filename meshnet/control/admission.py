@@ -10,6 +10,7 @@ A handshake with a certificate of another CA, or with one that has expired, fail
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -31,7 +32,9 @@ from meshnet.errors import MeshnetError
 if TYPE_CHECKING:
     from meshnet.control.manager import Manager
 
+log = logging.getLogger(__name__)
 REQUEST_LIMIT = 65536
+TOLD = 256
 ANYONE: frozenset[str] = frozenset()
 MEMBERS = frozenset({"manager", "worker"})
 # Resource -> roles that may use it. What is not here needs a certificate, too, and does not exist.
@@ -70,6 +73,7 @@ class Admission:
     def __init__(self, manager: Manager) -> None:
         self._manager = manager
         self._refused: Counter[str] = Counter()
+        self._told: set[tuple[str, str]] = set()
 
     def statistics(self) -> dict[str, int]:
         """How often peers were refused, by reason; those with `tls_` did not get through the handshake."""
@@ -89,7 +93,15 @@ class Admission:
             return await handler(request)
         except Refused as refusal:
             self._refused[refusal.reason] += 1
+            self._tell(request.remote or "", refusal)
             raise
+
+    def _tell(self, address: str, refusal: Refused) -> None:
+        """One line in the log per address and reason; a peer that goes on is only counted."""
+        known = (address, refusal.reason)
+        if known not in self._told and len(self._told) < TOLD:
+            self._told.add(known)
+            log.warning("refused a peer at %s: %s", address, refusal)
 
     def _peer(self, request: web.Request, roles: frozenset[str]) -> Peer:
         """The sender, if it may use this route. Raises Refused."""
@@ -127,7 +139,7 @@ class Admission:
         token, csr = body.get("Token"), body.get("CSR")
         if not isinstance(csr, str) or not isinstance(token, str | None):
             raise MeshnetError("Token and CSR: strings are needed")
-        identity = self._peer(request, MEMBERS).identity if token is None else self._newcomer(token)
+        identity = self._member(request) if token is None else self._newcomer(token)
         try:
             requested_key(csr)
         except MeshnetError as error:
@@ -151,6 +163,11 @@ class Admission:
                 "DataPathPort": manager.settings.data_path_port,
             }
         )
+
+    def _member(self, request: web.Request) -> Identity:
+        """Who asks for a renewal, in the role that it has now."""
+        identity = self._peer(request, MEMBERS).identity
+        return replace(identity, role=self._manager.view.nodes[identity.node].spec.role)
 
     def _newcomer(self, token: str) -> Identity:
         cluster = self._manager.view.cluster

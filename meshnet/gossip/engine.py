@@ -267,6 +267,10 @@ class Engine:
         """Live meshnet members that have seen this node's log up to `seq`, and those not known to have."""
         return self._records.acknowledged(seq)
 
+    def caught_up(self) -> bool:
+        """Whether this node has every record that a live member has told it of, after at least one has."""
+        return self._records.caught_up()
+
     def records(self) -> list[Record]:
         """Every visible record, of this node and of live members."""
         return self._records.records()

@@ -58,6 +58,7 @@ class Replicator:
         self.own = self._pusher.own
         self.logs: dict[str, OwnerLog] = {settings.name: self.own}
         self._pending: dict[str, list[Delta]] = {}
+        self._told: dict[str, Position] = {}
         self._digest: bytes | None = None
         self._bump_after = float("-inf")
 
@@ -92,6 +93,18 @@ class Replicator:
     def acknowledged(self, seq: int) -> tuple[frozenset[str], frozenset[str]]:
         """Names of live peers that have seen this node's log up to `seq`, and of those not known to have."""
         return self._pusher.acknowledged(seq)
+
+    def caught_up(self) -> bool:
+        """Whether all that live members have told of is here. Before the first of them has told anything it is not."""
+        if not self._pusher.peers:
+            return True
+        nodes = self._members.nodes
+        missing = (
+            position > (self.logs[owner].position if owner in self.logs else NOTHING)
+            for owner, position in self._told.items()
+            if owner in nodes and nodes[owner].live
+        )
+        return bool(self._told) and not any(missing)
 
     def digest(self) -> bytes:
         """8 bytes that stand for all visible logs and how far they are."""
@@ -129,6 +142,7 @@ class Replicator:
                 self._pusher.meet(node, log.position if log is not None else (0, 0))
         else:
             self._pusher.forget(member.name)
+            self._told.pop(member.name, None)
             if log is not None:
                 log.hidden_since = now
             if member.state == "left":
@@ -307,6 +321,9 @@ class Replicator:
         position = theirs.get(self.own.owner)
         if position is not None and not self._own_seen_elsewhere(position, now):
             self._pusher.has(node.name, position)
+        for owner, told in theirs.items():
+            if owner in self._members.nodes:
+                self._told[owner] = max(told, self._told.get(owner, NOTHING))
         lacking = any(
             position > (self.logs[owner].position if owner in self.logs else NOTHING)
             for owner, position in theirs.items()

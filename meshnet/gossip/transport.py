@@ -188,6 +188,10 @@ class Gossip:
         """Wait until every live member has seen this node's log up to `seq`; False when `timeout` seconds passed."""
         return await self._until(lambda: not self._engine.acknowledged(seq)[1], timeout)
 
+    async def wait_caught_up(self, timeout: float) -> bool:
+        """Wait until the records that a joined member told of are here; False when `timeout` seconds passed."""
+        return await self._until(self._engine.caught_up, timeout)
+
     def statistics(self) -> Counter[str]:
         """Counters of what was sent, received and dropped, and a few sizes. What never happened is 0."""
         return self._engine.statistics() + self._lost

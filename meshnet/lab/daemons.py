@@ -64,6 +64,7 @@ def _agent(lab: Lab, node: LabNode, token: str) -> AgentSettings:
         datapath=node.datapath,
         direct_return=lab.direct_return,
         map_sizes=lab.map_sizes,
+        neighbours=len(lab.nodes),
         avoid=(lab.subnet,),
         heartbeat=HEARTBEAT,
         token=token,
@@ -132,6 +133,7 @@ def run_manager(settings: ManagerSettings) -> None:
     """Runs a manager in this process, which is in the node's namespace, until SIGTERM."""
     from meshnet.api.process import ManagerProcess
     from meshnet.control.settings import Settings
+    from meshnet.control.trust.gossipkeys import PERIOD
     from meshnet.control.trust.swarm import EXPIRY
     from meshnet.ipam import DEFAULT_POOLS, DEFAULT_SIZE
 
@@ -152,6 +154,7 @@ def run_manager(settings: ManagerSettings) -> None:
             avoid=settings.avoid,
             images=settings.images,
             advertise=settings.advertise,
+            key_period=settings.key_period or PERIOD,
             expiry=settings.expiry or EXPIRY,
             data_path_port=settings.data_path_port,
         ),

@@ -9,10 +9,13 @@ state, homes and keys.
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Sequence
 from typing import Any
 
 from meshnet.errors import MeshnetError
+from meshnet.sandbox import memory
 from meshnet.sandbox.images import PROGRAMS, HostImage, Image
+from meshnet.sandbox.memory import MemoryFile
 from meshnet.sandbox.seccomp import profile
 from meshnet.sandbox.spec import ContainerSpec, TaskMount
 from meshnet.sandbox.users import User
@@ -105,7 +108,8 @@ def _task_mount(mount: TaskMount) -> dict[str, Any]:
     if not mount.target.startswith("/") or mount.target == "/":
         raise MeshnetError(f"mount {mount.target}: the target must be an absolute path other than /")
     if mount.type == "tmpfs":
-        return _tmpfs(mount.target, f"{mode},mode=1777")
+        size = f",size={mount.size}" if mount.size else ""
+        return _tmpfs(mount.target, f"{mode},mode={mount.mode or 0o1777:o}{size}")
     if mount.type not in ("bind", "volume"):
         raise MeshnetError(f"mount {mount.target}: type {mount.type} is not known; use bind, volume or tmpfs")
     if not mount.source.startswith("/"):
@@ -130,6 +134,12 @@ def _mounts(spec: ContainerSpec, image: Image) -> list[dict[str, Any]]:
     return mounts + [_task_mount(mount) for mount in spec.mounts]
 
 
+def _files(spec: ContainerSpec, files: Sequence[MemoryFile]) -> list[dict[str, Any]]:
+    return [
+        _bind(file.target, memory.source(spec.dir, index), "ro,nosuid,nodev,noexec") for index, file in enumerate(files)
+    ]
+
+
 def process(
     words: tuple[str, ...], env: list[str], user: User, workdir: str, *, terminal: bool = False
 ) -> dict[str, Any]:
@@ -152,7 +162,13 @@ def _capabilities(user: User) -> dict[str, list[str]]:
 
 
 def config(
-    spec: ContainerSpec, image: Image, user: User, netns: str, machine: str, compiled: bytes = b""
+    spec: ContainerSpec,
+    image: Image,
+    user: User,
+    netns: str,
+    machine: str,
+    compiled: bytes = b"",
+    files: Sequence[MemoryFile] = (),
 ) -> dict[str, Any]:
     """The whole config.json.
 
@@ -167,9 +183,9 @@ def config(
     return {
         "ociVersion": "1.0.2",
         "process": process(argv(spec, image), environment(spec, image, user), user, workdir, terminal=spec.tty),
-        "root": {"path": "rootfs", "readonly": False},
+        "root": {"path": "rootfs", "readonly": spec.read_only},
         "hostname": spec.hostname,
-        "mounts": _mounts(spec, image),
+        "mounts": [*_mounts(spec, image), *_files(spec, files)],
         "annotations": {_COMPILED: b64encode(compiled).decode()} if compiled else {},
         "linux": {
             "namespaces": [

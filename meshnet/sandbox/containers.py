@@ -12,6 +12,7 @@ import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from meshnet.errors import ConflictError, MeshnetError, NotFoundError
@@ -19,6 +20,7 @@ from meshnet.files import replace_text
 from meshnet.sandbox import bundle, cgroup, process, runtime, users
 from meshnet.sandbox.container import STARTED, Container, Processes, signal_number
 from meshnet.sandbox.images import Image, Images
+from meshnet.sandbox.memory import MemoryFile
 from meshnet.sandbox.spec import ContainerSpec, dump, load
 
 SPEC = "spec.json"
@@ -30,26 +32,30 @@ class Containers:
     """The containers of one agent. What must last is in the containers' directories, not in this object."""
 
     def __init__(self, images: Images) -> None:
-        self._images = images
+        self.images = images
         self._slots = asyncio.Semaphore(PARALLEL)
         self._seccomp = b""
 
     def image_id(self, reference: str) -> str:
         """The id of an image, `sha256:...`; "" if there is none of that name any more."""
-        return self._images.identity(reference)
+        return self.images.identity(reference)
 
     def image_names(self) -> list[str]:
         """The names of all images."""
-        return self._images.names()
+        return self.images.names()
 
-    async def create(self, spec: ContainerSpec) -> Container:
+    async def create(self, spec: ContainerSpec, files: Sequence[MemoryFile] = ()) -> Container:
         """Makes a container up to the point where its program would run, in its group and its network namespace.
 
+        `files` are seen by it and written nowhere.
         Raises NotFoundError for an unknown image, ConflictError if the directory is in use, MeshnetError for what
         else cannot be; then nothing is left of it.
         """
         spec = dataclasses.replace(spec, hostname=spec.hostname or spec.id[:12])
-        image = self._images.find(spec.image)
+        image = self.images.find(spec.image)
+        spec = dataclasses.replace(
+            spec, health=spec.health or image.health, stop_signal=spec.stop_signal or image.stop_signal
+        )
         signal_number(spec.stop_signal)
         if os.path.exists(os.path.join(spec.dir, SPEC)):
             raise ConflictError(f"{spec.dir} already holds a container")
@@ -57,12 +63,12 @@ class Containers:
             if mount.type != "tmpfs" and not os.path.exists(mount.source):
                 raise MeshnetError(f"mount {mount.target}: {mount.source} does not exist")
         try:
-            return await self._create(spec, image)
+            return await self._create(spec, image, files)
         except BaseException:
             await asyncio.shield(_discard(spec))
             raise
 
-    async def _create(self, spec: ContainerSpec, image: Image) -> Container:
+    async def _create(self, spec: ContainerSpec, image: Image, files: Sequence[MemoryFile]) -> Container:
         user = users.lookup(
             spec.user or image.user, users.read(image.lower, "etc/passwd"), users.read(image.lower, "etc/group")
         )
@@ -75,9 +81,9 @@ class Containers:
             runtime.write_files(spec)
             replace_text(os.path.join(spec.dir, SPEC), dump(spec))
             async with self._slots:
-                config = bundle.config(spec, image, user, path, os.uname().machine, self._seccomp)
+                config = bundle.config(spec, image, user, path, os.uname().machine, self._seccomp, files)
                 replace_text(os.path.join(spec.dir, "config.json"), json.dumps(config))
-                started = await runtime.create(spec, image, netns)
+                started = await runtime.create(spec, image, netns, files)
             self._seccomp = self._seccomp or runtime.compiled_seccomp(spec)
         finally:
             os.close(netns)

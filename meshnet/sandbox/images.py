@@ -7,6 +7,7 @@ digest: a lab that has an `nginx` answers for `docker.io/library/nginx:alpine` t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -14,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from meshnet.errors import MeshnetError, NotFoundError
-from meshnet.sandbox.store import ImageStore
+from meshnet.sandbox.spec import HealthConfig
+from meshnet.sandbox.store import ImageStore, StoredImage
 
 MIB = 1024 * 1024
+SECOND = 10**9
+_ID = re.compile(r"(sha256:)?[0-9a-f]{4,64}")
 PROGRAMS = "/usr/libexec/meshnet"  # where a host image finds the project's own programs
 _PYTHON = ("/usr/bin/python3", "-I", "-S", "-E")
 _FIELDS = frozenset({"entrypoint", "command", "env", "workdir", "user", "writable", "rootfs"})
@@ -33,6 +37,8 @@ class HostImage:
     user: str = ""
     writable: int = 256 * MIB
     programs: str = str(Path(__file__).parent / "programs")
+    health: HealthConfig | None = None
+    stop_signal: str = ""
 
     @property
     def lower(self) -> str:
@@ -50,6 +56,8 @@ class RootfsImage:
     workdir: str = ""
     user: str = ""
     writable: int = 256 * MIB
+    health: HealthConfig | None = None
+    stop_signal: str = ""
 
     @property
     def lower(self) -> str:
@@ -59,11 +67,22 @@ class RootfsImage:
 Image = HostImage | RootfsImage
 
 WHOAMI = HostImage(entrypoint=(*_PYTHON, f"{PROGRAMS}/whoami.py"), command=())
+
+
+def _program(name: str, *arguments: str) -> HostImage:
+    """An image that runs one of the project's own programs; a command that is given runs instead of it."""
+    return HostImage(command=(*_PYTHON, f"{PROGRAMS}/{name}.py", *arguments))
+
+
+# What tutorials use, with a program that behaves alike on the wire where the machine has none.
 BUILT_IN: dict[str, Image] = {
     "whoami": WHOAMI,
     "jwilder/whoami": WHOAMI,
     "traefik/whoami": WHOAMI,
     **dict.fromkeys(("alpine", "busybox", "debian", "ubuntu", "host"), HostImage()),
+    **{kind: _program("web", kind) for kind in ("nginx", "httpd", "tomcat", "wordpress", "elasticsearch")},
+    "redis": _program("redis"),
+    **dict.fromkeys(("mysql", "mariadb"), _program("mysql")),
 }
 
 
@@ -81,6 +100,17 @@ def repository(reference: str) -> str:
     return name
 
 
+def familiar(reference: str) -> str:
+    """The name and tag that people use for an image: no default registry, `latest` without a tag.
+
+    >>> familiar("docker.io/library/nginx")
+    'nginx:latest'
+    """
+    name = reference.partition("@")[0]
+    tag = name.rpartition("/")[2].partition(":")[2]
+    return f"{repository(name)}:{tag or 'latest'}"
+
+
 class Images:
     """Finds images: the lab's own first, then imported ones (`store`), then the built-in ones."""
 
@@ -90,41 +120,95 @@ class Images:
         self._store = ImageStore(store) if store else None
 
     def find(self, reference: str) -> Image:
-        """The image of that name at any tag. Raises NotFoundError in Docker's words, with what to do."""
+        """The image of that name, at any tag if it is of the catalogue. NotFoundError in Docker's words."""
         name = repository(reference)
         image = self._images.get(name)
         if image is None and self._store is not None:
-            image = self._imported(self._store, name)
+            stored = self.stored(reference)
+            image = self.rootfs(stored) if stored is not None else None
+            name = self._store.aliases().get(familiar(reference), name) if image is None else name
         if image is None:
-            image = BUILT_IN.get(name)
+            image = self._images.get(name) or BUILT_IN.get(name)
         if image is None:
-            raise NotFoundError(
-                f"No such image: {reference}; name it in the lab's images, or give it a `rootfs:` there (docs/lab.md)"
-            )
+            raise NotFoundError(f"No such image: {reference}")
         return image
+
+    def check(self, reference: str) -> None:
+        """NotFoundError, with what to do in a lab, if there is no such image."""
+        try:
+            self.find(reference)
+        except NotFoundError as error:
+            raise NotFoundError(
+                f"{error}; name it in the lab's images, or give it a `rootfs:` there (docs/lab.md)"
+            ) from None
+
+    def stored(self, reference: str) -> StoredImage | None:
+        """The imported image that is meant by a name, or by (the beginning of) an id."""
+        if self._store is None or repository(reference) in self._images:
+            return None
+        found = self._store.find(familiar(reference))
+        if found is None and _ID.fullmatch(reference):
+            found = self._store.with_id(reference)
+        return found
 
     def identity(self, reference: str) -> str:
         """The id of the image of that name, `sha256:` and 64 hex digits; "" if there is none."""
-        name = repository(reference)
         try:
             image = self.find(reference)
         except NotFoundError:
             return ""
-        stored = self._store.find(name) if self._store is not None and name not in self._images else None
-        digest = stored.id if stored is not None else sha256(f"{name} {image!r}".encode()).hexdigest()
-        return f"sha256:{digest}"
+        stored = self.stored(reference)
+        return f"sha256:{stored.id if stored is not None else _made_up(image)}"
 
-    @staticmethod
-    def _imported(store: ImageStore, name: str) -> Image | None:
-        found = store.find(name)
-        if found is None:
-            return None
-        return RootfsImage(store.rootfs(found), found.entrypoint, found.command, found.env, found.workdir, found.user)
+    def rootfs(self, stored: StoredImage) -> RootfsImage:
+        """An imported image as it is run."""
+        path = self._store.rootfs(stored) if self._store is not None else ""
+        return RootfsImage(
+            path,
+            stored.entrypoint,
+            stored.command,
+            stored.env,
+            stored.workdir,
+            stored.user,
+            health=_health(stored.config.get("Healthcheck")),
+            stop_signal=str(stored.config.get("StopSignal") or ""),
+        )
+
+    @property
+    def store(self) -> ImageStore:
+        """Where imported images are. MeshnetError if there is no such place."""
+        if self._store is None:
+            raise MeshnetError("images cannot be imported here", 501)
+        return self._store
+
+    def catalogue(self) -> dict[str, Image]:
+        """The lab's and the project's own images by repository: they answer at any tag."""
+        return {**BUILT_IN, **self._images}
 
     def names(self) -> list[str]:
         """The names that the lab, the store and the project itself define, sorted."""
         stored = self._store.names() if self._store is not None else ()
         return sorted({*self._images, *stored, *BUILT_IN})
+
+
+def _made_up(image: Image) -> str:
+    """An id for an image that was never built: the same for the same content, whatever its name."""
+    return sha256(repr(image).encode()).hexdigest()
+
+
+def _health(check: Any) -> HealthConfig | None:
+    """An image's own health check, with Docker's defaults; None for what is none."""
+    if not isinstance(check, dict) or not isinstance(check.get("Test"), list) or not check["Test"]:
+        return None
+    times = {name: check.get(name) for name in ("Interval", "Timeout", "StartPeriod", "Retries")}
+    given = {name: value if isinstance(value, int) and value > 0 else 0 for name, value in times.items()}
+    return HealthConfig(
+        tuple(str(word) for word in check["Test"]),
+        (given["Interval"] or 30 * SECOND) / SECOND,
+        (given["Timeout"] or 30 * SECOND) / SECOND,
+        given["Retries"] or 3,
+        given["StartPeriod"] / SECOND,
+    )
 
 
 def from_mapping(images: Mapping[str, Any], base: str = ".") -> dict[str, Image]:

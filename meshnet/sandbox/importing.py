@@ -1,4 +1,4 @@
-"""Takes archives into the image store: a plain tar of a root file system, or what `docker save` writes.
+"""Takes archives into the image store: a tar of a root file system, what `docker save` writes, or an OCI layout.
 
 An archive is a stranger's: its paths and links may point anywhere. It is unpacked by a thread whose root directory
 is the new file system, so nothing in it can name a file of the machine; device files are left out.
@@ -6,6 +6,7 @@ is the new file system, so nothing in it can name a file of the machine; device 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -13,13 +14,16 @@ import shutil
 import sys
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from meshnet.errors import MeshnetError
 from meshnet.kernel import mounts
-from meshnet.sandbox.images import repository
+from meshnet.sandbox import oci
+from meshnet.sandbox.images import familiar
+from meshnet.sandbox.oci import Manifest
 from meshnet.sandbox.store import ROOTFS, ImageStore, StoredImage
 
 MAX_JSON = 4 << 20  # bytes of a manifest or configuration
@@ -27,23 +31,63 @@ _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
 
 
 def import_archive(store: ImageStore, path: str, name: str = "") -> StoredImage:
-    """Imports a tar file, compressed or not; returns the image.
+    """Imports a tar file, compressed or not; returns the (first) image.
 
     `name` is needed for a plain root file system; for an image archive it is used instead of the archive's own
     names. Raises MeshnetError for what is neither, with the path.
     """
-    try:
-        with open(path, "rb") as file, tarfile.open(fileobj=file) as archive:
-            members = {_clean(member.name): member for member in archive.getmembers()}
-            if "manifest.json" in members:
-                return _import_image(store, archive, members, name)
+    with _readable(path):
+        found = _load(store, path, name)
+        if found:
+            return found[0]
         if not name:
             raise MeshnetError(f"{path}: a plain root file system needs a name")
-        with store.unpacking() as place, open(path, "rb") as file:
-            _unpack(file, place / ROOTFS)
-            return store.add(StoredImage(_digest(path), (repository(name),), command=("/bin/sh",)), place)
-    except (OSError, tarfile.TarError, ValueError, KeyError, TypeError, EOFError) as error:
+        return import_rootfs(store, path, (name,))
+
+
+def load_archive(store: ImageStore, path: str) -> list[StoredImage]:
+    """Imports every image of an archive that `docker save` wrote, or that is laid out as OCI says.
+
+    Raises MeshnetError for anything else.
+    """
+    with _readable(path):
+        found = _load(store, path, "")
+        if not found:
+            raise MeshnetError("not an archive of images; a root file system is taken in with: docker import")
+        return found
+
+
+def import_rootfs(
+    store: ImageStore, path: str, names: tuple[str, ...], config: dict[str, Any] | None = None
+) -> StoredImage:
+    """Imports a plain root file system under these names, none for an image that has only its id."""
+    with _readable(path), store.unpacking() as place, open(path, "rb") as file:
+        _unpack(file, place / ROOTFS)
+        return store.add(_image(_digest(path), names, config or {"Cmd": ["/bin/sh"]}, place), place)
+
+
+@contextlib.contextmanager
+def _readable(path: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, tarfile.TarError, ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError) as error:
         raise MeshnetError(f"{path}: not an archive of a root file system or an image: {error}") from None
+
+
+def _load(store: ImageStore, path: str, name: str) -> list[StoredImage]:
+    with open(path, "rb") as file, tarfile.open(fileobj=file) as archive:
+        members = {_clean(member.name): member for member in archive.getmembers()}
+        reader = _Reader(archive, members)
+        if "manifest.json" in members:
+            manifests = [
+                Manifest(item["Config"], tuple(item["Layers"]), tuple(item.get("RepoTags") or ()))
+                for item in reader.json("manifest.json")
+            ]
+        elif "index.json" in members and "oci-layout" in members:
+            manifests = oci.manifests(reader.json)
+        else:
+            return []
+        return [_import_image(store, reader, manifest, name) for manifest in manifests]
 
 
 def _clean(name: str) -> str:
@@ -55,38 +99,57 @@ def _digest(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _json(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Any:
-    file = archive.extractfile(member)
-    if file is None or member.size > MAX_JSON:
-        raise ValueError(f"{member.name} is not a small file")
-    return json.load(file)
+class _Reader:
+    """The files of an archive by their names."""
+
+    def __init__(self, archive: tarfile.TarFile, members: dict[str, tarfile.TarInfo]) -> None:
+        self._archive, self._members = archive, members
+
+    def open(self, name: str) -> IO[bytes]:
+        member = self._members[_clean(name)]
+        file = self._archive.extractfile(member)
+        if file is None:
+            raise ValueError(f"{name} is not a file")
+        return file
+
+    def json(self, name: str) -> Any:
+        member = self._members[_clean(name)]
+        if member.size > MAX_JSON:
+            raise ValueError(f"{name} is not a small file")
+        return json.load(self.open(name))
 
 
-def _import_image(
-    store: ImageStore, archive: tarfile.TarFile, members: dict[str, tarfile.TarInfo], name: str
-) -> StoredImage:
-    manifest = _json(archive, members["manifest.json"])[0]
-    config = _json(archive, members[_clean(manifest["Config"])]).get("config") or {}
-    names = (name,) if name else tuple(manifest.get("RepoTags") or ())
+def _import_image(store: ImageStore, reader: _Reader, manifest: Manifest, name: str) -> StoredImage:
+    whole = reader.json(manifest.config)
+    config = whole.get("config") or {}
+    names = (name,) if name else manifest.names
     if not names:
         raise ValueError("the image has no name; give one")
-    identity = hashlib.sha256(json.dumps([manifest["Config"], manifest["Layers"]]).encode()).hexdigest()
-    image = StoredImage(
+    identity = hashlib.sha256(json.dumps([manifest.config, list(manifest.layers)]).encode()).hexdigest()
+    with store.unpacking() as place:
+        for layer in manifest.layers:
+            _unpack(reader.open(layer), place / ROOTFS)
+        return store.add(_image(identity, names, config, place), place)
+
+
+def _image(identity: str, names: tuple[str, ...], config: dict[str, Any], place: Path) -> StoredImage:
+    return StoredImage(
         identity,
-        tuple(sorted({repository(each) for each in names})),
+        tuple(sorted({familiar(each) for each in names})),
         entrypoint=tuple(config.get("Entrypoint") or ()),
         command=tuple(config.get("Cmd") or ()),
         env=tuple(config.get("Env") or ()),
         workdir=config.get("WorkingDir") or "",
         user=config.get("User") or "",
+        created=time.time(),
+        size=_size(place / ROOTFS),
+        config=config,
     )
-    with store.unpacking() as place:
-        for layer in manifest["Layers"]:
-            file = archive.extractfile(members[_clean(layer)])
-            if file is None:
-                raise ValueError(f"layer {layer} is not a file")
-            _unpack(file, place / ROOTFS)
-        return store.add(image, place)
+
+
+def _size(root: Path) -> int:
+    """Bytes of a tree, as its files say."""
+    return sum(os.lstat(os.path.join(path, name)).st_size for path, _, files in os.walk(root) for name in files)
 
 
 def _unpack(file: IO[bytes], root: Path) -> None:

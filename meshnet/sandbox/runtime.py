@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,8 +21,9 @@ from typing import Any
 
 from meshnet.errors import MeshnetError
 from meshnet.files import replace_text
-from meshnet.sandbox import cgroup, process, rootfs
+from meshnet.sandbox import cgroup, memory, process, rootfs
 from meshnet.sandbox.images import Image
+from meshnet.sandbox.memory import MemoryFile
 from meshnet.sandbox.spec import ContainerSpec
 
 LOG = "log"
@@ -76,7 +78,7 @@ def _conmon(spec: ContainerSpec) -> list[str]:
 def write_files(spec: ContainerSpec) -> None:
     """Makes the container's directory and the small files that are mounted into it."""
     os.makedirs(spec.dir, mode=0o700, exist_ok=True)
-    for name in (rootfs.ROOTFS, rootfs.WRITES, "exits"):
+    for name in (rootfs.ROOTFS, rootfs.WRITES, memory.FOLDER, "exits"):
         os.makedirs(os.path.join(spec.dir, name), exist_ok=True)
     for name, text in (
         ("resolv.conf", spec.resolv_conf),
@@ -88,7 +90,7 @@ def write_files(spec: ContainerSpec) -> None:
         path.chmod(0o644)
 
 
-async def create(spec: ContainerSpec, image: Image, netns: int) -> Started:
+async def create(spec: ContainerSpec, image: Image, netns: int, files: Sequence[MemoryFile] = ()) -> Started:
     """Starts conmon, which has crun make the container up to the point where its program would run.
 
     `netns` is a descriptor of the network namespace: the container's mount namespace has no /run/netns, so
@@ -101,6 +103,8 @@ async def create(spec: ContainerSpec, image: Image, netns: int) -> Started:
 
     def launch() -> None:
         rootfs.enter(spec.dir, image.lower, image.writable, (*sources, *((programs,) if programs else ())))
+        if files:
+            memory.write(spec.dir, files)
         os.chdir("/")
         conmon.append(_spawn_conmon(spec, writing))
 

@@ -25,13 +25,15 @@ class HealthConfig:
 @dataclass(frozen=True, slots=True)
 class TaskMount:
     """`type` is `bind` or `volume` (`source` is a path of the machine) or `tmpfs` (`source` is ignored); `target` is
-    inside. `volume` is the name of the volume."""
+    inside. `volume` is the name of the volume; `size` (bytes) and `mode` are a tmpfs's, 0 for what is usual."""
 
     source: str
     target: str
     read_only: bool = False
     type: str = "bind"
     volume: str = ""
+    size: int = 0
+    mode: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class ContainerSpec:
     tty: bool = False
     open_stdin: bool = False
     stdin_once: bool = False
+    read_only: bool = False
 
 
 def dump(spec: ContainerSpec) -> str:

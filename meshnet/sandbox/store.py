@@ -14,19 +14,29 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from meshnet.errors import NotFoundError
+from meshnet.files import replace_text
 
 ROOTFS = "rootfs"
 IMAGE = "image.json"
+ALIASES = "aliases.json"
+
+
+def without_tag(name: str) -> str:
+    """`team/app:1` without its tag; a port of a registry is none."""
+    head, slash, last = name.rpartition("/")
+    return head + slash + last.partition(":")[0]
 
 
 @dataclass(frozen=True, slots=True)
 class StoredImage:
-    """`names` are what it is looked up by (no tag, no default registry); the rest is Docker's image configuration."""
+    """`names` are what it is looked up by: `repository:tag` without default registry, or a repository alone, which
+    answers at any tag. `created` is in seconds since 1970, `size` in bytes; `config` is what the image's own
+    configuration says, and the fields before it what of that is used."""
 
     id: str
     names: tuple[str, ...]
@@ -35,6 +45,9 @@ class StoredImage:
     env: tuple[str, ...] = ()
     workdir: str = ""
     user: str = ""
+    created: float = 0.0
+    size: int = 0
+    config: dict[str, Any] = field(default_factory=dict)
 
 
 class ImageStore:
@@ -48,8 +61,15 @@ class ImageStore:
         return str(self._directory / image.id / ROOTFS)
 
     def find(self, name: str) -> StoredImage | None:
-        """The image of that name; None if there is none."""
-        return next((image for image in self.images() if name in image.names), None)
+        """The image of that name, a repository and tag or a repository alone; None if there is none."""
+        repository = without_tag(name)
+        found = [image for image in self.images() if name in image.names or repository in image.names]
+        return next((image for image in found if name in image.names), found[0] if found else None)
+
+    def with_id(self, ident: str) -> StoredImage | None:
+        """The image whose id begins like that; None if there is none, or several."""
+        found = [image for image in self.images() if ident and image.id.startswith(ident.removeprefix("sha256:"))]
+        return found[0] if len(found) == 1 else None
 
     def names(self) -> list[str]:
         return sorted(name for image in self.images() for name in image.names)
@@ -92,14 +112,42 @@ class ImageStore:
             os.rename(unpacked, place)
         return image
 
+    def tag(self, image: StoredImage, name: str) -> None:
+        """Gives an image one more name, which leaves the image that had it."""
+        for other in list(self.images()):
+            if other.id == image.id:
+                self._write(self._directory / other.id, replace(other, names=tuple(sorted({*other.names, name}))))
+            elif name in other.names:
+                self._write(self._directory / other.id, replace(other, names=tuple(set(other.names) - {name})))
+
+    def untag(self, image: StoredImage, name: str) -> None:
+        """Takes a name from an image, which stays."""
+        self._write(self._directory / image.id, replace(image, names=tuple(n for n in image.names if n != name)))
+
     def remove(self, name: str) -> None:
         """Removes the image of that name with all its names. NotFoundError if there is none."""
         image = self.find(name)
         if image is None:
             raise NotFoundError(f"No such image: {name}")
+        self.delete(image)
+
+    def delete(self, image: StoredImage) -> None:
+        """Removes an image with all its names."""
         place = self._directory / image.id
         (place / IMAGE).unlink()
         shutil.rmtree(place)
+
+    def aliases(self) -> dict[str, str]:
+        """Names that were given to images of the catalogue: name -> repository of the catalogue."""
+        try:
+            found = json.loads((self._directory / ALIASES).read_text())
+            return {str(name): str(repository) for name, repository in found.items()}
+        except (OSError, ValueError, AttributeError):
+            return {}
+
+    def set_aliases(self, aliases: dict[str, str]) -> None:
+        os.makedirs(self._directory, mode=0o700, exist_ok=True)
+        replace_text(self._directory / ALIASES, json.dumps(aliases))
 
     @staticmethod
     def _write(place: Path, image: StoredImage) -> None:

@@ -24,6 +24,7 @@ pytestmark = [
         shutil.which("linux.uml") is None, reason="needs User Mode Linux: apt-get install user-mode-linux"
     ),
 ]
+XSTATE = Path(__file__).with_name("xstate.c")
 BOOT = """#!/bin/sh
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t bpf bpf /sys/fs/bpf; mount -t tmpfs tmp /run
@@ -58,6 +59,8 @@ def boot(folder: Path, script: str) -> str:
     init = folder / "init"
     init.write_text(BOOT.format(script=script))
     init.chmod(0o755)
+    xstate = folder / "xstate.so"
+    subprocess.run(["clang", "-shared", "-fPIC", "-O1", "-o", xstate, XSTATE], check=True, timeout=60)
     command = [
         "linux.uml",
         "rootfstype=hostfs",
@@ -73,7 +76,7 @@ def boot(folder: Path, script: str) -> str:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env={**os.environ, "TMPDIR": str(folder)},
+        env={**os.environ, "TMPDIR": str(folder), "LD_PRELOAD": str(xstate)},
         timeout=55,
         check=False,
     )

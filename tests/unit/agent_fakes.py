@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from meshnet.agent.runner import Pauses, Runner
@@ -11,6 +11,7 @@ from meshnet.agent.taskdir import Kept, TaskDirs
 from meshnet.dns.zone import Zone
 from meshnet.model import ContainerSpec as Spec
 from meshnet.model import NetworkAttachment, Service, Task, TaskSpec, TaskStatus
+from meshnet.sandbox.memory import MemoryFile
 from meshnet.sandbox.spec import ContainerSpec
 
 TASK = Task(
@@ -21,6 +22,7 @@ TASK = Task(
     spec=TaskSpec(Spec(image="app")),
     networks_attachments=(NetworkAttachment("net", ("10.0.1.3/24",)),),
 )
+WITHDRAWN = -1  # the record that tells the others of a task's end
 PAUSES = Pauses(on_the_way=0.0, opening=0.0, known=0.0)
 
 
@@ -97,7 +99,7 @@ class FakeContainers:
         self.specs: list[ContainerSpec] = []
         self._said = said
 
-    async def create(self, spec: ContainerSpec) -> FakeContainer:
+    async def create(self, spec: ContainerSpec, files: Sequence[MemoryFile] = ()) -> FakeContainer:
         await self.creating.passed()
         self.specs.append(spec)
         self._said.append("create")
@@ -170,11 +172,15 @@ class FakeHost:
         self.said.append(state)
         return len(self.said)
 
-    def withdraw(self, task: Task) -> None:
+    def withdraw(self, task: Task) -> int:
         self.said.append("withdraw")
+        return WITHDRAWN
 
     async def acknowledged(self, record: int) -> bool:
         await self.acknowledging.passed()
+        if record == WITHDRAWN:
+            self.said.append("gone for all")
+            return True
         self.said.append("acknowledged" if self.confirmed else "not acknowledged")
         return self.confirmed
 
@@ -191,6 +197,12 @@ class FakeHost:
 
     def ended(self, kept: Kept) -> None:
         self.left.append(kept)
+
+    def volume(self, name: str, labels: dict[str, str] | None) -> str:
+        return f"/volumes/{name}/_data"
+
+    def files(self, task: Task) -> tuple[MemoryFile, ...]:
+        return ()
 
     def happened(self, container: ContainerSpec, action: str, **attributes: str) -> None:
         self.events.append(action)

@@ -19,6 +19,7 @@ import aiohttp
 import pytest
 from swarm import SETTINGS, FakeNode, Swarm, eventually, run, spec, swarm
 
+from meshnet.control.client import ManagerClient, RemovedError
 from meshnet.control.manager import Manager
 from meshnet.control.objects import Changes
 from meshnet.control.operations import Join, remove_node
@@ -325,6 +326,28 @@ def watched_streams(it: Swarm) -> list[int]:
     return seen
 
 
+def test_an_expired_certificate(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A node that was away for too long becomes a new member by its token; without one it says what is to be done."""
+
+    async def scenario() -> None:
+        caplog.set_level(logging.INFO)
+        async with swarm(tmp_path, replace(FAST, expiry=1 * SECOND)) as it:
+            node = await it.node("docker-1")
+            await node.stop()
+            it.nodes.remove(node)
+            await eventually(lambda: node.credentials.expired(time.time()), "the certificate expires")
+            without = ManagerClient([it.manager.listen_address], JOIN, Credentials(tmp_path / "docker-1"))
+            trying = asyncio.create_task(without.join())
+            await eventually(lambda: "the node must leave the swarm and join it" in caplog.text, "it is said")
+            trying.cancel()
+            await asyncio.gather(trying, return_exceptions=True)
+            await without.close()
+            again = await it.node("docker-1")
+            assert again.client.node_id != node.client.node_id
+
+    run(scenario)
+
+
 def test_the_ca_changes_under_live_streams(tmp_path: Path) -> None:
     """Every node gets a certificate of the new CA without losing its stream; then the old CA is worth nothing."""
 
@@ -444,8 +467,6 @@ def test_a_removed_node(tmp_path: Path) -> None:
                 async for _ in node.client.assignments():
                     pass
             assert it.manager.statistics()["refused_unknown_node"] >= 1
-
-    from meshnet.control.client import RemovedError
 
     run(scenario)
 

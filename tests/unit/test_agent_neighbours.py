@@ -30,6 +30,7 @@ class FakeGossip(Gossip):
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.tries: list[list[Address | str]] = []
+        self.waited: list[float] = []
         self.known: list[Member] = []
         self.logs: list[Record] = []
         self.epoch_changed: Callable[[int], None] = lambda _: None
@@ -42,6 +43,10 @@ class FakeGossip(Gossip):
         if len(self.tries) < self.answers:
             raise MeshnetError("no member could be joined")
         return 1
+
+    async def wait_caught_up(self, timeout: float) -> bool:
+        self.waited.append(timeout)
+        return True
 
     def members(self) -> list[Member]:
         return self.known
@@ -75,6 +80,7 @@ def test_joining_is_tried_until_somebody_answers(tmp_path: Path) -> None:
     gossip.answers = 3
     asyncio.run(neighbours.join())
     assert gossip.tries == [[("172.17.0.3", 7946)]] * 3
+    assert len(gossip.waited) == 1  # for its records, too
 
 
 def test_joining_is_bounded(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ from meshnet.model import (
     TaskSpec,
     VirtualIP,
 )
+from meshnet.sandbox.health import command
 
 WEB = Service(
     id="s1",
@@ -110,7 +111,7 @@ def test_a_container_as_its_service_says() -> None:
     made = container_spec(FakeHost(WEB), task, identity, "/dir")
     assert (made.name, made.env, made.args, made.dir) == ("web.1.t1", ("SLOT=1",), ("serve",), "/dir")
     assert [(m.source, m.target, m.read_only, m.type) for m in made.mounts] == [("/srv/web", "/data", True, "bind")]
-    assert (made.stop_signal, made.stop_grace, made.netns) == ("SIGTERM", 10.0, "/run/netns/x")
+    assert (made.stop_signal, made.stop_grace, made.netns) == ("", 10.0, "/run/netns/x")
     assert made.cgroup.endswith("/meshnet/lab/docker-0/t1")
     assert made.resolv_conf.startswith("nameserver 127.0.0.11\n")
     assert made.hosts.endswith("\n10.0.1.3\th1\n")
@@ -118,10 +119,13 @@ def test_a_container_as_its_service_says() -> None:
     assert (made.health.interval, made.health.timeout, made.health.retries) == (2.0, 30.0, 3)
 
 
-@pytest.mark.parametrize("check", [None, Healthcheck(), Healthcheck(("NONE",))])
+@pytest.mark.parametrize("check", [None, Healthcheck()])
 def test_no_health_check(check: Healthcheck | None) -> None:
-    """None given, an empty one and NONE all mean that running is enough."""
+    """None given and an empty one leave it to the image; NONE takes the image's away."""
     assert health_config(check) is None
+    none = health_config(Healthcheck(("NONE",)))
+    assert none is not None
+    assert command(none) is None
 
 
 def test_an_unknown_placeholder_is_refused() -> None:

@@ -9,7 +9,7 @@ from swarm import spec
 from swarm_world import World
 
 from meshnet.control.allocator import VNI_OPTION, Ledger
-from meshnet.control.operations import create_network, create_service
+from meshnet.control.operations import create_network, create_service, remove_network
 from meshnet.errors import ConflictError, MeshnetError
 from meshnet.ipam import number_of
 from meshnet.model import IPAMConfig, IPAMOptions, NetworkSpec
@@ -170,3 +170,21 @@ def test_ports_run_out() -> None:
         ledger.port("tcp")
     with pytest.raises(MeshnetError, match="no tcp port is left between 30000 and 32767"):
         create_service(world.view, spec("web", 1, (), (0,)), ledger, world.new_id)
+
+
+def test_a_network_whose_service_was_just_removed() -> None:
+    """A network is free once its last service is removed, while the tasks still end; not while one is wanted."""
+    world = World()
+    red = world.network("red")
+    web = world.service(spec("web", 2, networks=(red,)))
+    world.run()
+    assert all(task.networks_attachments for task in world.tasks(web))
+    world.update(web, lambda s: replace(s, task_template=replace(s.task_template, networks=())))
+    with pytest.raises(MeshnetError, match=f"network {red} is in use by task "):
+        remove_network(world.view, world.view.networks[red])
+    world.remove(web)
+    assert all(task.desired_state == "running" for task in world.tasks(web))
+    world.commit(remove_network(world.view, world.view.networks[red]))
+    world.run()
+    assert red not in world.view.networks
+    assert world.tasks(web) == []

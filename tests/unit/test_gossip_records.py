@@ -86,6 +86,31 @@ def test_a_newcomer_gets_everything_and_is_waited_for() -> None:
     net.until(lambda: all(not _missing(net, name, seq) for name, seq in seqs.items()), 0.3)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_restarted_node_knows_when_it_knows_everything(seed: int) -> None:
+    """It has caught up no moment before all records of the live members are there, and then it has."""
+    net = _joined(seed, 3, Link(loss=0.2, delay=(0.0005, 0.02)))
+    for name in net.engines:
+        for number in range(30):
+            _publish(net, name, f"k{number}", number=number)
+    net.until(net.same_records, 5)
+    whole = {(r.owner, r.key) for r in net.engines["n1"].records()}
+    net.kill("n0")
+    engine = net.add("n0", net.settings("n0", epoch=2).local())
+    assert engine.caught_up()  # nobody is known who could tell it anything
+    for number in range(30):
+        _publish(net, "n0", f"k{number}", number=number)
+    net.join("n0", "n1")
+    net.until(lambda: len(engine.members()) == 3, 5)
+
+    def caught_up() -> bool:
+        known = {(r.owner, r.key) for r in engine.records()}
+        assert not engine.caught_up() or known == whole
+        return engine.caught_up()
+
+    net.until(caught_up, 5)
+
+
 def test_a_difference_ships_only_the_suffix() -> None:
     """When one record of thousands differs, one record travels, not the state."""
     net = _joined(5, 3)

@@ -66,9 +66,11 @@ def test_an_import_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 def test_an_unknown_image_says_what_to_do() -> None:
     """An image that exists nowhere is refused in Docker's words."""
-    with pytest.raises(NotFoundError, match="No such image: nosuch:1; ") as caught:
+    with pytest.raises(NotFoundError) as caught:
         Images().find("nosuch:1")
-    assert caught.value.status == 404
+    assert (str(caught.value), caught.value.status) == ("No such image: nosuch:1", 404)
+    with pytest.raises(NotFoundError, match="No such image: nosuch:1; name it in the lab's images"):
+        Images().check("nosuch:1")
 
 
 def test_a_labs_catalogue_is_read(tmp_path: Path) -> None:

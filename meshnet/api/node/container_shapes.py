@@ -84,8 +84,12 @@ def network_mode(entry: Entry) -> str:
 
 def networks(agent: Agent, entry: Entry, aliases: list[str] | None) -> Json:
     """Network name -> the container's endpoint there."""
-    attachments = entry.task.networks_attachments if entry.task is not None else ()
-    return {_network_name(agent, item): _endpoint(entry, item, aliases) for item in attachments}
+    return {_network_name(agent, item): _endpoint(entry, item, aliases) for item in entry.attachments}
+
+
+def endpoint_id(container: str, network: str) -> str:
+    """The id of a container's endpoint on a network."""
+    return sha256(f"{container}/{network}".encode()).hexdigest()
 
 
 def _network_name(agent: Agent, item: NetworkAttachment) -> str:
@@ -101,7 +105,7 @@ def _endpoint(entry: Entry, item: NetworkAttachment, aliases: list[str] | None) 
         "Links": None,
         "Aliases": None if aliases is None else [*item.aliases, *aliases],
         "NetworkID": item.network_id,
-        "EndpointID": sha256(f"{entry.id}/{item.network_id}".encode()).hexdigest() if running else "",
+        "EndpointID": endpoint_id(entry.id, item.network_id) if running else "",
         "Gateway": "",
         "IPAddress": item.address if running else "",
         "IPPrefixLen": int(prefix or 0) if running else 0,

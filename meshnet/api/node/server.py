@@ -14,7 +14,7 @@ from aiohttp import web
 
 from meshnet.agent.agent import Agent
 from meshnet.api.http import LIMIT, Handler, middleware
-from meshnet.api.node import attach, containers, execs, forward, logs, membership, system
+from meshnet.api.node import attach, containers, execs, forward, images, logs, membership, networks, system, volumes
 from meshnet.api.node.context import NODE, Node
 from meshnet.errors import MeshnetError
 
@@ -33,7 +33,10 @@ ROUTES: tuple[Route, ...] = (
     ("POST", "/containers/{id}/attach", attach.attach),
     *containers.ROUTES,
     *execs.ROUTES,
+    *images.ROUTES,
     *membership.ROUTES,
+    *networks.ROUTES,
+    *volumes.ROUTES,
 )
 
 

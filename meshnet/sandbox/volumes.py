@@ -1,0 +1,74 @@
+"""A node's volumes: directories that outlive the containers that use them (the Engine's `local` driver).
+
+<volumes>/<name>/_data         what containers see
+<volumes>/<name>/volume.json   labels, and when it was made
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from meshnet.errors import MeshnetError, NotFoundError
+from meshnet.files import replace_text
+
+NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{1,254}")
+DATA, FILE = "_data", "volume.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """`path` is what is mounted; `created` in seconds since 1970."""
+
+    name: str
+    path: str
+    created: float = 0.0
+    labels: dict[str, str] | None = None
+    options: dict[str, str] = field(default_factory=dict)
+
+
+class Volumes:
+    """Those below one directory."""
+
+    def __init__(self, directory: str | Path) -> None:
+        self._directory = Path(directory)
+
+    def create(self, name: str, labels: dict[str, str] | None = None) -> tuple[Volume, bool]:
+        """The volume of that name, and whether it was made now. MeshnetError for a name that cannot be."""
+        if not NAME.fullmatch(name):
+            raise MeshnetError(
+                f'create {name}: "{name}" includes invalid characters for a local volume name, only '
+                '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use absolute path'
+            )
+        place = self._directory / name
+        if (place / FILE).exists():
+            return self.get(name), False
+        made = Volume(name, str(place / DATA), time.time(), labels)
+        os.makedirs(place / DATA, mode=0o755, exist_ok=True)
+        replace_text(place / FILE, json.dumps(asdict(made)))
+        return made, True
+
+    def get(self, name: str) -> Volume:
+        """NotFoundError in the Engine's words."""
+        if NAME.fullmatch(name):
+            try:
+                return Volume(**json.loads((self._directory / name / FILE).read_text()))
+            except (OSError, ValueError, TypeError):
+                pass
+        raise NotFoundError(f"get {name}: no such volume")
+
+    def all(self) -> list[Volume]:
+        """Every volume, by name."""
+        names = sorted(path.parent.name for path in self._directory.glob(f"*/{FILE}"))
+        return [self.get(name) for name in names]
+
+    def remove(self, name: str) -> None:
+        """Removes a volume with all that is in it. NotFoundError."""
+        self.get(name)
+        (self._directory / name / FILE).unlink()
+        shutil.rmtree(self._directory / name)

@@ -1,0 +1,130 @@
+"""Images and volumes through the docker command and docker-py."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import tarfile
+from pathlib import Path
+
+import docker
+import pytest
+from engines import Docker, client, eventually
+
+from meshnet.testing.labs import LabUnderTest
+
+pytestmark = pytest.mark.root
+LAB = "quickstart"
+TINY = Path(__file__).parent.parent / "lab" / "tiny.c"
+
+
+@pytest.fixture(scope="module")
+def node(lab: LabUnderTest) -> Docker:
+    return Docker(lab, "docker-0")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A static program that serves a page on 8000."""
+    place = tmp_path_factory.mktemp("tiny") / "server"
+    subprocess.run(["clang", "-static", "-O1", "-o", place, TINY], check=True, timeout=60)
+    return place.read_bytes()
+
+
+def archive(files: dict[str, bytes], mode: int = 0o755) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size, info.mode = len(data), mode
+            tar.addfile(info, io.BytesIO(data))
+    return packed.getvalue()
+
+
+def saved(server: bytes, *names: str) -> bytes:
+    """What `docker save` writes of an image with these names."""
+    config = {"config": {"Entrypoint": ["/server"], "Labels": {"made": "here"}}}
+    manifest = [{"Config": "c.json", "RepoTags": list(names), "Layers": ["layer.tar"]}]
+    return archive(
+        {
+            "c.json": json.dumps(config).encode(),
+            "layer.tar": archive({"server": server}),
+            "manifest.json": json.dumps(manifest).encode(),
+        }
+    )
+
+
+def test_the_catalogue(node: Docker) -> None:
+    """The tutorials' images are there at any tag; what is nowhere is refused as by a registry; none can be removed."""
+    names = {line.partition(":")[0] for line in node.out("images", "--format", "{{.Repository}}:{{.Tag}}").splitlines()}
+    wanted = "nginx httpd busybox redis tomcat mysql mariadb wordpress jwilder/whoami elasticsearch alpine debian"
+    assert set(wanted.split()) <= names
+    assert "Image is up to date for redis:3.0.6" in node.out("pull", "redis:3.0.6")
+    assert node.refused("pull", "nosuch:1").startswith("pull access denied for nosuch, repository does not exist")
+    assert "of the catalogue" in node.refused("rmi", "nginx")
+    node.out("tag", "httpd", "mine:2")
+    assert node.out("inspect", "--format", "{{.Id}}", "mine:2") == node.out("inspect", "--format", "{{.Id}}", "httpd:9")
+    node.out("rmi", "mine:2")
+    assert node.refused("image", "inspect", "mine:2").endswith("No such image: mine:2")
+
+
+def test_a_loaded_image_runs(lab: LabUnderTest, node: Docker, server: bytes) -> None:
+    """docker-py loads what docker save wrote; a service runs it by its tag, and another tag is no such image."""
+    engine = client(lab, "docker-0")
+    try:
+        image = engine.images.load(saved(server, "team/tiny:1", "team/tiny:2"))[0]
+        assert sorted(image.tags) == ["team/tiny:1", "team/tiny:2"]
+        assert image.labels == {"made": "here"}
+        assert node.out("images", "-q", "--no-trunc", "--filter", "reference=team/tiny:1") == image.id
+        node.out("service", "create", "-q", "--name", "tiny", "team/tiny:2")
+        node.out("rmi", "team/tiny:1")
+        lab.remove("tiny")
+        node.out("rmi", "team/tiny:2")
+        with pytest.raises(docker.errors.ImageNotFound):
+            engine.images.get("team/tiny:2")
+        node.out("service", "create", "-d", "-q", "--name", "gone", "--restart-condition", "none", "team/tiny:2")
+        eventually(lab, lambda: "Rejected" in node.out("service", "ps", "gone"), "the task is rejected")
+        assert '"No such image: team/tiny:2"' in node.out("service", "ps", "--no-trunc", "gone")
+        node.out("service", "rm", "gone")
+    finally:
+        engine.close()
+
+
+def test_a_root_file_system_is_imported(node: Docker, server: bytes, tmp_path: Path) -> None:
+    """docker import takes a tar with its instructions; what is none is refused, and nothing is left of it."""
+    place = tmp_path / "root.tar"
+    place.write_bytes(archive({"server": server}))
+    ident = node.out("import", "--change", 'ENTRYPOINT ["/server"]', str(place), "own:1")
+    assert node.out("inspect", "--format", "{{.Id}} {{.Config.Entrypoint}}", "own:1") == f"{ident} [/server]"
+    node.out("rmi", "own:1")
+    place.write_bytes(b"no archive at all")
+    assert "not an archive" in node.run("import", str(place), "own:1").stderr
+    assert "not an archive" in node.run("load", "-i", str(place)).stderr
+
+
+def test_volumes(lab: LabUnderTest, node: Docker) -> None:
+    """A volume is made by name or on first use, outlives its task, is in use while one has it, and is removed."""
+    assert node.out("volume", "create", "--label", "a=b", "web-test") == "web-test"
+    place = Path(node.out("volume", "inspect", "--format", "{{.Mountpoint}}", "web-test"))
+    (place / "index.html").write_text("from a volume\n")
+    mounts = (
+        "--mount",
+        "type=volume,src=web-test,dst=/usr/local/apache2/htdocs",
+        "--mount",
+        "type=volume,src=new,dst=/n",
+    )
+    here = ("--constraint", "node.hostname==docker-0")
+    node.out("service", "create", "-q", "--name", "web", "-p", "8000:80", *here, *mounts, "httpd")
+    assert lab.client().out("curl -sf 172.17.0.3:8000") == "from a volume"
+    assert node.out("volume", "ls", "-q").split() == ["new", "web-test"]
+    assert node.out("volume", "ls", "-q", "--filter", "label=a=b") == "web-test"
+    assert "volume is in use - [" in node.refused("volume", "rm", "new")
+    lab.remove("web")
+    node.out("volume", "rm", "web-test")
+    assert node.refused("volume", "inspect", "web-test").endswith("get web-test: no such volume")
+    engine = client(lab, "docker-0")
+    try:
+        assert engine.volumes.prune()["VolumesDeleted"] == ["new"]
+    finally:
+        engine.close()
