@@ -138,7 +138,6 @@ class TaskSpec:
     networks: tuple[NetworkAttachmentConfig, ...] = ()
     log_driver: Driver | None = None
     force_update: int = count(always=True)
-    runtime: str = ""
 
 
 @dataclass(frozen=True, slots=True)

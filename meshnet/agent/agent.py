@@ -393,7 +393,8 @@ class Agent:
             mtu=self._underlay_mtu(),
             direct_return=self.settings.direct_return,
         )
-        found = plan(local, self.assignments, neighbours.located, neighbours.peers, sandboxes, neighbours.gone)
+        records = [*neighbours.absent, *neighbours.located]
+        found = plan(local, self.assignments, records, neighbours.peers, sandboxes, neighbours.gone)
         return dataclasses.replace(found, zones=self._zones.rows(self._attached(sandboxes)))
 
     def _spread(self) -> None:

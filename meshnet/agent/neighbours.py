@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from meshnet.agent import records
+from meshnet.agent.absent import Absent
 from meshnet.agent.settings import AgentSettings
 from meshnet.datapath.plan import Gone, Located, Peer
 from meshnet.errors import MeshnetError
@@ -33,8 +34,9 @@ ACKNOWLEDGE = 2.0  # s that a draining task waits for slow members: Swarm's fixe
 
 
 class Neighbours:
-    """One node's gossip. `look()` reads it into `located`, `peers` and `gone`.
+    """One node's gossip. `look()` reads it into `located`, `peers`, `absent` and `gone`.
 
+    `peers` are the live members and those that are dead for gossip; the last known endpoints of these are `absent`.
     The first of `keys` seals, all open; none means plain text.
     """
 
@@ -49,12 +51,15 @@ class Neighbours:
     ) -> None:
         self.located: list[Located] = []
         self.peers: list[Peer] = []
+        self.absent: list[Located] = []
         self.gone: tuple[Gone, ...] = ()
         self._settings = settings
         self._epoch_file = Path(settings.run_dir, "epoch")
         self._members_file = Path(settings.run_dir, "members")
         self._members: list[str] = []
+        self._unkept = False
         self._removals = records.Removals()
+        self._absent = Absent()
         self._settle = settle
         epoch = self._next_epoch()
         self._keep_epoch(epoch)
@@ -79,7 +84,7 @@ class Neighbours:
             hostname=self._settings.node,
         )
         settings = Settings(name=node_id, address=self._settings.address, epoch=epoch, meta=meta, keys=keys)
-        return settings.local() if self._settings.lab != "host" else settings
+        return settings.local(self._settings.neighbours) if self._settings.lab != "host" else settings
 
     def _keep_epoch(self, epoch: int) -> None:
         replace_text(self._epoch_file, str(epoch))
@@ -126,24 +131,37 @@ class Neighbours:
         return self._gossip.statistics()
 
     def look(self) -> None:
-        """Reads members and records into the attributes. Dead members are no peers; their records are not visible."""
+        """Reads members and records into the attributes."""
         members = self._gossip.members()
-        self.peers = [
+        peers = [
             Peer(m.name, m.meta.tunnel or m.address, m.state, m.meta.datapath or "ebpf")
             for m in members
             if m.state in LIVE and m.meta is not None
         ]
-        known = sorted(f"{m.address}:{m.port}" for m in members if m.state in LIVE)
-        if known != self._members:
-            self._members = known
-            replace_text(self._members_file, "\n".join(known))
+        self._keep_members(sorted(f"{m.address}:{m.port}" for m in members if m.state in LIVE))
         located = []
         for record in self._gossip.records():
             endpoint = records.decode(record.value or {}) if record.kind == records.KIND else None
             if endpoint is not None:
                 located.append(Located(record.owner, record.network, endpoint))
+        left = {m.name for m in members if m.state == "left"}
+        absent, self.absent = self._absent.update(peers, located, left, time.monotonic())
+        self.peers = [*peers, *absent]
         self.located = located
         self.gone = self._removals.update(located, (m.name for m in members if m.state != "dead"))
+
+    def _keep_members(self, known: list[str]) -> None:
+        """Writes the addresses of live members for the next start. Without room for them this one goes on."""
+        if known == self._members:
+            return
+        try:
+            replace_text(self._members_file, "\n".join(known))
+        except OSError as error:
+            if not self._unkept:
+                log.error("%s cannot be written, and a restart may not find the others: %s", self._members_file, error)
+            self._unkept = True
+            return
+        self._members, self._unkept = known, False
 
     def publish(self, network: str, endpoint: Endpoint) -> int:
         """Puts an endpoint into this node's log; returns its number for `acknowledged`."""

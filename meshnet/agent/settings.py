@@ -22,8 +22,8 @@ class AgentSettings:
 
     `images` is a lab's catalogue. `resolvers` answer unknown names; none means that unknown names get SERVFAIL at once.
     `map_sizes`: entries by name of a BPF map that shall be larger or smaller than bpf/meshnet.h says; takes effect at
-    the next start, and keeps what is in the map. `avoid` (subnets that no network may meet) and `heartbeat` (s) are for
-    a swarm that the node makes."""
+    the next start, and keeps what is in the map. `neighbours`: how many nodes share a lab's machine. `avoid` (subnets
+    that no network may meet) and `heartbeat` (s) are for a swarm that the node makes."""
 
     lab: str
     node: str
@@ -41,6 +41,7 @@ class AgentSettings:
     token: str = ""
     vxlan_port: int = 4789
     map_sizes: dict[str, int] = field(default_factory=dict)
+    neighbours: int = 0
     avoid: tuple[str, ...] = ()
     heartbeat: float = 5.0
 

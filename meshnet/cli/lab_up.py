@@ -22,7 +22,7 @@ def up(directory: str, bare: bool) -> None:
 
     Without such a folder, DIR is the name of a lab that comes with meshnet: quickstart or two-tier.
     """
-    from meshnet.lab import file
+    from meshnet.lab import file, interrupts
     from meshnet.lab import up as ups
 
     lab = file.load(directory)
@@ -31,7 +31,7 @@ def up(directory: str, bare: bool) -> None:
     for warning in lab.warnings:
         message(f"warning: {warning}")
     begun = time.monotonic()
-    with Progress() as progress:
+    with interrupts.undone(), Progress() as progress:
         ups.up(lab, progress)
     counted = f"{human.count(len(lab.nodes), 'node')}, {human.count(len(lab.clients), 'client')}"
     message(f"{lab.name} is up: {counted} ({time.monotonic() - begun:.1f} s)")

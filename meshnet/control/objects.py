@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 from meshnet.clusterspec import ClusterSpec
 from meshnet.codec import compact, from_json
@@ -109,7 +109,13 @@ def decode(key: str, value: bytes, rev: int) -> Object:
     return thing
 
 
-def new_id(rng: Random) -> str:
+class Chooser(Protocol):
+    """What an id is made with; `random.SystemRandom` is one."""
+
+    def choices(self, population: str, /, *, k: int) -> Sequence[str]: ...
+
+
+def new_id(rng: Chooser) -> str:
     """An id like Swarm's: 25 characters of base 36."""
     return "".join(rng.choices(BASE36, k=ID_LENGTH))
 

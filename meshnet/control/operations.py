@@ -44,6 +44,11 @@ KEPT_SPECS = 5
 SHORTEST_HEARTBEAT = SECOND // 10
 
 
+def _as(taken: str, asked: str) -> str:
+    """Behind Swarm's words: under which name it exists, if that is written otherwise."""
+    return "" if taken == asked else f" as {taken}; names must differ by more than case"
+
+
 def start_cluster(view: View, ledger: Ledger, new_id: NewId, told: ClusterSpec = ClusterSpec()) -> Changes:  # noqa: B008
     """Makes the swarm, as it is told, and its ingress network if they do not exist."""
     if view.cluster is not None:
@@ -86,8 +91,8 @@ def update_cluster(cluster: Cluster, change: ClusterChange) -> Cluster:
 
 def create_network(view: View, spec: NetworkSpec, ledger: Ledger, new_id: NewId) -> Changes:
     """A network with subnet, gateway and VNI. `spec` is validated."""
-    if spec.name in view.network_named:
-        raise ConflictError(f"network with name {spec.name} already exists")
+    if taken := view.folded.get(("network", spec.name.lower())):
+        raise ConflictError(f"network with name {spec.name} already exists{_as(taken, spec.name)}")
     if spec.ingress and view.ingress is not None:
         text = f"ingress network ({view.ingress.id}) is already present"
         raise exists(text)
@@ -114,8 +119,8 @@ def remove_network(view: View, network: Network) -> Changes:
 
 def create_service(view: View, spec: ServiceSpec, ledger: Ledger, new_id: NewId) -> Changes:
     """A service with its VIPs and ports. `spec` is validated; its networks may still be names."""
-    if spec.name in view.service_named:
-        text = f"name conflicts with an existing object: service {spec.name} already exists"
+    if taken := view.folded.get(("service", spec.name.lower())):
+        text = f"name conflicts with an existing object: service {spec.name} already exists{_as(taken, spec.name)}"
         raise exists(text)
     spec = _resolved(view, spec)
     check_references(view, spec)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from meshnet.control.objects import Cluster, Cursor, Object, SealedTrust
 from meshnet.control.vault import Vault
 from meshnet.ipam import number_of
 from meshnet.model import TERMINAL_STATES, Config, Network, Node, Secret, Service, Task, Version
+
+K = TypeVar("K")
 
 
 class View:
@@ -20,7 +22,8 @@ class View:
 
     `taken` holds, per network id, the addresses in use as integers; `waiting` the tasks that need addresses or a node;
     `load` how many tasks count for a node when tasks are spread; `ingress` is that network, if there is one;
-    `vault` opens the secrets.
+    `vault` opens the secrets. `folded` holds, per kind and name in lower case, the name that is taken: as in Swarm's
+    store, and in DNS, names do not differ by case alone.
     """
 
     def __init__(self) -> None:
@@ -42,6 +45,7 @@ class View:
         self.published: set[str] = set()
         self.service_named: dict[str, str] = {}
         self.network_named: dict[str, str] = {}
+        self.folded: dict[tuple[str, str], str] = {}
         self.taken: dict[str, set[int]] = defaultdict(set)
         self.waiting: dict[str, Task] = {}
         self.load: Counter[str] = Counter()
@@ -95,6 +99,7 @@ class View:
                 self.waiting.pop(thing.id, None)
         elif isinstance(thing, Service):
             _name(self.service_named, thing.spec.name, thing.id, present)
+            _name(self.folded, ("service", thing.spec.name.lower()), thing.spec.name, present)
             _put_or_discard(self.published, thing.id, present and uses_ingress(thing))
             for network in networks_of(thing):
                 _put_or_discard(self.services_on[network], thing.id, present)
@@ -102,6 +107,7 @@ class View:
             _name(self.network_named, thing.spec.name, thing.id, present)
             if thing.spec.ingress:
                 self.ingress = thing if present else None
+            _name(self.folded, ("network", thing.spec.name.lower()), thing.spec.name, present)
 
 
 def _put_or_discard(members: set[Any], member: Any, present: bool) -> None:
@@ -111,7 +117,7 @@ def _put_or_discard(members: set[Any], member: Any, present: bool) -> None:
         members.discard(member)
 
 
-def _name(names: dict[str, str], name: str, ident: str, present: bool) -> None:
+def _name(names: dict[K, str], name: K, ident: str, present: bool) -> None:
     if present:
         names[name] = ident
     elif names.get(name) == ident:

@@ -64,6 +64,7 @@ def _agent(lab: Lab, node: LabNode, token: str) -> AgentSettings:
         datapath=node.datapath,
         direct_return=lab.direct_return,
         map_sizes=lab.map_sizes,
+        neighbours=len(lab.nodes),
         avoid=(lab.subnet,),
         heartbeat=HEARTBEAT,
         token=token,

@@ -37,6 +37,7 @@ def stop(lab: Lab, name: str, report: Report = lambda _: None) -> None:
         report(f"stopping the manager of {name}")
         for pid in processes.pids(lab.name, name, daemons.MANAGER):
             os.kill(pid, signal.SIGTERM)
+            os.kill(pid, signal.SIGCONT)  # one that was stopped hears it too
         _ended(lab, name, daemons.MANAGER)
 
 
@@ -78,6 +79,10 @@ def after_kill(lab: Lab, name: str) -> str:
 
 def kill_task(lab: Lab, name: str) -> str:
     """Kills every process of a task at once and returns its full name. Raises NotFoundError if there is none."""
+    if lab.host(name) is not None:
+        there = ", ".join(node.name for node in lab.nodes)
+        running = ", ".join(task.short for task in tasks.all_tasks(lab)) or "none"
+        raise MeshnetError(f"{name} is a client; nodes and tasks can be killed: nodes are {there}; tasks are {running}")
     task = tasks.find(lab, name)
     Path(task.spec.cgroup, "cgroup.kill").write_text("1")
     return task.name

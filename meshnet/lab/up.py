@@ -20,7 +20,8 @@ from meshnet.lab.spec import Lab
 TOOLS = {"nft": "nftables", "bpftool": "bpftool", "conmon": "conmon", "crun": "crun", "tc": "iproute2"}
 _PATH = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
 
-READY = 30.0  # s that nodes get to join
+READY = 30.0  # s that nodes get to join,
+READY_PER_NODE = 1.0  # and more where many share the machine
 
 Report = Callable[[str], None]
 
@@ -62,11 +63,10 @@ def up(lab: Lab, report: Report = lambda _: None) -> None:
     Raises MeshnetError; then nothing of the lab is left.
     """
     check(lab)
-    claimed = False
+    claim = 0
     try:
         with postponed():
-            state.claim(lab)
-            claimed = True
+            claim = state.claim(lab)
         report(f"wiring nodes and clients to {lab.subnet}")
         topology.create(lab)
         impair.apply(lab)
@@ -76,10 +76,15 @@ def up(lab: Lab, report: Report = lambda _: None) -> None:
         wait_ready(lab, [node.name for node in lab.nodes], report, stays=False)
         if lab.services:
             converge.deploy(engine.of_lab(lab), lab, lambda found: report(converge.summary(found)))
-    except BaseException:
-        if claimed:
-            with postponed():  # a second Ctrl-C does not leave half of it
+    except BaseException as error:
+        if not claim:
+            raise
+        with postponed():  # a second Ctrl-C does not leave half of it
+            ours = state.is_ours(lab.name, claim)
+            if state.claimed(lab.name) in (claim, 0):
                 down(lab.name)
+        if not ours and isinstance(error, Exception):
+            raise MeshnetError(f"the lab {lab.name} was taken down while it came up") from None
         raise
 
 
@@ -117,20 +122,27 @@ def _check_alive(lab: Lab, node: str, role: str) -> None:
         raise MeshnetError(f"the {role} of {node} ended: {processes.log_tail(lab.name, node, role)}")
 
 
-def wait_ready(lab: Lab, nodes: list[str], report: Report, timeout: float = READY, *, stays: bool = True) -> None:
-    """Returns when the manager sees every one of `nodes` ready, and each of them knows all members that run.
+def wait_ready(lab: Lab, nodes: list[str], report: Report, timeout: float | None = None, *, stays: bool = True) -> None:
+    """Returns when the manager sees every one of `nodes` ready, and each of them has known all members that run.
 
     `stays`: after a failure the lab and its logs are still there to look at.
 
     Raises MeshnetError with the end of a log as soon as a manager or agent of theirs has ended, or after `timeout`
-    seconds.
+    seconds (by default what a lab of this size may take).
     """
+    if timeout is None:
+        timeout = READY + READY_PER_NODE * len(lab.nodes)
     deadline = time.monotonic() + timeout
+    acquainted: set[str] = set()
     while True:
         for node in nodes:
             for daemon in daemons.of_node(lab, state.node_of(lab, node)):
                 _check_alive(lab, node, daemon.role)
-        ready = _listening(lab, nodes) if lab.bare else _ready(lab, nodes) & _acquainted(lab, nodes)
+        if lab.bare:
+            ready = _listening(lab, nodes)
+        else:
+            acquainted |= _acquainted(lab, [node for node in nodes if node not in acquainted])
+            ready = _ready(lab, nodes) & acquainted
         waiting = [node for node in nodes if node not in ready]
         if not waiting:
             return

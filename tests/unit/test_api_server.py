@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ import pytest
 from api_world import Api, served, service, template
 from swarm import SETTINGS, FakeNode, eventually
 
+from meshnet.api import client
 from meshnet.api.client import EngineClient
 from meshnet.errors import ConflictError, MeshnetError, NotFoundError
 
@@ -98,6 +103,7 @@ def test_networks(tmp_path: Path) -> None:
         ({"Name": "a" * 5000 + "!"}, 400, "name must be valid"),
         ({"Name": ""}, 409, "already exists"),
         ({"Name": "ingress"}, 409, "network with name ingress already exists"),
+        ({"Name": "Ingress"}, 409, "network with name Ingress already exists as ingress; names must differ by more"),
         ({"Name": "two", "Ingress": True}, 409, "is already present"),
         ({"Name": "x", "Driver": "bridge"}, 404, 'plugin "bridge" not found'),
         ({"Name": "x", "Scope": "local"}, 400, "cannot downgrade network scope for overlay networks"),
@@ -124,6 +130,7 @@ def test_networks(tmp_path: Path) -> None:
             "no matching subnet for aux-address 10.8.0.1",
         ),
         ({"Name": "x", "IPAM": {"Config": [{"Subnet": "10.0.300.0/24"}]}}, 400, "invalid CIDR address: 10.0.300.0/24"),
+        ({"Name": "x", "IPAM": {"Config": [{"Subnet": "fd00::/64"}]}}, 400, "address: fd00::/64; an IPv4 subnet such"),
         ({"Name": "x", "IPAM": {"Config": [{"Subnet": "10.0.0.128/25"}]}}, 409, "10.0.0.0/24 of network 'ingress'"),
         ({"Name": "x", "IPAM": {"Config": [{"Subnet": "172.17.0.0/16"}]}}, 409, "the nodes' own network"),
         ({"Name": "x", "IPAM": {"Config": [{"Gateway": "10.1.0.1"}]}}, 400, "needs a subnet"),
@@ -331,6 +338,43 @@ def test_client_errors(tmp_path: Path) -> None:
     served(tmp_path, scenario)
     with pytest.raises(MeshnetError, match="no manager answers"):
         EngineClient(tmp_path / "none.sock").get("/info")
+
+
+@contextmanager
+def answering_later(path: Path, greets: bool) -> Iterator[None]:
+    """A server that answers its first request after the second connection was made, and that one if it `greets`."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve() -> None:
+            first, _ = listener.accept()
+            second, _ = listener.accept()
+            with first, second:
+                if greets:
+                    second.recv(1000)
+                    second.sendall(b"HTTP/1.1 404 no\r\nContent-Length: 0\r\n\r\n")
+                    first.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]")
+                while second.recv(1000):
+                    pass
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield
+        thread.join()
+
+
+def test_a_server_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that answers nothing is given up soon, with its own status; one that only takes its time is waited for."""
+    monkeypatch.setattr(client, "PATIENCE", 0.05)
+    monkeypatch.setattr(client, "GREETING", 0.05)
+    with answering_later(tmp_path / "hangs.sock", False):
+        with pytest.raises(MeshnetError, match=r"hangs\.sock does not answer: it is stopped or hangs") as raised:
+            EngineClient(tmp_path / "hangs.sock").get("/nodes")
+        assert raised.value.status == client.HUNG
+    monkeypatch.setattr(client, "GREETING", 5.0)
+    with answering_later(tmp_path / "slow.sock", True):
+        assert EngineClient(tmp_path / "slow.sock").get("/nodes") == []
 
 
 def test_shapes_of_a_real_engine(tmp_path: Path) -> None:

@@ -95,6 +95,7 @@ def test_global_and_random_ports(tmp_path: Path) -> None:
     ("body", "status", "words"),
     [
         (service("pub"), 409, "name conflicts with an existing object: service pub already exists"),
+        (service("PuB"), 409, "service PuB already exists as pub; names must differ by more than case"),
         (service("bad name"), 400, "name must be valid as a DNS name component"),
         (service("a.b"), 400, "name must be valid as a DNS name component"),
         (service("x" * 64), 400, "name must be 63 characters or fewer"),
