@@ -270,6 +270,32 @@ def test_a_tampered_request_makes_no_node(tmp_path: Path) -> None:
     run(scenario)
 
 
+@pytest.mark.parametrize(
+    ("says", "words"),
+    [
+        ({"Addr": "nowhere"}, "Addr: 'nowhere' is no IPv4 address"),
+        ({"Addr": ""}, "its hostname and its address"),
+        ({"Description": {"Hostname": "x" * 300}}, "Hostname: at most 253"),
+        ({"Availability": "sometimes"}, "Availability: active, pause or drain"),
+        ({"Labels": 5}, "Labels: an object is needed"),
+    ],
+)
+def test_newcomers_that_say_nonsense(tmp_path: Path, says: dict[str, Any], words: str) -> None:
+    """A good token is not enough: what a newcomer says of itself must make sense, or no node comes of it."""
+
+    async def scenario() -> None:
+        async with swarm(tmp_path) as it, session() as http:
+            url, keeper = f"https://{it.manager.listen_address}/v1/certificates", it.manager.keeper
+            node = {"Addr": "127.0.0.1", "Description": {"Hostname": "x"}, **says}
+            body = {"Token": keeper.tokens()["Worker"], "CSR": request_text(new_key(RNG)), "Node": node}
+            context = tls.client_context(keeper.trust.root.certificate)
+            with pytest.raises(MeshnetError, match=words):
+                await joining.ask(http, "POST", url, context, body, joining.TIMEOUT)
+            assert not it.manager.view.nodes
+
+    run(scenario)
+
+
 def test_the_manager_token_makes_a_manager(tmp_path: Path) -> None:
     """The token decides the role, and the certificate carries it."""
 
