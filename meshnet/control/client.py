@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ import aiohttp
 from meshnet.codec import from_json, to_json
 from meshnet.control.assignments import follow
 from meshnet.control.operations import Join
+from meshnet.control.trouble import Trouble
 from meshnet.errors import MeshnetError, NotFoundError
 from meshnet.files import replace_text
 from meshnet.model import Assignments, TaskStatus, state_rank
@@ -59,6 +61,7 @@ class ManagerClient:
         self._unwritten: Assignments | None = None
         self._writing: asyncio.TimerHandle | None = None
         self._session: aiohttp.ClientSession | None = None
+        self._silence = Trouble(log, "manager", time.monotonic)
 
     def cached(self) -> Assignments | None:
         """The assignments of the last run, for a start without a manager; None if there are none."""
@@ -192,13 +195,14 @@ class ManagerClient:
             url = f"http://{self._addresses[0]}{path}"
             try:
                 async with self._http().request(method, url, json=body(), timeout=timeout) as response:
+                    self._silence.ends()
                     if response.status == 200:
                         return await response.json()
                     error = await _refusal(response)
                     if response.status < 500:
                         raise error
             except (aiohttp.ClientError, OSError, TimeoutError) as failure:
-                log.info("manager %s does not answer: %s", self._addresses[0], failure or type(failure).__name__)
+                self._silence.goes_on(f"{self._addresses[0]} does not answer: {failure or type(failure).__name__}")
             self._rotate()
             await asyncio.sleep(delay)
             delay = min(delay * 2, LAST_DELAY)
@@ -226,7 +230,11 @@ class ManagerClient:
         self._writing = None
         if self._cache is None or self._unwritten is None:
             return
-        replace_text(self._cache, json.dumps(to_json(self._unwritten)))
+        try:
+            replace_text(self._cache, json.dumps(to_json(self._unwritten)))
+        except OSError as error:
+            log.warning("the assignments are kept in memory alone until they change again: %s", error)
+            return
         self._unwritten = None
 
 
