@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from meshnet.clusterspec import ClusterChange, ClusterSpec, RaftConfig
 from meshnet.control.allocator import Ledger, give_network, give_node, give_service
 from meshnet.control.confidential import check_references
+from meshnet.control.defaults import same
 from meshnet.control.objects import Changes, Cluster, stamp
 from meshnet.control.refusals import check_version, exists, invalid, precondition
 from meshnet.control.view import View, alive, wanted
@@ -155,7 +156,7 @@ def _rerun(updated: Service, before: Service) -> Service:
     if updated.job_status is None:
         return updated
     status = updated.job_status
-    if updated.spec.task_template != before.spec.task_template:
+    if not same(updated.spec.task_template, before.spec.task_template):
         status = JobStatus(Version(status.job_iteration.index + 1))
     return dataclasses.replace(updated, previous_specs=(), job_status=status)
 
