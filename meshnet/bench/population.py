@@ -105,7 +105,7 @@ def records(place: Place, index: int, first: int = 0, state: str = "ready") -> l
     found = []
     for slot in range(first, BACKENDS):
         number = index * BACKENDS + slot
-        task = f"t{number:024}"
+        task = f"t{number:011}" + "t" * 13
         common = Endpoint(
             task, task, slot + 1, f"s{index:024}", hostname=task[:12], container=f"c{number:011}", state=state
         )

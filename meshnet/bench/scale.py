@@ -7,7 +7,7 @@ import dataclasses
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +15,10 @@ from typing import Any
 from meshnet.bench import machine, prober, run, scale_mesh, scale_result
 from meshnet.bench.holder import Job
 from meshnet.bench.paths import Row, Table, Way
-from meshnet.bench.population import BACKENDS, BEHIND_VIPS, FIRST_PORT, MOST, TARGET_PORT, VIPS
+from meshnet.bench.population import BACKENDS, BEHIND_VIPS, FIRST_PORT, MOST, TARGET_PORT, VIPS, address
 from meshnet.bench.result import Result, ResultTable
 from meshnet.bench.run import Progress
-from meshnet.bench.scale_mesh import FAR, OUT, Servers, Site
+from meshnet.bench.scale_mesh import FAR, NEAR, OUT, Servers, Site
 from meshnet.bench.scale_result import Memory, Programming, Scale
 from meshnet.bench.world import World, world
 from meshnet.errors import MeshnetError
@@ -89,53 +89,63 @@ def _measure(
     )
 
 
-def tables(sites: Sequence[Site], groups: dict[Site, str]) -> tuple[Table, ...]:
-    """One table for each way to a service, and one for none; one row for each number of services, fewest first."""
+def tables(sites: Sequence[Site], groups: Mapping[Site, str]) -> tuple[Table, ...]:
+    """One table for the kernel without meshnet, one for backends without a service, and one for each way to a service.
+
+    Rows are numbers of services, the fewest first. On the ways to services each has two: `FEW` of them in use, whose
+    entries stay in the CPU's caches whatever the number, and all in turn, whose entries do not.
+    """
+    many = [site.services * BACKENDS for site in sites]
     return (
-        _table(
+        _plain_table(
+            "kernel",
+            "No meshnet: as many addresses behind a plain VXLAN device, all in turn",
+            [Way(NEAR, FAR, BEHIND_VIPS, port, port, "rc", 0, count) for port, count in enumerate(many, 7401)],
+            sites,
+        ),
+        _plain_table(
             "direct",
             "No service: the backends themselves, all in turn (dnsrr)",
             [
-                Way(s.task, FAR, BEHIND_VIPS, 7401 + s.index, 7401 + s.index, "rc", addresses=s.services * BACKENDS)
-                for s in sites
+                Way(site.task, FAR, BEHIND_VIPS, port, port, "rc", 0, count)
+                for port, (site, count) in enumerate(zip(sites, many, strict=True), 7421)
             ],
             sites,
         ),
-        _table(
-            "socket",
-            "VIP at the socket, all services in turn",
-            [
-                Way(s.task, FAR, VIPS, 7421 + s.index, 7421 + s.index, "rc", addresses=s.services, group=groups[s])
-                for s in sites
-            ],
-            sites,
-            DEAREST,
-        ),
-        _table(
-            "packet",
-            "VIP per packet, all services in turn",
-            [Way(s.task, FAR, VIPS, 7441 + s.index, 7441 + s.index, "rc", addresses=s.services) for s in sites],
-            sites,
-            DEAREST,
-        ),
-        _table(
-            "published",
-            "Published port, all in turn, backends on another node",
-            [Way(OUT, s.served, s.address, FIRST_PORT, TARGET_PORT, "rc", ports=s.services) for s in sites],
-            sites,
-            DEAREST,
-        ),
+        _table("socket", "VIP at the socket", sites, lambda *some: _vip(7441, groups[some[0]], *some)),
+        _table("packet", "VIP per packet", sites, lambda *some: _vip(7461, "", *some)),
+        _table("published", "Published port, backends on another node", sites, _port),
     )
 
 
-def _table(key: str, title: str, ways: Sequence[Way], sites: Sequence[Site], dearest: float = 0) -> Table:
+def _vip(base: int, group: str, site: Site, first: int, count: int) -> Way:
+    port = base + 2 * site.index + (first > 0)
+    return Way(site.task, FAR, address(VIPS, first), port, port, "rc", 0, count, group=group)
+
+
+def _port(site: Site, first: int, count: int) -> Way:
+    target = TARGET_PORT
+    return Way(OUT, site.served, site.address, FIRST_PORT + first, target, "rc", 0, ports=count)
+
+
+def _plain_table(key: str, title: str, ways: Sequence[Way], sites: Sequence[Site]) -> Table:
     first = str(sites[0].services)
-    aim = {"connect": 1 / dearest} if dearest else {}
-    rows = []
-    for site, way in zip(sites, ways, strict=True):
-        last = site is sites[-1] and site is not sites[0]
-        title_of_row = f"{site.services:,} services"
-        rows.append(Row(str(site.services), title_of_row, way, first, aim if last else {}, tolerance=0.0))
+    rows = (Row(str(s.services), f"{s.services:,} services", way, first) for s, way in zip(sites, ways, strict=True))
+    return Table(key, title, tuple(rows))
+
+
+def _table(key: str, title: str, sites: Sequence[Site], way: Callable[[Site, int, int], Way]) -> Table:
+    """`way`: to so many services of a site, from one on."""
+    fewest = sites[0]
+    first = str(fewest.services)
+    rows = [Row(first, f"{fewest.services:,} services", way(fewest, 0, fewest.services), first)]
+    for site in sites[1:]:
+        aim = {"connect": 1 / DEAREST} if site is sites[-1] else {}
+        used = fewest.services
+        some, everything = way(site, site.services - used, used), way(site, 0, site.services)
+        name = f"{site.services:,} services"
+        rows.append(Row(f"{site.services}-used", f"{name}, {used} in use", some, first, aim, tolerance=0.0))
+        rows.append(Row(str(site.services), f"{name}, all in turn", everything, first))
     return Table(key, title, tuple(rows))
 
 
