@@ -15,7 +15,7 @@ from typing import Any
 from meshnet.bench import machine, prober, run, scale_mesh, scale_result
 from meshnet.bench.holder import Job
 from meshnet.bench.paths import Row, Table, Way
-from meshnet.bench.population import BACKENDS, BEHIND_VIPS, FIRST_PORT, MOST, TARGET_PORT, VIPS, address
+from meshnet.bench.population import BACKENDS, BEHIND_VIPS, FIRST_PORT, MOST, TARGET_PORT, VIPS
 from meshnet.bench.result import Result, ResultTable
 from meshnet.bench.run import Progress
 from meshnet.bench.scale_mesh import FAR, NEAR, OUT, Servers, Site
@@ -25,7 +25,7 @@ from meshnet.errors import MeshnetError
 
 SERVICES = (10, 100, 1_000, 10_000)
 SECONDS, QUICK_SECONDS = 60.0, 16.0  # of measuring, all tables together
-TIMES, QUICK_TIMES = 5, 2  # that all services are programmed
+TIMES, QUICK_TIMES = 3, 1  # that all services are programmed
 DEAREST = 1.03  # what a connection may cost with the most services, against the fewest
 AIMS = {1_000: 1.0}  # services -> seconds in which all of them are programmed
 _HOLDERS = "holders"  # their cgroup
@@ -92,8 +92,8 @@ def _measure(
 def tables(sites: Sequence[Site], groups: Mapping[Site, str]) -> tuple[Table, ...]:
     """One table for the kernel without meshnet, one for backends without a service, and one for each way to a service.
 
-    Rows are numbers of services, the fewest first. On the ways to services each has two: `FEW` of them in use, whose
-    entries stay in the CPU's caches whatever the number, and all in turn, whose entries do not.
+    Rows are numbers of services, the fewest first. On the ways to services each has two: one service in use, which
+    stays in the CPU's caches whatever the number, and all in turn, which do not.
     """
     many = [site.services * BACKENDS for site in sites]
     return (
@@ -118,14 +118,13 @@ def tables(sites: Sequence[Site], groups: Mapping[Site, str]) -> tuple[Table, ..
     )
 
 
-def _vip(base: int, group: str, site: Site, first: int, count: int) -> Way:
-    port = base + 2 * site.index + (first > 0)
-    return Way(site.task, FAR, address(VIPS, first), port, port, "rc", 0, count, group=group)
+def _vip(base: int, group: str, site: Site, count: int) -> Way:
+    port = base + 2 * site.index + (count > 1)
+    return Way(site.task, FAR, VIPS, port, port, "rc", 0, count, group=group)
 
 
-def _port(site: Site, first: int, count: int) -> Way:
-    target = TARGET_PORT
-    return Way(OUT, site.served, site.address, FIRST_PORT + first, target, "rc", 0, ports=count)
+def _port(site: Site, count: int) -> Way:
+    return Way(OUT, site.served, site.address, FIRST_PORT, TARGET_PORT, "rc", 0, ports=count)
 
 
 def _plain_table(key: str, title: str, ways: Sequence[Way], sites: Sequence[Site]) -> Table:
@@ -134,18 +133,17 @@ def _plain_table(key: str, title: str, ways: Sequence[Way], sites: Sequence[Site
     return Table(key, title, tuple(rows))
 
 
-def _table(key: str, title: str, sites: Sequence[Site], way: Callable[[Site, int, int], Way]) -> Table:
-    """`way`: to so many services of a site, from one on."""
-    fewest = sites[0]
-    first = str(fewest.services)
-    rows = [Row(first, f"{fewest.services:,} services", way(fewest, 0, fewest.services), first)]
-    for site in sites[1:]:
-        aim = {"connect": 1 / DEAREST} if site is sites[-1] else {}
-        used = fewest.services
-        some, everything = way(site, site.services - used, used), way(site, 0, site.services)
-        name = f"{site.services:,} services"
-        rows.append(Row(f"{site.services}-used", f"{name}, {used} in use", some, first, aim, tolerance=0.0))
-        rows.append(Row(str(site.services), f"{name}, all in turn", everything, first))
+def _table(key: str, title: str, sites: Sequence[Site], way: Callable[[Site, int], Way]) -> Table:
+    """`way`: to so many services of a site."""
+    one, every, rows = f"{sites[0].services}-one", str(sites[0].services), []
+    for site in sites:
+        aim = {"connect": 1 / DEAREST} if site is sites[-1] and site is not sites[0] else {}
+        title_of_row = f"{site.services:,} services, one in use"
+        rows.append(Row(f"{site.services}-one", title_of_row, way(site, 1), one, aim, tolerance=0.0))
+    for site in sites:
+        rows.append(
+            Row(str(site.services), f"{site.services:,} services, all in turn", way(site, site.services), every)
+        )
     return Table(key, title, tuple(rows))
 
 
