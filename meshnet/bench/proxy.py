@@ -18,7 +18,8 @@ from meshnet.bench.world import World
 from meshnet.errors import MeshnetError
 from meshnet.kernel import netns
 
-MISSING = Missing("HAProxy", "haproxy is not installed", "apt-get install haproxy, which starts it: systemctl disable --now haproxy")
+_GET = "apt-get install haproxy, which starts it: systemctl disable --now haproxy"
+MISSING = Missing("HAProxy", "haproxy is not installed", _GET)
 _PATIENCE = 5.0  # seconds until it listens
 # place -> namespace, port there, backend, port there
 _PLACES = {
