@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,9 +36,11 @@ class Slice:
 
 @dataclass(slots=True)
 class Samples:
-    """What the prober said of one table: slices by row and operation, and why a path gave none."""
+    """What the prober said of one table: slices by row and operation, how many operations they had together, and why a
+    path gave none."""
 
     slices: dict[tuple[str, str], list[Slice]] = field(default_factory=dict)
+    operations: Counter[tuple[str, str]] = field(default_factory=Counter)
     failures: dict[tuple[str, str], str] = field(default_factory=dict)
     rounds: int = 0
 
@@ -126,6 +129,7 @@ def read(line: str, samples: Samples) -> None:
         key, letter, count, cpu, wall, switches = words[2], words[3], *map(int, words[4:])
         one = Slice(int(words[1]), cpu / count, wall / count, switches > 0)
         samples.slices.setdefault((key, _LETTERS[letter]), []).append(one)
+        samples.operations[key, _LETTERS[letter]] += count
     elif words[0] == "fail":
         samples.failures[words[1], _LETTERS[words[2]]] = " ".join(words[3:])
     elif words[0] == "round":

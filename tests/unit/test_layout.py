@@ -68,6 +68,7 @@ EDGES = {
     "control/client.py": "the agent's end of these streams",
     "control/sqlite.py": "the store on disk",
     "control/state.py": "follows the store's watch",
+    "control/trouble.py": "writes to a log",
     "control/admission.py": "answers nodes that ask for certificates, over HTTP",
     "control/vault.py": "reads and makes the key file beside the store",
     "control/trust/joining.py": "a node's way to its first certificate, over HTTP",
