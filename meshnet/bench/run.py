@@ -49,7 +49,7 @@ class Stage:
 
 def run(options: Options, progress: Progress) -> Result:
     """Measures. Raises MeshnetError where it cannot; nothing stays behind in any case."""
-    chosen(tables({}, ()), options.only)  # a name that is wrong is refused before anything is made
+    choose(tables({}, ()), options.only)  # a name that is wrong is refused before anything is made
     program = prober.build()
     with stage(options.cpu, progress) as made:
         chosen = choose(tables(made.proxies, made.missing), options.only)
