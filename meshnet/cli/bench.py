@@ -100,7 +100,7 @@ def scale(
     """What 10, 100, 1,000 and 10,000 services of 10 backends cost.
 
     On the way of packets, in time to program them, and in memory. Everything happens in namespaces that are made for
-    it and removed at the end. It takes three to four minutes.
+    it and removed at the end. It takes three to five minutes, most of them for programming 10,000 services.
     """
     from meshnet.bench import result
     from meshnet.bench import scale as scaling
