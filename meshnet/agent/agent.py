@@ -22,6 +22,7 @@ from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
+from meshnet.agent import standalone
 from meshnet.agent.events import Events
 from meshnet.agent.files import memory_files
 from meshnet.agent.neighbours import Neighbours
@@ -30,6 +31,7 @@ from meshnet.agent.reconciler import Reconciler
 from meshnet.agent.resolver import TaskResolver
 from meshnet.agent.runner import Runner, now
 from meshnet.agent.settings import AgentSettings
+from meshnet.agent.standalone import Standalone
 from meshnet.agent.taskdir import Kept, TaskDirs
 from meshnet.agent.zones import Zones
 from meshnet.control.client import ManagerClient
@@ -85,6 +87,7 @@ class Agent:
         self.assignments = Assignments()
         self.runners: dict[str, Runner] = {}
         self.ended_tasks: dict[str, Kept] = {}
+        self.standalones: dict[str, Standalone] = {}
         self.events = Events()
         self.volumes = Volumes(self.run_dir / "volumes")
         self._id_file = self.run_dir / "node-id"
@@ -106,7 +109,11 @@ class Agent:
         try:
             await self._until_stopped(self._prepare_and_begin())
             await self._until_stopped(
-                self._follow_manager(), self._get_acquainted(), self._reconcile(), self._heartbeats()
+                self._follow_manager(),
+                self._get_acquainted(),
+                self._reconcile(),
+                self._heartbeats(),
+                self._resume(),
             )
         finally:
             await self._close()
@@ -131,10 +138,11 @@ class Agent:
             self._assigned.set()
         self.neighbours = Neighbours(self.settings, await self._identity(), self.datapath.kind)
         for item in kept:
-            runner = Runner(self, self.dirs, self._resolver(), item.task, item)
+            runner = Runner(self, self.dirs, self.new_resolver(), item.task, item)
             if item.serving:
                 self.publish(item.task, "ready", runner.hostname, item.container_id)
             self._add_runner(runner)
+        self.standalones = {one.id: one for one in standalone.read_all(self)}
         await self.neighbours.start(self.reconciler.changed)
         self._publish_node()
         if not kept and cached is None:
@@ -165,6 +173,16 @@ class Agent:
         self._acquainted.set()
         await self._wait_for_stop()
 
+    async def _resume(self) -> None:
+        """Takes up the containers that people started."""
+        await self._assigned.wait()
+        for one in list(self.standalones.values()):
+            try:
+                await one.resume()
+            except MeshnetError as error:
+                log.error("container %s goes on with what the kernel holds: %s", one.kept.spec.name, error)
+        await self._wait_for_stop()
+
     async def _reconcile(self) -> None:
         await self._assigned.wait()
         await self._acquainted.wait()
@@ -188,6 +206,7 @@ class Agent:
         for runner in self.runners.values():
             runner.update(None)
         await asyncio.gather(*(runner.done() for runner in self.runners.values()))
+        await asyncio.gather(*(one.stop() for one in self.standalones.values()))
         try:
             async with asyncio.timeout(LEAVE):
                 await self.manager.reported()
@@ -199,6 +218,8 @@ class Agent:
     async def _close(self) -> None:
         for runner in self.runners.values():
             await runner.abandon()
+        for one in self.standalones.values():
+            await one.abandon()
         if self.joined:
             await self.neighbours.stop()
         await self.manager.close()
@@ -273,11 +294,12 @@ class Agent:
                 task.id in self.runners
                 or task.id in self.ended_tasks
                 or task.status.state in TERMINAL_STATES
+                or task.spec.network_attachment_spec is not None  # a container that a person started
                 or self._ending
             ):
                 continue
             if state_rank(task.desired_state) <= state_rank("running"):
-                self._add_runner(Runner(self, self.dirs, self._resolver(), task))
+                self._add_runner(Runner(self, self.dirs, self.new_resolver(), task))
             else:
                 self.report(task, TaskStatus(now(), "shutdown", "shutdown"))
 
@@ -291,7 +313,8 @@ class Agent:
         self.runners[runner.task.id] = runner
         runner.start()
 
-    def _resolver(self) -> TaskResolver:
+    def new_resolver(self) -> TaskResolver:
+        """A name server that knows nothing yet."""
         return TaskResolver(self._zones.for_networks(()), self._upstreams)
 
     # --- the world into the kernel --------------------------------------------------------------------------
@@ -313,15 +336,20 @@ class Agent:
     def _spread(self) -> None:
         """Names follow what the kernel was given."""
         for runner in self.runners.values():
-            runner.resolver.set_zone(self._zone_of(runner.task))
+            runner.resolver.set_zone(self.zone_of(runner.task))
+        for one in self.standalones.values():
+            if one.resolver is not None and one.kept.task is not None:
+                one.resolver.set_zone(self.zone_of(one.kept.task))
 
-    def _zone_of(self, task: Task) -> Zone:
+    def zone_of(self, task: Task) -> Zone:
+        """What a task can look up."""
         return self._zones.for_networks(_networks_of(task))
 
     def _attached(self, sandboxes: Mapping[str, str]) -> dict[str, list[str]]:
         """Path of a sandbox -> ids of its task's networks."""
-        known = ((path, self.runners.get(task_id)) for task_id, path in sandboxes.items())
-        return {path: _networks_of(runner.task) for path, runner in known if runner is not None}
+        tasks = {one.kept.task.id: one.kept.task for one in self.standalones.values() if one.kept.task is not None}
+        tasks |= {task_id: runner.task for task_id, runner in self.runners.items()}
+        return {path: _networks_of(tasks[task_id]) for task_id, path in sandboxes.items() if task_id in tasks}
 
     def _underlay_mtu(self) -> int:
         with Netlink() as netlink:

@@ -20,10 +20,11 @@ import aiohttp
 
 from meshnet.codec import from_json, to_json
 from meshnet.control.assignments import follow
+from meshnet.control.attachments import Attach
 from meshnet.control.operations import Join
 from meshnet.errors import MeshnetError, NotFoundError
 from meshnet.files import replace_text
-from meshnet.model import Assignments, TaskStatus, state_rank
+from meshnet.model import Assignments, Task, TaskStatus, state_rank
 
 log = logging.getLogger(__name__)
 FIRST_DELAY = 0.1
@@ -176,6 +177,30 @@ class ManagerClient:
                 if after is not None and after is not current:
                     current = after
                     yield after
+
+    async def attach(self, asked: Attach) -> Task:
+        """Addresses for a container that a person starts. Raises MeshnetError if refused, or if no manager answers."""
+        answer = await self._once("POST", f"/v1/nodes/{self.node_id}/attachments", to_json(asked))
+        return from_json(Task, answer["Task"])
+
+    async def detach(self, task_id: str) -> None:
+        """Lets such addresses go; MeshnetError if no manager answers. None to let go is no error."""
+        with contextlib.suppress(NotFoundError):
+            await self._once("DELETE", f"/v1/nodes/{self.node_id}/attachments/{task_id}", None)
+
+    async def _once(self, method: str, path: str, body: Any) -> Any:
+        """Asks each known manager once: for what somebody waits for. Raises MeshnetError."""
+        for _ in range(len(self._addresses)):
+            timeout = aiohttp.ClientTimeout(total=TIMEOUT)
+            url = f"http://{self._addresses[0]}{path}"
+            try:
+                async with self._http().request(method, url, json=body, timeout=timeout) as response:
+                    if response.status == 200:
+                        return await response.json()
+                    raise await _refusal(response)
+            except (aiohttp.ClientError, OSError, TimeoutError):
+                self._rotate()
+        raise MeshnetError("no manager of the swarm answers", 503)
 
     async def close(self) -> None:
         if self._writing is not None:

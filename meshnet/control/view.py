@@ -121,7 +121,7 @@ def wanted(task: Task) -> bool:
 
 def counts(task: Task) -> bool:
     """Whether the task counts for its node when tasks are spread: it is there and wanted."""
-    return bool(task.node_id) and alive(task) and wanted(task)
+    return bool(task.node_id and task.service_id) and alive(task) and wanted(task)
 
 
 def iteration_of(service: Service) -> Version | None:

@@ -47,8 +47,8 @@ async def attach(request: web.Request) -> web.StreamResponse:
             for line in kept.select(entry.log, Query(outputs)):
                 writer.write(logs.packed(line, timestamps=False, raw=entry.spec.tty))
             await writer.drain()
-        if future is not None:
-            attachment = await future
+        if future is not None and await _ready(future):
+            attachment = future.result()
             await _both(attachment, wanted, entry.spec.tty, reader, writer)
     finally:
         if future is not None:
@@ -56,6 +56,12 @@ async def attach(request: web.Request) -> web.StreamResponse:
         if attachment is not None:
             attachment.close()
     return hijack.Taken()
+
+
+async def _ready(future: asyncio.Future[Attachment]) -> bool:
+    """Waits for the container's start; False if it cannot be started."""
+    await asyncio.wait([future])
+    return not future.cancelled()
 
 
 async def _both(

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from meshnet.agent.agent import Agent
 from meshnet.api.http import LIMIT, Handler, middleware
-from meshnet.api.node import attach, containers, execs, forward, images, logs, networks, system, volumes
+from meshnet.api.node import attach, containers, execs, forward, images, logs, networks, starting, system, volumes
 from meshnet.api.node.context import NODE, Node
 from meshnet.errors import MeshnetError
 
@@ -32,6 +32,7 @@ ROUTES: tuple[Route, ...] = (
     ("GET", "/containers/{id}/logs", logs.container_logs),
     ("POST", "/containers/{id}/attach", attach.attach),
     *containers.ROUTES,
+    *starting.ROUTES,
     *execs.ROUTES,
     *images.ROUTES,
     *networks.ROUTES,
