@@ -199,7 +199,7 @@ inlined void dns_turn(struct dns_head *head, __u32 length, __u32 count)
 /* Whether these headers may begin a query that is answered here. */
 inlined int dns_plain(struct __sk_buff *skb, const struct dns_head *head)
 {
-	return head->ip.ihl == 5 && !(head->ip.frag_off & bpf_htons(IP_FRAGMENT)) && !skb->gso_size &&
+	return *(const __u8 *)&head->ip == 0x45 && !(head->ip.frag_off & bpf_htons(IP_FRAGMENT)) && !skb->gso_size &&
 	       bpf_ntohs(head->ip.tot_len) == skb->len - ETH_HLEN &&
 	       bpf_ntohs(head->udp.len) == skb->len - ETH_HLEN - sizeof(struct iphdr) &&
 	       !(head->dns.flags & bpf_htons(DNS_RESPONSE | DNS_OPCODE)) && head->dns.questions == bpf_htons(1) &&

@@ -30,6 +30,13 @@ def count(default: int = 0, name: str = "", always: bool = False) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
+class Version:
+    """The store revision of an object's last change: what an update must name to be accepted."""
+
+    index: int = count()
+
+
+@dataclass(frozen=True, slots=True)
 class Healthcheck:
     """`test` is () to inherit, ("NONE",), ("CMD", ...) or ("CMD-SHELL", text). Durations in ns, 0 = default."""
 

@@ -45,7 +45,8 @@ def parse_subnet(text: str) -> IPNetwork:
             raise AddrFormatError
         network = IPNetwork(text)
     except (AddrFormatError, ValueError):
-        raise MeshnetError(f"Invalid subnet {text} : invalid CIDR address: {text}") from None
+        wanted = "an IPv4 subnet such as 10.0.9.0/24 is needed"
+        raise MeshnetError(f"Invalid subnet {text} : invalid CIDR address: {text}; {wanted}") from None
     if network.ip != network.network:
         raise MeshnetError(f"Invalid subnet {text} : it has host bits set; write {network.cidr}")
     if network.prefixlen > 30:
@@ -64,6 +65,14 @@ def parse_gateway(text: str, subnet: IPNetwork) -> IPAddress:
     if gateway in (subnet.network, subnet.broadcast):
         raise MeshnetError(f"gateway {text} is not a host address of {subnet}")
     return gateway
+
+
+def parse_aux(text: str, subnet: IPNetwork) -> IPAddress:
+    """An address of a subnet that is kept for something else (`--aux-address`). Raises MeshnetError."""
+    address = _address(text, "auxiliary")
+    if address not in subnet or address in (subnet.network, subnet.broadcast):
+        raise MeshnetError(f"no matching subnet for aux-address {text}")
+    return address
 
 
 def parse_range(text: str, subnet: IPNetwork) -> IPNetwork:

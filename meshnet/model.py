@@ -18,7 +18,10 @@ from meshnet.containerspec import Mount as Mount
 from meshnet.containerspec import ResourceRequirements as ResourceRequirements
 from meshnet.containerspec import Resources as Resources
 from meshnet.containerspec import SecretReference as SecretReference
+from meshnet.containerspec import Version as Version
 from meshnet.containerspec import count, named
+from meshnet.secretspec import Config as Config
+from meshnet.secretspec import Secret as Secret
 
 SECOND = 1_000_000_000
 
@@ -47,13 +50,6 @@ _RANK = {state: rank for rank, state in enumerate(TASK_STATES)}
 def state_rank(state: str) -> int:
     """Position of a task state in its life; later states have higher ranks. KeyError for an unknown state."""
     return _RANK[state]
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """The store revision of an object's last change: what an update must name to be accepted."""
-
-    index: int = count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,11 +378,21 @@ class Engine:
 
 
 @dataclass(frozen=True, slots=True)
+class TLSInfo:
+    """Which CA: its certificate (PEM), and the name and key (DER, base64) of who signs for it."""
+
+    trust_root: str = ""
+    cert_issuer_subject: str = ""
+    cert_issuer_public_key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class NodeDescription:
     hostname: str = ""
     platform: Platform = Platform("x86_64", "linux")
     resources: Resources = Resources()
     engine: Engine = Engine()
+    tls_info: TLSInfo = named("TLSInfo", TLSInfo())
 
 
 @dataclass(frozen=True, slots=True)
@@ -454,6 +460,8 @@ class Assignments:
     tasks: dict[str, Task] = field(default_factory=dict)
     services: dict[str, Service] = field(default_factory=dict)
     networks: dict[str, Network] = field(default_factory=dict)
+    secrets: dict[str, Secret] = field(default_factory=dict)
+    configs: dict[str, Config] = field(default_factory=dict)
 
 
 def mac_of(ip: str) -> str:

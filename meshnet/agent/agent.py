@@ -18,6 +18,7 @@ import asyncio
 import dataclasses
 import logging
 import os
+import time
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,24 +26,25 @@ from typing import Any
 from meshnet.agent import standalone
 from meshnet.agent.events import Events
 from meshnet.agent.files import memory_files
+from meshnet.agent.membership import Membership
 from meshnet.agent.neighbours import Neighbours
 from meshnet.agent.parts import Spaces
 from meshnet.agent.reconciler import Reconciler
 from meshnet.agent.resolver import TaskResolver
 from meshnet.agent.runner import Runner, now
-from meshnet.agent.settings import AgentSettings
+from meshnet.agent.settings import AGENT_FILE, AgentSettings
 from meshnet.agent.standalone import Standalone
 from meshnet.agent.taskdir import Kept, TaskDirs
 from meshnet.agent.zones import Zones
-from meshnet.control.client import ManagerClient
+from meshnet.control.client import ManagerClient, RemovedError
 from meshnet.control.operations import Join
+from meshnet.control.trust.credentials import Credentials
 from meshnet.datapath.base import NodeContext
 from meshnet.datapath.plan import LocalNode, plan
 from meshnet.datapath.rows import Plan
 from meshnet.datapath.select import open_datapath
 from meshnet.dns.zone import Zone
 from meshnet.errors import MeshnetError
-from meshnet.files import replace_text
 from meshnet.kernel import netns
 from meshnet.kernel.netlink import Netlink
 from meshnet.model import (
@@ -66,6 +68,7 @@ from meshnet.sandbox.volumes import Volume, Volumes
 
 log = logging.getLogger(__name__)
 
+ASSIGNMENTS = "assignments.json"
 LEAVE = 1.0  # s that the manager gets to hear that this node stops, and how its tasks ended
 
 
@@ -75,10 +78,23 @@ class Agent:
     neighbours: Neighbours  # from the moment that the node has an id
 
     def __init__(self, settings: AgentSettings) -> None:
-        self.settings = settings
         self.lab, self.node = settings.lab, settings.node
         self.run_dir = Path(settings.run_dir)
         self.containers = Containers(Images(settings.images, str(self.run_dir.parent / "images")))
+        self.events = Events()
+        self.volumes = Volumes(self.run_dir / "volumes")
+        self.spaces: Spaces = netns
+        self.dirs = TaskDirs(settings.run_dir)
+        self.membership = Membership(self)
+        self._member, self._begun, self._out = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._stop = asyncio.Event()
+        self._renew(settings)
+        if settings.managers:
+            self._member.set()
+
+    def _renew(self, settings: AgentSettings) -> None:
+        """Everything that belongs to one membership of one swarm, as at its beginning."""
+        self.settings = settings
         self.datapath = open_datapath(
             settings.datapath,
             NodeContext(settings.lab, settings.node, settings.underlay, settings.run_dir, settings.vxlan_port),
@@ -88,18 +104,20 @@ class Agent:
         self.runners: dict[str, Runner] = {}
         self.ended_tasks: dict[str, Kept] = {}
         self.standalones: dict[str, Standalone] = {}
-        self.events = Events()
-        self.volumes = Volumes(self.run_dir / "volumes")
-        self._id_file = self.run_dir / "node-id"
-        self.manager = ManagerClient(settings.managers, self._description(), self.run_dir / "assignments.json")
-        self.spaces: Spaces = netns
+        self.credentials = Credentials(self.run_dir / "certificates")
+        self.manager = ManagerClient(
+            settings.managers,
+            self.description(),
+            self.credentials,
+            settings.token,
+            self.run_dir / ASSIGNMENTS,
+        )
         self.reconciler = Reconciler(self.datapath, self._desired, self._spread)
-        self.dirs = TaskDirs(settings.run_dir)
         self._upstreams = tuple((address, 53) for address in settings.resolvers)
         self._assigned = asyncio.Event()
         self._acquainted = asyncio.Event()
         self._ending = False
-        self._stop = asyncio.Event()
+        self._leaving = asyncio.Event()
         self._zones = Zones(self.assignments, ())
 
     # --- life -----------------------------------------------------------------------------------------------
@@ -107,16 +125,92 @@ class Agent:
     async def run(self) -> None:
         """Until `stop()`. Raises what makes the node unusable (no data path, port taken)."""
         try:
-            await self._until_stopped(self._prepare_and_begin())
-            await self._until_stopped(
-                self._follow_manager(),
-                self._get_acquainted(),
-                self._reconcile(),
-                self._heartbeats(),
-                self._resume(),
-            )
+            while not self._stop.is_set():
+                await self._until_stopped(_set(self._member))
+                if self._member.is_set() and not self._stop.is_set():
+                    await self._be_member()
+                if self._leaving.is_set():
+                    await self._start_over()
         finally:
             await self._close()
+
+    async def _announce(self) -> None:
+        await self.manager.counted()
+        self._begun.set()
+        await self._wait_for_stop()
+
+    async def _be_member(self) -> None:
+        """One membership, until `stop()` or `leave()`, which may come before it has begun."""
+        await self._until_stopped(self._prepare_and_begin(), _set(self._leaving))
+        if self._stop.is_set() or self._leaving.is_set():
+            return
+        await self._until_stopped(
+            self._unless_removed(self._follow_manager()),
+            self._get_acquainted(),
+            self._reconcile(),
+            self._unless_removed(self._heartbeats()),
+            self._unless_removed(self.manager.renewals()),
+            self._announce(),
+            self._resume(),
+            _set(self._leaving),
+        )
+
+    async def enter(self, settings: AgentSettings, timeout: float) -> None:
+        """Begins a membership of the swarm that the settings and the certificate name; also after a restart.
+
+        Raises MeshnetError if it has not begun after `timeout` seconds.
+        """
+        settings.save(self.run_dir / AGENT_FILE)
+        self._renew(settings)
+        self._member.set()
+        try:
+            async with asyncio.timeout(timeout):
+                await self._begun.wait()
+        except TimeoutError:
+            text = f"this node was admitted, but does not work after {timeout:g} s; its log says why"
+            raise MeshnetError(text, 503) from None
+
+    async def leave(self) -> None:
+        """Ends the tasks and the membership; returns when the node is in no swarm."""
+        self._out.clear()
+        await self.stop_tasks()
+        self._leaving.set()
+        await self._out.wait()
+
+    async def _unless_removed(self, work: Coroutine[Any, Any, None]) -> None:
+        """A node that somebody removed from the swarm ends its tasks, and is in none from then on."""
+        try:
+            await work
+        except RemovedError as error:
+            if not self._ending:
+                log.error("%s; its tasks end", error)
+                await self.stop_tasks(told=False)
+                self._leaving.set()
+            await self._wait_for_stop()
+
+    async def _start_over(self) -> None:
+        """Forgets the swarm: certificate, tasks, assignments, members, and all that the kernel was given for it."""
+        for runner in self.runners.values():
+            await runner.abandon()
+        for one in self.standalones.values():
+            await one.abandon()
+        if self.joined:
+            await self.neighbours.stop()
+        await self.manager.close()
+        await self.datapath.destroy()
+        if self.joined:
+            del self.neighbours
+        self.credentials.forget()
+        for task_id in list(self.ended_tasks):
+            self._forget(task_id)
+        for name in (ASSIGNMENTS, "members"):
+            (self.run_dir / name).unlink(missing_ok=True)
+        outside = dataclasses.replace(self.settings, managers=(), join=(), token="", role="worker")
+        outside.save(self.run_dir / AGENT_FILE)
+        self._member.clear()
+        self._begun.clear()
+        self._renew(outside)
+        self._out.set()
 
     async def _prepare_and_begin(self) -> None:
         """Side by side: the programs load while the manager answers, and either's failure ends the other."""
@@ -136,7 +230,9 @@ class Agent:
         if cached is not None:
             self.assignments = cached
             self._assigned.set()
-        self.neighbours = Neighbours(self.settings, await self._identity(), self.datapath.kind)
+        identity = await self._identity()
+        self.neighbours = Neighbours(self.settings, identity, self.datapath.kind, self.credentials.gossip.raw())
+        self.manager.on_keys(lambda keys: self.neighbours.use_keys(keys.raw()))
         for item in kept:
             runner = Runner(self, self.dirs, self.new_resolver(), item.task, item)
             if item.serving:
@@ -196,24 +292,26 @@ class Agent:
         """Ends the agent; tasks go on and are adopted by the next one."""
         self._stop.set()
 
-    async def stop_tasks(self) -> None:
+    async def stop_tasks(self, told: bool = True) -> None:
         """Leaves the swarm's work in order: the manager knows first, then every task drains and ends.
 
-        None is begun any more.
+        None is begun any more. Without `told` there is no manager to speak to.
         """
         self._ending = True
-        await self.manager.leave(LEAVE)
+        if not self.joined:
+            return
+        if told:
+            await self.manager.leave(LEAVE)
         for runner in self.runners.values():
             runner.update(None)
         await asyncio.gather(*(runner.done() for runner in self.runners.values()))
         await asyncio.gather(*(one.stop() for one in self.standalones.values()))
         try:
-            async with asyncio.timeout(LEAVE):
+            async with asyncio.timeout(LEAVE if told else 0):
                 await self.manager.reported()
         except TimeoutError:
             log.warning("no manager has heard how the tasks ended")
-        if self.joined:
-            await self.neighbours.leave()
+        await self.neighbours.leave()
 
     async def _close(self) -> None:
         for runner in self.runners.values():
@@ -226,18 +324,22 @@ class Agent:
         await self.datapath.close()
 
     @property
+    def member(self) -> bool:
+        """Whether the node is in a swarm, or on its way into one."""
+        return self._member.is_set()
+
+    @property
     def joined(self) -> bool:
         """Whether the node has its id, and with it gossip."""
         return hasattr(self, "neighbours")
 
     # --- identity -------------------------------------------------------------------------------------------
 
-    def _description(self) -> Join:
-        known = self._id_file.read_text().strip() if self._id_file.exists() else ""
+    def description(self) -> Join:
+        """What the node says of itself when it joins."""
         settings = self.settings
         engine = Engine("meshnet", {"datapath": settings.datapath})
         return Join(
-            id=known,
             addr=settings.address,
             role=settings.role,
             labels=settings.labels,
@@ -245,12 +347,10 @@ class Agent:
         )
 
     async def _identity(self) -> str:
-        """The node's id: the manager gives it once. A node that has one does not wait for its manager."""
-        if self.manager.node_id:
+        """The node's id, as its certificate says. A node that is a member already does not wait for its manager."""
+        if self.credentials and self.credentials.gossip.keys and not self.credentials.expired(time.time()):
             return self.manager.node_id
-        node_id = await self.manager.join()
-        replace_text(self._id_file, node_id)
-        return node_id
+        return await self.manager.join()
 
     # --- members and records --------------------------------------------------------------------------------
 
@@ -330,7 +430,8 @@ class Agent:
             mtu=self._underlay_mtu(),
             direct_return=self.settings.direct_return,
         )
-        found = plan(local, self.assignments, neighbours.located, neighbours.peers, sandboxes, neighbours.gone)
+        records = [*neighbours.absent, *neighbours.located]
+        found = plan(local, self.assignments, records, neighbours.peers, sandboxes, neighbours.gone)
         return dataclasses.replace(found, zones=self._zones.rows(self._attached(sandboxes)))
 
     def _spread(self) -> None:
@@ -423,6 +524,10 @@ class Agent:
     def happened(self, container: ContainerSpec, action: str, **attributes: str) -> None:
         shown = {**container.labels, "image": container.image, "name": container.name, **attributes}
         self.events.publish("container", action, container.id, shown)
+
+
+async def _set(event: asyncio.Event) -> None:
+    await event.wait()
 
 
 def _networks_of(task: Task) -> list[str]:

@@ -7,7 +7,6 @@ address that everyone joined, before it lets a plan made without them near the k
 from __future__ import annotations
 
 import asyncio
-import base64
 import ipaddress
 import logging
 import time
@@ -15,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from meshnet.agent import records
+from meshnet.agent.absent import Absent
 from meshnet.agent.settings import AgentSettings
 from meshnet.datapath.plan import Gone, Located, Peer
 from meshnet.errors import MeshnetError
@@ -34,28 +34,36 @@ ACKNOWLEDGE = 2.0  # s that a draining task waits for slow members: Swarm's fixe
 
 
 class Neighbours:
-    """One node's gossip. `look()` reads it into `located`, `peers` and `gone`."""
+    """One node's gossip. `look()` reads it into `located`, `peers`, `absent` and `gone`.
+
+    `peers` are the live members and those that are dead for gossip; the last known endpoints of these are `absent`.
+    The first of `keys` seals, all open; none means plain text.
+    """
 
     def __init__(
         self,
         settings: AgentSettings,
         node_id: str,
         datapath: str,
+        keys: tuple[bytes, ...] = (),
         gossip: Callable[[Settings], Gossip] = Gossip,
         settle: float = SETTLE,
     ) -> None:
         self.located: list[Located] = []
         self.peers: list[Peer] = []
+        self.absent: list[Located] = []
         self.gone: tuple[Gone, ...] = ()
         self._settings = settings
         self._epoch_file = Path(settings.run_dir, "epoch")
         self._members_file = Path(settings.run_dir, "members")
         self._members: list[str] = []
+        self._unkept = False
         self._removals = records.Removals()
+        self._absent = Absent()
         self._settle = settle
         epoch = self._next_epoch()
         self._keep_epoch(epoch)
-        self._gossip = gossip(self._gossip_settings(node_id, datapath, epoch))
+        self._gossip = gossip(self._gossip_settings(node_id, datapath, keys, epoch))
         self._gossip.on_epoch(self._keep_epoch)
 
     def _next_epoch(self) -> int:
@@ -65,8 +73,7 @@ class Neighbours:
         except (OSError, ValueError):
             return 1 if self._settings.lab != "host" else time.time_ns() // 1_000_000
 
-    def _gossip_settings(self, node_id: str, datapath: str, epoch: int) -> Settings:
-        key = base64.b64decode(self._settings.gossip_key)
+    def _gossip_settings(self, node_id: str, datapath: str, keys: tuple[bytes, ...], epoch: int) -> Settings:
         meta = MemberMeta(
             version="1",
             epoch=epoch,
@@ -76,10 +83,8 @@ class Neighbours:
             node_id=node_id,
             hostname=self._settings.node,
         )
-        settings = Settings(
-            name=node_id, address=self._settings.address, epoch=epoch, meta=meta, keys=(key,) if key else ()
-        )
-        return settings.local() if self._settings.lab != "host" else settings
+        settings = Settings(name=node_id, address=self._settings.address, epoch=epoch, meta=meta, keys=keys)
+        return settings.local(self._settings.neighbours) if self._settings.lab != "host" else settings
 
     def _keep_epoch(self, epoch: int) -> None:
         replace_text(self._epoch_file, str(epoch))
@@ -109,6 +114,10 @@ class Neighbours:
                     return
             await asyncio.sleep(JOIN_PAUSE)
 
+    def use_keys(self, keys: tuple[bytes, ...]) -> None:
+        """Seals with the first of these from now on, and opens with all of them."""
+        self._gossip.set_keys(keys)
+
     async def leave(self) -> None:
         await self._gossip.leave()
 
@@ -122,24 +131,37 @@ class Neighbours:
         return self._gossip.statistics()
 
     def look(self) -> None:
-        """Reads members and records into the attributes. Dead members are no peers; their records are not visible."""
+        """Reads members and records into the attributes."""
         members = self._gossip.members()
-        self.peers = [
+        peers = [
             Peer(m.name, m.meta.tunnel or m.address, m.state, m.meta.datapath or "ebpf")
             for m in members
             if m.state in LIVE and m.meta is not None
         ]
-        known = sorted(f"{m.address}:{m.port}" for m in members if m.state in LIVE)
-        if known != self._members:
-            self._members = known
-            replace_text(self._members_file, "\n".join(known))
+        self._keep_members(sorted(f"{m.address}:{m.port}" for m in members if m.state in LIVE))
         located = []
         for record in self._gossip.records():
             endpoint = records.decode(record.value or {}) if record.kind == records.KIND else None
             if endpoint is not None:
                 located.append(Located(record.owner, record.network, endpoint))
+        left = {m.name for m in members if m.state == "left"}
+        absent, self.absent = self._absent.update(peers, located, left, time.monotonic())
+        self.peers = [*peers, *absent]
         self.located = located
         self.gone = self._removals.update(located, (m.name for m in members if m.state != "dead"))
+
+    def _keep_members(self, known: list[str]) -> None:
+        """Writes the addresses of live members for the next start. Without room for them this one goes on."""
+        if known == self._members:
+            return
+        try:
+            replace_text(self._members_file, "\n".join(known))
+        except OSError as error:
+            if not self._unkept:
+                log.error("%s cannot be written, and a restart may not find the others: %s", self._members_file, error)
+            self._unkept = True
+            return
+        self._members, self._unkept = known, False
 
     def publish(self, network: str, endpoint: Endpoint) -> int:
         """Puts an endpoint into this node's log; returns its number for `acknowledged`."""

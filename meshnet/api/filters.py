@@ -12,9 +12,9 @@ from typing import TypeVar
 
 from meshnet.control.view import View
 from meshnet.errors import MeshnetError, NotFoundError
-from meshnet.model import Network, Node, Service, Task
+from meshnet.model import Config, Network, Node, Secret, Service, Task
 
-T = TypeVar("T", Node, Service, Network, Task)
+T = TypeVar("T", Node, Service, Network, Task, Secret, Config)
 Filters = Mapping[str, tuple[str, ...]]
 
 
@@ -99,6 +99,18 @@ def find_network(view: View, reference: str) -> Network:
     """A network by id, name or beginning of its id."""
     ident = view.network_named.get(reference)
     return find("network", reference, view.networks, [view.networks[ident]] if ident else [])
+
+
+def find_secret(view: View, reference: str) -> Secret:
+    """A secret by id, name or beginning of its id."""
+    named = (secret for secret in view.secrets.values() if secret.spec.name == reference)
+    return find("secret", reference, view.secrets, named)
+
+
+def find_config(view: View, reference: str) -> Config:
+    """A config by id, name or beginning of its id."""
+    named = (config for config in view.configs.values() if config.spec.name == reference)
+    return find("config", reference, view.configs, named)
 
 
 def find_task(view: View, reference: str) -> Task:

@@ -48,7 +48,11 @@ def version_of(request: web.Request, what: str) -> int:
     """The `version` parameter of an update. Raises MeshnetError."""
     text = request.query.get("version", "")
     if not text.isascii() or not text.isdigit():
-        raise MeshnetError(f"invalid {what} version '{text}': a number is needed")
+        raise MeshnetError(f"invalid {what} version '{text}': strconv.ParseUint: parsing \"{text}\": invalid syntax")
+    if len(text) > 19:
+        raise MeshnetError(
+            f"invalid {what} version '{text}': strconv.ParseUint: parsing \"{text}\": value out of range"
+        )
     return int(text)
 
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
-from meshnet.api.filters import Filters, any_equal, any_prefix, find_node, labels_match
+from meshnet.api.filters import Filters, any_equal, any_prefix, find_node, find_service, labels_match
 from meshnet.control.allocator import task_networks
+from meshnet.control.defaults import duration
+from meshnet.control.objects import seconds
 from meshnet.control.orchestrator import outdated
-from meshnet.control.view import View, wanted
-from meshnet.errors import NotFoundError
-from meshnet.model import Network, Node, Service, ServiceMode, Task, task_name
+from meshnet.control.view import View, alive, wanted
+from meshnet.errors import MeshnetError, NotFoundError
+from meshnet.model import Config, Network, Node, Secret, Service, ServiceMode, Task, task_name
 
-T = TypeVar("T", Node, Service, Network, Task)
+T = TypeVar("T", Node, Service, Network, Task, Secret, Config)
+C = TypeVar("C", Secret, Config)
 NODES = ("id", "name", "label", "node.label", "membership", "role")
 SERVICES = ("id", "name", "label", "mode", "runtime")
+PRUNED = ("label", "label!", "until")
 NETWORKS = ("id", "name", "label", "driver", "scope", "type", "dangling")
+CONFIDENTIAL = ("id", "name", "names", "label")
 TASKS = ("id", "name", "label", "service", "node", "desired-state", "runtime", "_up-to-date")
 
 
@@ -48,6 +53,18 @@ def services(view: View, filters: Filters) -> list[Service]:
     )
 
 
+def confidential(things: Mapping[str, C], filters: Filters) -> list[C]:
+    """Secrets or configs. `name` is how a name begins, `names` the whole of it, as in the Engine."""
+    return _ordered(
+        thing
+        for thing in things.values()
+        if any_prefix(filters, "id", thing.id)
+        and any_prefix(filters, "name", thing.spec.name)
+        and any_equal(filters, "names", thing.spec.name)
+        and labels_match(filters, "label", thing.spec.labels)
+    )
+
+
 def mode_name(mode: ServiceMode) -> str:
     """What a person calls the mode: as after `--mode`."""
     if mode.job:
@@ -69,6 +86,41 @@ def networks(view: View, filters: Filters) -> list[Network]:
         and labels_match(filters, "label", network.spec.labels)
         and any_equal(filters, "dangling", *_dangling(view, network))
     )
+
+
+def unused_networks(view: View, filters: Filters, before: float) -> list[Network]:
+    """What a prune removes: networks made before that time that neither a service nor a task uses."""
+    busy = {item.network_id for task in view.tasks.values() if alive(task) for item in task.networks_attachments}
+    return _ordered(
+        network
+        for network in view.networks.values()
+        if not network.spec.ingress
+        and not view.services_on.get(network.id)
+        and network.id not in busy
+        and seconds(network.created_at) <= before
+        and labels_match(filters, "label", network.spec.labels)
+        and not ("label!" in filters and labels_match(filters, "label!", network.spec.labels))
+    )
+
+
+def until(filters: Filters, now: float) -> float:
+    """The time of an `until` filter, in s since the epoch: a time, or how long ago. Raises MeshnetError."""
+    values = filters.get("until", ())
+    if len(values) > 1:
+        raise MeshnetError("more than one until filter specified")
+    if not values:
+        return now
+    text = values[0]
+    if text.replace(".", "", 1).isdigit() and text.isascii():
+        return float(text[:20])
+    if text[:1].isdigit() and "T" in text:
+        moment = seconds(text)
+        if moment:
+            return moment
+    try:
+        return now - duration(text)
+    except MeshnetError:
+        raise MeshnetError(f"invalid filter 'until={text}': a time or a duration such as 24h is needed") from None
 
 
 def _dangling(view: View, network: Network) -> tuple[str, ...]:
@@ -96,7 +148,8 @@ def tasks(view: View, filters: Filters) -> list[Task]:
 
 
 def _service_id(view: View, reference: str) -> str:
-    return view.service_named.get(reference, reference)
+    """Raises NotFoundError for a service that neither exists nor has left tasks."""
+    return reference if view.tasks_of.get(reference) else find_service(view, reference).id
 
 
 def _node_id(view: View, reference: str) -> str:

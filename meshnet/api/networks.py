@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -9,7 +11,13 @@ from aiohttp import web
 from meshnet.api import filters, lists, shapes, validate
 from meshnet.api.http import answer, body_as, flag, manager_of
 from meshnet.control import operations
-from meshnet.model import IPAMConfig, IPAMOptions, NetworkSpec
+from meshnet.control.objects import Changes
+from meshnet.control.view import View
+from meshnet.errors import MeshnetError
+from meshnet.kernel import capabilities
+from meshnet.model import IPAMConfig, IPAMOptions, Network, NetworkSpec
+
+ENCRYPTED = "encrypted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +25,19 @@ class IPAMConfigRequest:
     subnet: str = ""
     ip_range: str = field(default="", metadata={"name": "IPRange"})
     gateway: str = ""
+    auxiliary_addresses: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class IPAMRequest:
     driver: str = ""
+    options: dict[str, str] = field(default_factory=dict)
     config: tuple[IPAMConfigRequest, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigFrom:
+    network: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +50,16 @@ class NetworkRequest:
     internal: bool = False
     attachable: bool = False
     ingress: bool = False
+    config_only: bool = False
+    config_from: ConfigFrom = ConfigFrom()
+    enable_ipv4: bool = field(default=True, metadata={"name": "EnableIPv4"})
     enable_ipv6: bool = field(default=False, metadata={"name": "EnableIPv6"})
     ipam: IPAMRequest = field(default=IPAMRequest(), metadata={"name": "IPAM"})
     options: dict[str, str] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
 
     def spec(self) -> NetworkSpec:
-        configs = tuple(IPAMConfig(c.subnet, c.ip_range, c.gateway) for c in self.ipam.config)
+        configs = tuple(IPAMConfig(c.subnet, c.ip_range, c.gateway, c.auxiliary_addresses) for c in self.ipam.config)
         return NetworkSpec(
             name=self.name,
             labels=self.labels,
@@ -71,11 +89,56 @@ async def create_network(request: web.Request) -> web.Response:
     """POST /networks/create"""
     manager = manager_of(request)
     asked = await body_as(NetworkRequest, request)
-    spec = validate.network_spec(asked.spec(), asked.driver, asked.scope, asked.enable_ipv6)
+    _check_supported(asked)
+    spec = validate.network_spec(asked.spec(), asked.driver, asked.scope)
+    if ENCRYPTED in spec.options and _asks(spec.options[ENCRYPTED]):
+        raise await asyncio.to_thread(_no_encryption)
     changes = await manager.state.write(
         lambda view: operations.create_network(view, spec, manager.ledger(view), manager.new_id)
     )
     return answer({"Id": changes.put[0].id, "Warning": ""}, 201)
+
+
+def _check_supported(asked: NetworkRequest) -> None:
+    """Refuses what would make another network than the one that was asked for."""
+    if asked.enable_ipv6 or not asked.enable_ipv4:
+        raise MeshnetError("IPv6 addresses on overlay networks are not supported; leave out --ipv6")
+    if asked.config_only or asked.config_from.network:
+        raise MeshnetError("networks that hold or take only a configuration are not supported", 501)
+    if asked.ipam.driver not in ("", "default") or asked.ipam.options:
+        raise MeshnetError("addresses of overlay networks come from the default IPAM driver, which has no options")
+
+
+def _asks(value: str) -> bool:
+    """Whether an option without a value, or with one that means yes, is given."""
+    return value.lower() not in ("0", "f", "false")
+
+
+def _no_encryption() -> MeshnetError:
+    """Why a network cannot be encrypted. Unencrypted instead would be worse than none."""
+    probe = capabilities.esp()
+    if not probe.works:
+        return MeshnetError(
+            f"this kernel cannot encrypt networks: ESP does not work ({probe.detail}): {probe.fix}; "
+            "or leave out --opt encrypted",
+            501,
+        )
+    return MeshnetError("encrypted networks are not supported yet; leave out --opt encrypted", 501)
+
+
+async def prune_networks(request: web.Request) -> web.Response:
+    """POST /networks/prune, with `filters`: removes the networks that nothing uses, but not ingress."""
+    wanted = filters.parse(request.query.get("filters", ""), lists.PRUNED)
+    before = lists.until(wanted, time.time())
+
+    def unused(view: View) -> Changes:
+        found = lists.unused_networks(view, wanted, before)
+        return Changes(
+            drop=tuple(thing for network in found for thing in operations.remove_network(view, network).drop)
+        )
+
+    dropped = (await manager_of(request).state.write(unused)).drop
+    return answer({"NetworksDeleted": [thing.spec.name for thing in dropped if isinstance(thing, Network)] or None})
 
 
 async def remove_network(request: web.Request) -> web.Response:

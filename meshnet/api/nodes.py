@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from aiohttp import web
 
 from meshnet.api import filters, lists, shapes, validate
-from meshnet.api.http import answer, body_as, flag, manager_of, version_of
+from meshnet.api.http import answer, body_of, flag, manager_of, version_of
+from meshnet.codec import from_json
 from meshnet.control import operations
 from meshnet.model import NodeSpec
 
@@ -25,11 +29,19 @@ async def inspect_node(request: web.Request) -> web.Response:
 async def update_node(request: web.Request) -> web.Response:
     """POST /nodes/{id}/update?version=N"""
     version = version_of(request, "node")
-    spec = validate.node_spec(await body_as(NodeSpec, request))
+    body = await body_of(request)
+    spec = validate.node_spec(_said(body, from_json(NodeSpec, body)))
     await manager_of(request).state.write(
         lambda view: operations.update_node(filters.find_node(view, request.match_info["id"]), version, spec)
     )
     return web.Response()
+
+
+def _said(body: Any, spec: NodeSpec) -> NodeSpec:
+    """The spec with nothing taken for granted: a role or an availability that is left out is none."""
+    given = {str(name).lower() for name, value in body.items() if value is not None}
+    role = spec.role if "role" in given else ""
+    return replace(spec, role=role, availability=spec.availability if "availability" in given else "")
 
 
 async def remove_node(request: web.Request) -> web.Response:

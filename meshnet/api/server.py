@@ -7,7 +7,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from meshnet.api import networks, nodes, services, system
+from meshnet.api import confidential, networks, nodes, services, swarm, system
 from meshnet.api.http import LIMIT, MANAGER, Handler, middleware
 from meshnet.control.manager import Manager
 from meshnet.errors import MeshnetError
@@ -17,6 +17,9 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("HEAD", "/_ping", system.ping),
     ("GET", "/version", system.version),
     ("GET", "/info", system.info),
+    ("GET", "/swarm", swarm.inspect_swarm),
+    ("GET", "/swarm/unlockkey", swarm.unlock_key),
+    ("POST", "/swarm/update", swarm.update_swarm),
     ("GET", "/nodes", nodes.list_nodes),
     ("GET", "/nodes/{id}", nodes.inspect_node),
     ("POST", "/nodes/{id}/update", nodes.update_node),
@@ -28,8 +31,19 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("DELETE", "/services/{id}", services.remove_service),
     ("GET", "/tasks", services.list_tasks),
     ("GET", "/tasks/{id}", services.inspect_task),
+    ("GET", "/secrets", confidential.list_secrets),
+    ("POST", "/secrets/create", confidential.create_secret),
+    ("GET", "/secrets/{id}", confidential.inspect_secret),
+    ("POST", "/secrets/{id}/update", confidential.update_secret),
+    ("DELETE", "/secrets/{id}", confidential.remove_secret),
+    ("GET", "/configs", confidential.list_configs),
+    ("POST", "/configs/create", confidential.create_config),
+    ("GET", "/configs/{id}", confidential.inspect_config),
+    ("POST", "/configs/{id}/update", confidential.update_config),
+    ("DELETE", "/configs/{id}", confidential.remove_config),
     ("GET", "/networks", networks.list_networks),
     ("POST", "/networks/create", networks.create_network),
+    ("POST", "/networks/prune", networks.prune_networks),
     ("GET", "/networks/{id}", networks.inspect_network),
     ("DELETE", "/networks/{id}", networks.remove_network),
 )

@@ -21,7 +21,8 @@ ENGINE_VERSION = "20.10.24"
 Json = dict[str, Any]
 
 
-def _head(thing: Any) -> Json:
+def head(thing: Any) -> Json:
+    """What all objects begin with."""
     return {
         "ID": thing.id,
         "Version": {"Index": thing.version.index},
@@ -32,7 +33,7 @@ def _head(thing: Any) -> Json:
 
 def node(thing: Node) -> Json:
     return {
-        **_head(thing),
+        **head(thing),
         "Spec": shown(thing.spec),
         "Description": shown(thing.description),
         "Status": shown(thing.status),
@@ -55,7 +56,7 @@ def service_spec(spec: ServiceSpec) -> Json:
 def service(thing: Service, view: View, status: bool = False, defaults: bool = False) -> Json:
     """With `status`, the counts that `docker service ls` shows; with `defaults`, what holds where nothing was said."""
     described = {
-        **_head(thing),
+        **head(thing),
         "Spec": service_spec(interpolated(thing.spec) if defaults else thing.spec),
     }
     if thing.previous_spec is not None:
@@ -107,7 +108,7 @@ def _status(thing: Service, view: View) -> Json:
 
 def task(thing: Task, view: View) -> Json:
     described: Json = {
-        **_head(thing),
+        **head(thing),
         "Labels": {},
         "Spec": task_spec(thing.spec),
         "ServiceID": thing.service_id,
@@ -142,7 +143,7 @@ def _attached(thing: Network) -> Json:
         if value:
             spec[name] = True
     return {
-        **_head(thing),
+        **head(thing),
         "Spec": {**spec, "Scope": "swarm"},
         "DriverState": {"Name": "overlay", "Options": _options(thing)},
         "IPAMOptions": {"Driver": {"Name": "default"}, "Configs": shown(thing.ipam_options.configs)},

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from meshnet.api import shapes
 from meshnet.api.http import answer, manager_of
+from meshnet.api.swarm import cluster
 from meshnet.control.manager import Manager
 from meshnet.control.view import View
 from meshnet.model import Node
@@ -86,8 +87,8 @@ def _own_node(view: View) -> Node | None:
 
 
 def _swarm(manager: Manager) -> shapes.Json:
-    view, settings = manager.view, manager.settings
-    own, cluster = _own_node(view), view.cluster
+    view = manager.view
+    own = _own_node(view)
     swarm: shapes.Json = {
         "NodeID": own.id if own else "",
         "NodeAddr": own.status.addr if own else "",
@@ -98,20 +99,6 @@ def _swarm(manager: Manager) -> shapes.Json:
         "Nodes": len(view.nodes),
         "Managers": sum(node.spec.role == "manager" for node in view.nodes.values()),
     }
-    if cluster is not None:
-        swarm["Cluster"] = {
-            "ID": cluster.id,
-            "Version": {"Index": cluster.version.index},
-            "CreatedAt": cluster.created_at,
-            "UpdatedAt": cluster.updated_at,
-            "Spec": {
-                "Name": "default",
-                "Labels": {},
-                "Orchestration": {"TaskHistoryRetentionLimit": settings.history},
-                "Dispatcher": {"HeartbeatPeriod": round(settings.heartbeat * 1e9)},
-            },
-            "DefaultAddrPool": list(settings.pools),
-            "SubnetSize": settings.pool_size,
-            "DataPathPort": 4789,
-        }
+    if manager.view.cluster is not None:
+        swarm["Cluster"] = cluster(manager)
     return swarm

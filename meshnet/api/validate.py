@@ -14,7 +14,7 @@ from random import Random
 from meshnet.api.validate_container import container, duration, resources
 from meshnet.control.constraints import parse
 from meshnet.control.defaults import deadline_of, placement_of
-from meshnet.control.operations import invalid
+from meshnet.control.refusals import invalid
 from meshnet.errors import MeshnetError
 from meshnet.ipam import RESERVED_PORTS
 from meshnet.model import (
@@ -35,6 +35,8 @@ from meshnet.model import (
 NAME = re.compile(r"[a-zA-Z0-9](?:[-_a-zA-Z0-9]*[a-zA-Z0-9])?")
 ALIAS = re.compile(r"[a-zA-Z0-9_](?:[a-zA-Z0-9_.\-]*[a-zA-Z0-9_])?")
 LAST_PORT = 65535
+MTU_OPTION = "com.docker.network.driver.mtu"
+LEAST_MTU = 68  # RFC 791
 MOST_REPLICAS = 100_000
 ROLLBACK_ACTIONS = ("pause", "continue")
 UPDATE_ACTIONS = (*ROLLBACK_ACTIONS, "rollback")
@@ -89,9 +91,6 @@ def service_spec(spec: ServiceSpec, rng: Random) -> ServiceSpec:
     )
     if checked.mode.job:
         _check_job(checked)
-    container_spec = checked.task_template.container_spec
-    if container_spec.secrets or container_spec.configs:
-        raise MeshnetError("TaskTemplate.ContainerSpec: Secrets and Configs are not supported yet", 501)
     return checked
 
 
@@ -198,7 +197,7 @@ def _port(port: PortConfig) -> PortConfig:
     return port
 
 
-def network_spec(spec: NetworkSpec, driver: str, scope: str, ipv6: bool) -> NetworkSpec:
+def network_spec(spec: NetworkSpec, driver: str, scope: str) -> NetworkSpec:
     """An overlay network's spec. What else the Engine could create is refused: no other driver is here."""
     if not spec.name:
         raise MeshnetError("network with name  already exists", 409)
@@ -206,10 +205,11 @@ def network_spec(spec: NetworkSpec, driver: str, scope: str, ipv6: bool) -> Netw
         raise MeshnetError(f'plugin "{driver}" not found: networks of a swarm use the driver "overlay"', 404)
     if scope == "local":
         raise MeshnetError("cannot downgrade network scope for overlay networks")
-    if ipv6:
-        raise MeshnetError("IPv6 addresses on overlay networks are not supported; leave out --ipv6")
-    if "encrypted" in spec.options:
-        raise MeshnetError("encrypted networks are not supported yet; leave out --opt encrypted")
+    if spec.ingress and (spec.attachable or spec.internal):
+        raise invalid("an ingress network can be neither attachable nor internal")
+    mtu = spec.options.get(MTU_OPTION)
+    if mtu is not None and not (mtu.isascii() and mtu.isdigit() and LEAST_MTU <= int(mtu[:6]) <= LAST_PORT):
+        raise MeshnetError(f"invalid {MTU_OPTION} {mtu!r}: a number from {LEAST_MTU} to {LAST_PORT} is needed")
     check_name(spec.name)
     return spec
 

@@ -16,7 +16,7 @@ from meshnet.containerspec import (
     Resources,
     SecretReference,
 )
-from meshnet.control.operations import invalid
+from meshnet.control.refusals import invalid
 from meshnet.errors import MeshnetError
 from meshnet.model import SECOND
 

@@ -7,18 +7,15 @@ client, `f3` one that answers through `f1`. The client asks the tasks' own addre
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import shutil
+import functools
 import socket
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 from meshnet import names
-from meshnet.bench.prober import CACHE
 from meshnet.bench.world import World
-from meshnet.errors import MeshnetError
-from meshnet.kernel import bpfbuild, bpfload, tc
+from meshnet.kernel import bpfbuild, bpfload, netns, tcx
 from meshnet.kernel.bpf import Objects
 from meshnet.kernel.netlink import Netlink
 
@@ -41,25 +38,10 @@ def address(task: str) -> str:
     return TASKS[task][1]
 
 
-def build() -> Path:
-    """The programs, compiled if this source was not yet. MeshnetError without clang."""
-    clang = shutil.which("clang")
-    digest = hashlib.sha256(" ".join(bpfbuild.FLAGS).encode() + SOURCE.read_bytes()).hexdigest()[:16]
-    target = CACHE / f"bare-{digest}.o"
-    if not target.exists():
-        if clang is None:
-            raise MeshnetError("clang is not installed: apt-get install clang libbpf-dev")
-        CACHE.mkdir(mode=0o755, parents=True, exist_ok=True)
-        for old in CACHE.glob("bare-*.o"):
-            old.unlink(missing_ok=True)
-        bpfbuild.compile_object(clang, SOURCE, target)
-    return target
-
-
 @contextlib.contextmanager
 def bare(world: World, client: str) -> Iterator[None]:
     """Wires the nodes and tasks, which exist and are plugged in; `client` is the outside client's address."""
-    program = build()
+    program = bpfbuild.cached(SOURCE)
     for task, (node, own) in TASKS.items():
         world.ip(
             node,
@@ -98,9 +80,9 @@ def _attach(world: World, node: str, objects: Objects, client: str) -> None:
             for ip, where in (*places, ("0.0.0.0", 0), ("0.0.0.0", 0))[:2]:
                 value += struct.pack("=II", _be32(ip), where)
         objects.maps["bare_config"].set(struct.pack("=I", 0), value)
-        for index in here.values():
-            tc.attach(index, tc.INGRESS, objects.progs["task"], netlink)
-        tc.attach(underlay, tc.INGRESS, objects.progs["node"], netlink)
+        programs = dict.fromkeys(here.values(), objects.progs["task"]) | {underlay: objects.progs["node"]}
+        for index, program in programs.items():
+            netns.run_in(world.space(node), functools.partial(tcx.attach, index, program, netlink))
 
 
 def _be32(ip: str) -> int:

@@ -52,6 +52,7 @@ TITLES = {
 }
 FASTER = {DNSLIB: 8.0, DNSMASQ: 1.5}  # how many times the program on lo should be as fast as these
 SOON = 8.0  # us, its median answer should take at most
+MAX_OTHERS, MAX_STOLEN = 0.2, 0.05  # shares of the machine's CPU time; with more, numbers need care
 _GET = "dnsmasq is not installed: apt-get install dnsmasq-base"
 _STARTING = 10.0  # s that a server gets
 
@@ -96,8 +97,26 @@ def run(seconds: float, progress: Callable[[str], object]) -> dict[str, object]:
         for server in servers:
             if server != KERNEL:
                 stack.enter_context(_serve(made, server, zone, leaf))
+        before = machine.work(leaf)
         samples = _measure(made, servers, zone, seconds, progress, leaf)
-    return summary(samples, servers, missing)
+        pressure = _pressure(before, machine.work(leaf))
+    return summary(samples, servers, missing, pressure)
+
+
+def _pressure(before: machine.Work, after: machine.Work) -> dict[str, float]:
+    """Shares of the machine's CPU time that went to others than client and servers, and to the hypervisor's."""
+    whole = max(after.at - before.at, 0.001) * (os.cpu_count() or 1)
+    others = (after.busy - before.busy) - (after.own - before.own)
+    return {"others": max(0.0, round(others / whole, 3)), "stolen": round((after.stolen - before.stolen) / whole, 3)}
+
+
+def disturbed(result: Mapping[str, object]) -> str:
+    """What else the machine did, if that was so much that the numbers need care; else nothing."""
+    pressure = result["pressure"]
+    assert isinstance(pressure, dict)
+    if pressure["others"] <= MAX_OTHERS and pressure["stolen"] <= MAX_STOLEN:
+        return ""
+    return f"others had {pressure['others']:.0%} of the machine's CPU time, the hypervisor {pressure['stolen']:.0%}"
 
 
 def names() -> dict[str, list[str]]:
@@ -244,8 +263,11 @@ def _measure(
         _end(client)
 
 
-def summary(samples: Samples, servers: Sequence[str], missing: Mapping[str, str]) -> dict[str, object]:
-    """What was measured as plain data: quartiles by server. `missing`: why a server is not there."""
+def summary(
+    samples: Samples, servers: Sequence[str], missing: Mapping[str, str], pressure: Mapping[str, float]
+) -> dict[str, object]:
+    """What was measured as plain data: quartiles by server. `missing`: why a server is not there. `pressure`: what
+    others had of the machine meanwhile."""
     found = {}
     for server in servers:
         rate = samples.rates[server]
@@ -263,6 +285,7 @@ def summary(samples: Samples, servers: Sequence[str], missing: Mapping[str, str]
         "rounds": samples.rounds,
         "servers": found,
         "missing": missing,
+        "pressure": pressure,
     }
 
 
@@ -287,6 +310,8 @@ def lines(result: Mapping[str, object]) -> Iterator[str]:
     assert isinstance(missing, dict)
     assert isinstance(about, dict)
     yield f"DNS in a task, {result['rounds']} rounds"
+    if why := disturbed(result):
+        yield f"UNDER PRESSURE: {why}"
     yield f"{'':30}{'ANSWERS/S':26}{'ON LO AGAINST IT':18}{'WAIT P50':12}WAIT P99"
     for server, row in servers.items():
         low, median, high = row["rate"]
@@ -298,8 +323,8 @@ def lines(result: Mapping[str, object]) -> Iterator[str]:
         yield f"{row['title']:30}{rate:26}{times:18}{wait:12}{row['p99_us'][1]:.0f} us"
         if row["lost"]:
             yield f"  {row['lost']} questions were lost"
-    for server, why in missing.items():
-        yield f"  left out: {TITLES[server]}: {why}"
+    for server, reason in missing.items():
+        yield f"  left out: {TITLES[server]}: {reason}"
     aims = ", ".join(f"{times:g} times {name}" for name, times in FASTER.items())
     yield f"Aims for the program on lo: {aims}, p50 under {SOON:g} us; ! marks one that is missed."
     yield f"{about['processor']}, Linux {about['kernel']}. {about['method']}"

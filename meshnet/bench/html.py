@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
+from meshnet.bench import scale_report
 from meshnet.bench.compare import Change, Key
-from meshnet.bench.paths import OPERATIONS
 from meshnet.bench.result import Measured, Result, ResultRow, ResultTable
 
 _STYLE = """
@@ -26,7 +26,7 @@ def page(result: Result, changes: Mapping[Key, Change]) -> str:
 
 
 def _page(result: Result, changes: Mapping[Key, Change]) -> Iterator[str]:
-    yield '<!doctype html><html lang="en"><meta charset="utf-8"><title>meshnet bench paths</title>'
+    yield '<!doctype html><html lang="en"><meta charset="utf-8"><title>' + result.title + "</title>"
     yield f"<style>{_STYLE}</style><h1>What paths cost: CPU time per operation</h1>"
     yield f"<p>{escape(result.about.get('method', ''))}</p>"
     yield (
@@ -35,6 +35,10 @@ def _page(result: Result, changes: Mapping[Key, Change]) -> Iterator[str]:
     )
     for table in result.tables:
         yield from _table(table, changes)
+    if result.scale:
+        for heading, note, rows in scale_report.grids(result.scale):
+            table_rows = "".join(map(_line, rows))
+            yield f'<h2>{escape(heading)}</h2><table>{table_rows}</table><p class="note">{escape(note)}</p>'
     yield "<h2>Where and how</h2><dl>"
     for name, value in result.about.items():
         yield f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>"
@@ -45,17 +49,21 @@ def _page(result: Result, changes: Mapping[Key, Change]) -> Iterator[str]:
     yield "</dl></html>"
 
 
+def _line(cells: Sequence[str]) -> str:
+    return "<tr>" + "".join(f'<td class="n">{escape(cell)}</td>' for cell in cells) + "</tr>"
+
+
 def _table(table: ResultTable, changes: Mapping[Key, Change]) -> Iterator[str]:
     load = table.pressure
     yield f"<h2>{escape(table.title)}</h2>"
     if load.high:
         yield f'<p class="warn">Under pressure: {load}. Measure again when it is quiet.</p>'
-    heads = "".join(f"<th>{name}<br><small>{escape(what)}</small></th>" for name, what in OPERATIONS.items())
+    heads = "".join(f"<th>{name}<br><small>{escape(what)}</small></th>" for name, what in table.operations.items())
     yield f"<table><tr><th></th>{heads}</tr>"
     largest = max((each.ratio.high for row in table.rows for each in row.measured.values()), default=1.0)
     for row in table.rows:
         if not row.hidden:
-            cells = "".join(_cell(table, row, name, largest, changes) for name in OPERATIONS)
+            cells = "".join(_cell(table, row, name, largest, changes) for name in table.operations)
             yield f"<tr><td>{escape(row.title)}</td>{cells}</tr>"
     yield f'</table><p class="note">{table.rounds} rounds in {table.seconds:.0f} s, {table.clock} clock; {load}.</p>'
 

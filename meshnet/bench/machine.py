@@ -82,6 +82,24 @@ def cpu_time(cpu: int) -> CpuTime:
     return CpuTime(time.monotonic(), 0.0, 0.0)
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """CPU seconds since boot: of all CPUs, of one cgroup2 group on them, taken by the hypervisor; and the clock."""
+
+    at: float
+    busy: float
+    own: float
+    stolen: float
+
+
+def work(group: Path) -> Work:
+    """What all CPUs did, and how much of it for the processes of a group."""
+    cpus = [cpu_time(cpu) for cpu in range(os.cpu_count() or 1)]
+    usage = re.search(r"^usage_usec (\d+)$", (group / "cpu.stat").read_text(), re.MULTILINE)
+    own = int(usage[1]) / 1e6 if usage else 0.0
+    return Work(time.monotonic(), sum(cpu.busy for cpu in cpus), own, sum(cpu.stolen for cpu in cpus))
+
+
 def quietest_cpu() -> int:
     """Of the CPUs that this process may use, the one that did least in the last fifth of a second."""
     allowed = sorted(os.sched_getaffinity(0))

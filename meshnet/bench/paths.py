@@ -19,7 +19,9 @@ OPERATIONS = {
 @dataclass(frozen=True, slots=True)
 class Way:
     """One path as the prober drives it: a client in one namespace asks `address`:`port`, and what it sends arrives at
-    `server_port` in another. `process` is a proxy on the way, whose CPU time counts, 0 for none."""
+    `server_port` in another. `process` is a proxy on the way, whose CPU time counts, 0 for none. `addresses` and
+    `ports`: so many from the first on, of which each connect takes another. `group` is the cgroup whose sockets are
+    the client's, where it is not the table's."""
 
     client: str
     server: str
@@ -28,13 +30,16 @@ class Way:
     server_port: int
     operations: str = "rbuc"
     process: int = 0
+    addresses: int = 1
+    ports: int = 1
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """A path of a table. `baseline` is the key of the row that its ratios are to; a hidden row is only a baseline.
 
-    `aim`: the ratios that the project wants to reach, by operation; within `TOLERANCE` they are reached.
+    `aim`: the ratios that the project wants to reach, by operation; within `tolerance` they are reached.
     """
 
     key: str
@@ -43,6 +48,7 @@ class Row:
     baseline: str
     aim: Mapping[str, float] = field(default_factory=dict)
     hidden: bool = False
+    tolerance: float = TOLERANCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,11 @@ class Missing:
     title: str
     reason: str
     fix: str
+
+
+def quietly(package: str) -> str:
+    """How to get a Debian package whose installation would start a service, without that."""
+    return f"scripts/setup .venv {package} (it starts no service, as apt-get alone would)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from meshnet.bench.paths import OPERATIONS
 from meshnet.bench.result import Result, ResultTable
 from meshnet.errors import MeshnetError
 
@@ -23,6 +22,11 @@ def draw(result: Result, folder: Path) -> list[Path]:
     return written
 
 
+def check() -> None:
+    """Raises MeshnetError if pictures cannot be drawn here."""
+    _figure_class()
+
+
 def _figure_class() -> Any:
     try:
         from matplotlib.figure import Figure
@@ -35,8 +39,8 @@ def _figure(figure_class: Any, table: ResultTable, under: str) -> Any:
     rows = [row for row in table.rows if not row.hidden]
     figure = figure_class(figsize=(12, 1.4 + 0.34 * len(rows)), layout="constrained")
     figure.suptitle(f"{table.title}: speed against the baseline" + (" (UNDER PRESSURE)" if table.pressure.high else ""))
-    axes = figure.subplots(1, len(OPERATIONS), sharey=True)
-    for axis, (operation, what) in zip(axes, OPERATIONS.items(), strict=True):
+    axes = figure.subplots(1, len(table.operations), sharey=True, squeeze=False)[0]
+    for axis, (operation, what) in zip(axes, table.operations.items(), strict=True):
         for place, row in enumerate(rows):
             found = row.measured.get(operation)
             if found is None:

@@ -8,12 +8,14 @@
  * Reads its job from stdin, writes one line per slice to stdout. Lines of a job:
  *   cpu N                  where to run
  *   softirqd PID           ksoftirqd of that CPU: its time is added (0: none)
- *   cgroup DIR             cgroup2 group to run in, for paths that are translated at the socket
+ *   cgroup DIR             cgroup2 group for the paths that follow, if they are translated at the socket. With several
+ *                          groups there is a process in each, on the same CPU, and one at a time has its turn
  *   slice NS, warm NS      length of a slice; how long each path runs before it is measured
  *   rounds N
- *   path ID CLIENT-NS SERVER-NS ADDRESS PORT SERVER-PORT OPERATIONS PID
+ *   path ID CLIENT-NS SERVER-NS ADDRESS PORT SERVER-PORT OPERATIONS PID ADDRESSES PORTS
  *                          OPERATIONS: letters of "rbuc" (request/response, bulk, UDP, connect+request+close)
  *                          PID: a process on the path, such as a proxy, whose CPU time belongs to it (0: none)
+ *                          ADDRESSES, PORTS: so many from ADDRESS and PORT on; each connect takes another
  * Answers:
  *   ready ID OPERATION OPS        operations in a slice
  *   fail ID OPERATION WHY         the path is left out for this operation
@@ -41,6 +43,8 @@
 #include <unistd.h>
 
 #define PATHS 64
+#define GROUPS 16
+#define STEP 7919 /* a prime: all addresses have their turn, and neighbours not one after the other */
 #define REQUEST 100
 #define RESPONSE 200
 #define BULK (128 * 1024)
@@ -53,15 +57,29 @@ static const char letters[OPERATIONS + 1] = "rbuc"; /* request, bulk, udp, conne
 
 struct path {
 	char id[32], operations[8];
-	int client_ns, server_ns, port, server_port, pid;
-	struct sockaddr_in to;
+	int client_ns, server_ns, port, server_port, pid, group;
+	struct sockaddr_in to; /* the first of all */
+	long addresses, ports, next;
 	int listener, server_udp, client_udp;
 	int client[2], server[2]; /* connections of request/response and bulk: what one does to its window stays its own */
 	long count[OPERATIONS];   /* operations in a slice, 0: left out */
 };
 
+/* Where paths run, and the pipes to the process that is there. */
+struct group {
+	char directory[512]; /* "": where this process is */
+	int ask, answer;
+};
+
+/* Whose turn it is; operation < 0: prepare the path. */
+struct turn {
+	int path, operation;
+	long round;
+};
+
 static struct path paths[PATHS];
-static int path_count, cpu, softirqd;
+static struct group groups[GROUPS];
+static int path_count, group_count, cpu, softirqd;
 static long slice_ns = 1000000, warm_ns = 20000000, rounds = 100;
 static char buffer[BULK], why[256];
 
@@ -214,9 +232,21 @@ static int accept_one(const struct path *path)
 	return fd;
 }
 
-/* A connection, both ends. The caller is in the client's namespace. */
-static int join(const struct path *path, int *client, int *server, int tuned)
+/* Where the next connection of a path goes. */
+static struct sockaddr_in next_of(struct path *path)
 {
+	struct sockaddr_in to = path->to;
+	long number = path->next++ * STEP;
+
+	to.sin_addr.s_addr = htonl(ntohl(to.sin_addr.s_addr) + number % path->addresses);
+	to.sin_port = htons(ntohs(to.sin_port) + number % path->ports);
+	return to;
+}
+
+/* A connection, both ends. The caller is in the client's namespace. */
+static int join(struct path *path, int *client, int *server, int tuned)
+{
+	struct sockaddr_in to = next_of(path);
 	struct timeval patience = { .tv_sec = PATIENCE_MS / 1000 };
 
 	*client = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -225,7 +255,7 @@ static int join(const struct path *path, int *client, int *server, int tuned)
 	setsockopt(*client, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)); /* connect() too */
 	if (tuned)
 		tune(*client);
-	if (connect(*client, (void *)&path->to, sizeof(path->to))) {
+	if (connect(*client, (void *)&to, sizeof(to))) {
 		failed("connect");
 		close(*client);
 		return -1;
@@ -240,7 +270,7 @@ static int join(const struct path *path, int *client, int *server, int tuned)
 	return 0;
 }
 
-static int connection(const struct path *path)
+static int connection(struct path *path)
 {
 	int client, server, result;
 
@@ -252,7 +282,7 @@ static int connection(const struct path *path)
 	return result;
 }
 
-static int operate(const struct path *path, int operation)
+static int operate(struct path *path, int operation)
 {
 	switch (operation) {
 	case 0:
@@ -376,6 +406,13 @@ static int open_ns(const char *name)
 	return fd;
 }
 
+static void add_group(const char *directory)
+{
+	if (group_count == GROUPS)
+		die("more than %d groups", GROUPS);
+	snprintf(groups[group_count++].directory, sizeof(groups[0].directory), "%s", directory);
+}
+
 static void read_path(const char *line)
 {
 	char client[256], server[256], address[64];
@@ -383,9 +420,13 @@ static void read_path(const char *line)
 
 	if (path_count == PATHS)
 		die("more than %d paths", PATHS);
-	if (sscanf(line, "path %31s %255s %255s %63s %d %d %7s %d", path->id, client, server, address, &path->port,
-		   &path->server_port, path->operations, &path->pid) != 8)
+	if (sscanf(line, "path %31s %255s %255s %63s %d %d %7s %d %ld %ld", path->id, client, server, address,
+		   &path->port, &path->server_port, path->operations, &path->pid, &path->addresses, &path->ports) != 10 ||
+	    path->addresses < 1 || path->ports < 1)
 		die("not a path: %s", line);
+	if (!group_count)
+		add_group("");
+	path->group = group_count - 1;
 	path->client_ns = open_ns(client);
 	path->server_ns = open_ns(server);
 	path->to.sin_family = AF_INET;
@@ -413,7 +454,7 @@ static void read_job(void)
 
 	while (fgets(line, sizeof(line), stdin)) {
 		if (sscanf(line, "cgroup %511s", word) == 1)
-			join_cgroup(word);
+			add_group(word);
 		else if (strncmp(line, "path ", 5) == 0)
 			read_path(line);
 		else if (sscanf(line, "cpu %d", &cpu) != 1 && sscanf(line, "softirqd %d", &softirqd) != 1 &&
@@ -433,23 +474,78 @@ static void pin(void)
 		die("cpu %d: %s", cpu, strerror(errno));
 }
 
+static void take(const struct turn *turn)
+{
+	struct path *path = &paths[turn->path];
+
+	if (turn->operation < 0)
+		prepare(path);
+	else if (path->count[turn->operation])
+		measure(path, turn->operation, turn->round);
+}
+
+/* The process of one of several groups: takes its turns until nobody asks any more. */
+static void work(const struct group *group, int asked, int answer)
+{
+	struct turn turn;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (group->directory[0])
+		join_cgroup(group->directory);
+	while (read(asked, &turn, sizeof(turn)) == sizeof(turn)) {
+		take(&turn);
+		fflush(stdout);
+		if (write(answer, "", 1) != 1)
+			break;
+	}
+	exit(1);
+}
+
+static void start(struct group *group)
+{
+	int asked[2], answered[2], pid;
+
+	if (pipe2(asked, O_CLOEXEC) || pipe2(answered, O_CLOEXEC) || (pid = fork()) < 0)
+		die("fork: %s", strerror(errno));
+	if (!pid)
+		work(group, asked[0], answered[1]);
+	close(asked[0]);
+	close(answered[1]);
+	group->ask = asked[1];
+	group->answer = answered[0];
+}
+
+static void give(int path, int operation, long round)
+{
+	struct turn turn = { .path = path, .operation = operation, .round = round };
+	const struct group *group = &groups[paths[path].group];
+	char done;
+
+	if (group_count == 1)
+		take(&turn);
+	else if (write(group->ask, &turn, sizeof(turn)) != sizeof(turn) || read(group->answer, &done, 1) != 1)
+		die("the process in %s ended", group->directory);
+}
+
 int main(void)
 {
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	signal(SIGPIPE, SIG_IGN);
 	read_job();
 	pin();
+	for (int i = 0; i < group_count && group_count > 1; i++)
+		start(&groups[i]);
+	if (group_count == 1 && groups[0].directory[0])
+		join_cgroup(groups[0].directory);
 	for (int i = 0; i < path_count; i++)
-		prepare(&paths[i]);
+		give(i, -1, 0);
 	for (long round = 0; round < rounds; round++) {
 		for (int operation = 0; operation < OPERATIONS; operation++) {
 			for (int i = 0; i < path_count; i++) {
 				/* Another order each time: who follows whom must not matter. */
 				int at = round & 1 ? path_count - 1 - i : i;
-				struct path *path = &paths[(at + round / 2) % path_count];
 
-				if (path->count[operation])
-					measure(path, operation, round);
+				give((at + round / 2) % path_count, operation, round);
 			}
 		}
 		printf("round %ld\n", round);

@@ -14,10 +14,10 @@ from pathlib import Path
 from meshnet.bench.paths import OPERATIONS, Table
 from meshnet.bench.world import World
 from meshnet.errors import MeshnetError
+from meshnet.kernel.bpfbuild import CACHE, in_use
 
 SOURCE = Path(__file__).with_name("pp.c")
 FLAGS = ("-O2", "-Wall", "-Wextra")
-CACHE = Path("/var/cache/meshnet")
 _LETTERS = {name[0]: name for name in OPERATIONS}
 _ROUNDS = 1_000_000  # more than there is ever time for: the reader ends it
 
@@ -46,7 +46,7 @@ def build(source: Path = SOURCE) -> Path:
     """The program of a C source, compiled if this source was not yet. MeshnetError without a C compiler."""
     digest = hashlib.sha256(" ".join(FLAGS).encode() + source.read_bytes()).hexdigest()[:16]
     target = CACHE / f"{source.stem}-{digest}"
-    if target.exists():
+    if in_use(target):
         return target
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
@@ -64,20 +64,22 @@ def build(source: Path = SOURCE) -> Path:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
-    for old in CACHE.glob(f"{source.stem}-*"):
-        if old != target:
-            old.unlink(missing_ok=True)
     return target
 
 
-def job(table: Table, world: World, cpu: int, group: str) -> str:
-    """The text that the prober reads; see pp.c."""
-    lines = [f"cpu {cpu}", f"softirqd {softirqd(cpu)}", f"cgroup {group}", f"rounds {_ROUNDS}"]
+def job(table: Table, world: World, cpu: int, group: str = "") -> str:
+    """The text that the prober reads; see pp.c. `group` is the cgroup of ways that name none, "" for the caller's."""
+    lines = [f"cpu {cpu}", f"softirqd {softirqd(cpu)}", f"rounds {_ROUNDS}"]
+    here = ""
     for row in table.rows:
         way = row.way
+        if (way.group or group) != here:
+            here = way.group or group
+            lines.append(f"cgroup {here}")
         places = f"{world.path(way.client)} {world.path(way.server)}"
         lines.append(
             f"path {row.key} {places} {way.address} {way.port} {way.server_port} {way.operations} {way.process}"
+            f" {way.addresses} {way.ports}"
         )
     return "\n".join(lines) + "\n"
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meshnet.bench import mesh, peers
-from meshnet.bench.paths import Missing, Way
+from meshnet.bench.paths import Missing, Way, quietly
 from meshnet.bench.world import World
 from meshnet.errors import MeshnetError
 from meshnet.kernel import netns
 
-MISSING = Missing("HAProxy", "haproxy is not installed", "apt-get install haproxy")
+MISSING = Missing("HAProxy", "haproxy is not installed", quietly("haproxy"))
 _PATIENCE = 5.0  # seconds until it listens
 # place -> namespace, port there, backend, port there
 _PLACES = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from meshnet.bench import scale_report
 from meshnet.bench.compare import Change, Key
 from meshnet.bench.paths import OPERATIONS
 from meshnet.bench.result import Measured, Result, ResultRow, ResultTable
@@ -16,6 +17,8 @@ def lines(result: Result, changes: Mapping[Key, Change] | None = None) -> Iterat
     """The whole report, line by line. `changes` since another result are marked in the cells."""
     for table in result.tables:
         yield from _table(table, changes or {})
+    if result.scale:
+        yield from scale_report.lines(result.scale)
     yield from _notes(result)
 
 
@@ -28,10 +31,10 @@ def _table(table: ResultTable, changes: Mapping[Key, Change]) -> Iterator[str]:
         yield f"  UNDER PRESSURE: {table.pressure}: costs are too high; ratios without `?` hold"
     if table.clock == "wall":
         yield "  wall clock: this kernel's CPU clock of a thread does not have the whole path on it"
-    yield "".ljust(width) + "".join(name.upper().ljust(_COLUMN) for name in OPERATIONS).rstrip()
+    yield "".ljust(width) + "".join(name.upper().ljust(_COLUMN) for name in table.operations).rstrip()
     for row in shown:
-        marks = {name: _mark(changes.get((table.key, row.key, name))) for name in OPERATIONS}
-        cells = "".join((_cell(row, name) + marks[name]).ljust(_COLUMN) for name in OPERATIONS)
+        marks = {name: _mark(changes.get((table.key, row.key, name))) for name in table.operations}
+        cells = "".join((_cell(row, name) + marks[name]).ljust(_COLUMN) for name in table.operations)
         yield (row.title.ljust(width) + cells).rstrip()
     for row in table.rows:
         for why in sorted(set(row.failures.values())):
@@ -73,7 +76,10 @@ def _notes(result: Result) -> Iterator[str]:
     for reason, count in result.drops.items():
         yield f"packets were dropped: {reason}: {count}"
     for name, what in OPERATIONS.items():
-        yield f"{name.upper()}: {what}"
+        if any(name in table.operations for table in result.tables):
+            yield f"{name.upper()}: {what}"
     yield "Each: CPU time per operation (median, ± half the distance between the quartiles), then the speed against the"
-    yield "nearest row above that says 1: more than 1 is faster. `?`: not known within 2 %. `ok`: the aim is reached"
-    yield "within 0.02; `<1.08`: it is not."
+    yield "nearest row above that says 1: more than 1 is faster. `?`: not known within 2 %. `ok`: the aim is reached,"
+    aimed = [each for table in result.tables for row in table.rows for each in row.measured.values() if each.aim]
+    slack = max((each.tolerance for each in aimed), default=0)
+    yield (f"within {slack}; " if slack else "") + f"`<{aimed[0].aim if aimed else 1:.2f}`: it is not."

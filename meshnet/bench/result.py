@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from meshnet.bench.paths import TOLERANCE, Missing
+from meshnet.bench import scale_result
+from meshnet.bench.paths import OPERATIONS, TOLERANCE, Missing
+from meshnet.bench.scale_result import Scale
 from meshnet.bench.statistics import Spread
 from meshnet.errors import MeshnetError
 
@@ -23,11 +25,12 @@ class Measured:
     cost: Spread
     ratio: Spread
     aim: float | None = None
+    tolerance: float = TOLERANCE
 
     @property
     def reached(self) -> bool | None:
         """Whether the aim is reached, with the tolerance that it allows; None without an aim."""
-        return None if self.aim is None else self.ratio.median >= self.aim - TOLERANCE
+        return None if self.aim is None else self.ratio.median >= self.aim - self.tolerance
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,12 @@ class ResultTable:
     clock: str
     pressure: Pressure
 
+    @property
+    def operations(self) -> dict[str, str]:
+        """Those of `OPERATIONS` that a row of it has, measured or not."""
+        tried = {name for row in self.rows for name in (*row.measured, *row.failures)}
+        return {name: what for name, what in OPERATIONS.items() if name in tried}
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -84,6 +93,12 @@ class Result:
     about: Mapping[str, str]
     tables: tuple[ResultTable, ...]
     drops: Mapping[str, int]
+    scale: Scale | None = None
+
+    @property
+    def title(self) -> str:
+        """The command that made it."""
+        return "meshnet bench scale" if self.scale else "meshnet bench paths"
 
 
 def dump(result: Result) -> str:
@@ -97,7 +112,9 @@ def load(path: Path) -> Result:
         value = json.loads(path.read_text())
         if value["format"] != FORMAT:
             raise MeshnetError(f"{path}: its format is {value['format']}, this meshnet reads {FORMAT}: measure again")
-        return Result(value["about"], tuple(map(_table, value["tables"])), value["drops"])
+        extra = value.get("scale")
+        scale = scale_result.from_json(extra) if extra else None
+        return Result(value["about"], tuple(map(_table, value["tables"])), value["drops"], scale)
     except OSError as error:
         raise MeshnetError(f"{path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -112,7 +129,7 @@ def _table(value: dict[str, Any]) -> ResultTable:
 
 def _row(value: dict[str, Any]) -> ResultRow:
     measured = {
-        name: Measured(Spread(**each["cost"]), Spread(**each["ratio"]), each["aim"])
+        name: Measured(Spread(**each["cost"]), Spread(**each["ratio"]), each["aim"], each.get("tolerance", TOLERANCE))
         for name, each in value["measured"].items()
     }
     return ResultRow(**value | {"measured": measured})

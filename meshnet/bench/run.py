@@ -12,7 +12,7 @@ from shutil import which
 from meshnet.bench import bare, machine, peers, prober, statistics
 from meshnet.bench import mesh as mesh_paths
 from meshnet.bench.mesh import Mesh
-from meshnet.bench.paths import Missing, Row, Table
+from meshnet.bench.paths import Missing, Row, Table, quietly
 from meshnet.bench.prober import Samples
 from meshnet.bench.proxy import MISSING as NO_PROXY
 from meshnet.bench.proxy import Proxy, proxies
@@ -49,6 +49,7 @@ class Stage:
 
 def run(options: Options, progress: Progress) -> Result:
     """Measures. Raises MeshnetError where it cannot; nothing stays behind in any case."""
+    _chosen(tables({}, ()), options.only)  # a name that is wrong is refused before anything is made
     program = prober.build()
     with stage(options.cpu, progress) as made:
         chosen = _chosen(tables(made.proxies, made.missing), options.only)
@@ -56,7 +57,8 @@ def run(options: Options, progress: Progress) -> Result:
         measured = []
         for table in chosen:
             seconds = options.seconds * len(table.rows) / paths
-            measured.append(_measure(program, made, table, seconds, progress))
+            text = prober.job(table, made.world, made.cpu, made.mesh.group())
+            measured.append(measure(program, text, made.cpu, table, seconds, progress))
         return Result(machine.about() | {"CPU": str(made.cpu)}, tuple(measured), made.mesh.drops())
 
 
@@ -88,7 +90,7 @@ def _no_ipvs() -> tuple[Missing, ...]:
     if not found.works:
         return (Missing("IPVS", "this kernel has none", found.fix),)
     if which("ipvsadm") is None:
-        return (Missing("IPVS", "ipvsadm is not installed", "apt-get install ipvsadm"),)
+        return (Missing("IPVS", "ipvsadm is not installed", quietly("ipvsadm")),)
     return ()
 
 
@@ -100,8 +102,8 @@ def _chosen(all_tables: tuple[Table, ...], only: tuple[str, ...]) -> tuple[Table
     return tuple(table for key, table in known.items() if not only or key in only)
 
 
-def _measure(program: Path, made: Stage, table: Table, seconds: float, progress: Progress) -> ResultTable:
-    text = prober.job(table, made.world, made.cpu, made.mesh.group())
+def measure(program: Path, text: str, cpu: int, table: Table, seconds: float, progress: Progress) -> ResultTable:
+    """One table: runs the prober with the job `text` on a CPU for so long."""
     began: list[float] = []
 
     def more(samples: Samples) -> bool:
@@ -112,9 +114,9 @@ def _measure(program: Path, made: Stage, table: Table, seconds: float, progress:
         progress(f"{table.title}: {10 * min(10, int(10 * passed / seconds))} %")
         return passed < seconds
 
-    before, began_at = machine.cpu_time(made.cpu), time.monotonic()
+    before, began_at = machine.cpu_time(cpu), time.monotonic()
     samples = prober.probe(program, text, more)
-    after = machine.cpu_time(made.cpu)
+    after = machine.cpu_time(cpu)
     wall = statistics.skewed(_without_proxies(table, samples))
     return ResultTable(
         key=table.key,
@@ -143,7 +145,7 @@ def _row(row: Row, samples: Samples, wall: bool) -> ResultRow:
         cost = statistics.spread(statistics.costs(kept, wall))
         ratio = statistics.spread(statistics.ratios(base, kept, wall))
         if cost and ratio:
-            measured[operation] = Measured(cost, ratio, row.aim.get(operation))
+            measured[operation] = Measured(cost, ratio, row.aim.get(operation), row.tolerance)
         else:
             failures[operation] = TOO_FEW
     failures |= {operation: why for (key, operation), why in samples.failures.items() if key == row.key}

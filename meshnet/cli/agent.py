@@ -21,8 +21,9 @@ def agent(settings: str) -> None:
 @click.option("--settings", required=True, type=click.Path(), metavar="FILE", help="What the manager is told (JSON).")
 def manager(settings: str) -> None:
     """Run the manager of a lab's node in the foreground until SIGTERM."""
+    from meshnet.agent.settings import ManagerSettings
     from meshnet.lab import daemons
 
-    told = daemons.ManagerSettings.load(settings)
+    told = ManagerSettings.load(settings)
     daemons.settle_here(told.lab, told.node, daemons.MANAGER)
     daemons.run_manager(told)

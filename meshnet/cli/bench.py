@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from meshnet.cli import render
+from meshnet.errors import MeshnetError
+
+if TYPE_CHECKING:
+    from meshnet.bench.result import Result
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -15,6 +21,25 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 @click.group()
 def bench() -> None:
     """Measure what meshnet's paths cost on this machine."""
+
+
+def check_outputs(*files: Path | None, pictures: Path | None = None) -> None:
+    """Refuses what could not be written, before minutes are spent on measuring it. `pictures` is a folder to make."""
+    for file in files:
+        if file is not None:
+            _check_writable(file, file if file.exists() else file.absolute().parent)
+    if pictures is not None:
+        from meshnet.bench import plots
+
+        plots.check()
+        _check_writable(pictures, next(each for each in (pictures, *pictures.absolute().parents) if each.exists()))
+
+
+def _check_writable(asked: Path, place: Path) -> None:
+    if not place.exists():
+        raise MeshnetError(f"{asked} cannot be written: there is no folder {place}")
+    if not os.access(place, os.W_OK) or (place != asked and not place.is_dir()):
+        raise MeshnetError(f"{asked} cannot be written: {place} is not writable")
 
 
 @bench.command()
@@ -40,13 +65,64 @@ def paths(
 
     Everything happens in namespaces that are made for it and removed at the end. It takes about a minute.
     """
-    from meshnet.bench import compare as comparing
-    from meshnet.bench import html, plots, report, result, run
+    from meshnet.bench import result, run
+    from meshnet.lab import interrupts
 
+    check_outputs(json_file, html_file, pictures=png)
     old = result.load(compare) if compare else None
     wanted = seconds or (run.QUICK_SECONDS if quick else run.SECONDS)
-    with render.Progress() as progress:
+    with interrupts.undone(), render.Progress() as progress:
         found = run.run(run.Options(wanted, cpu, only), progress)
+    _show(found, old, json_file, html_file, png)
+
+
+@bench.command()
+@click.option("--quick", is_flag=True, help="A quarter of the time: good to a few per cent.")
+@click.option("--seconds", type=click.FloatRange(min=1), help="How long to measure costs, all tables together.")
+@click.option("--cpu", type=click.IntRange(min=0), help="The CPU to run on; by default the quietest.")
+@click.option(
+    "--services", multiple=True, type=int, metavar="N", help="Measure this number of services; may be repeated."
+)
+@click.option("--json", "json_file", type=FILE, help="Write the result there.")
+@click.option("--html", "html_file", type=FILE, help="Write a report there: one file, nothing else needed.")
+@click.option("--png", type=click.Path(file_okay=False, path_type=Path), help="Draw the tables into this folder.")
+@click.option("--compare", type=FILE, help="Mark which costs changed beyond the noise since this result.")
+def scale(
+    quick: bool,
+    seconds: float | None,
+    cpu: int | None,
+    services: tuple[int, ...],
+    json_file: Path | None,
+    html_file: Path | None,
+    png: Path | None,
+    compare: Path | None,
+) -> None:
+    """What 10, 100, 1,000 and 10,000 services of 10 backends cost.
+
+    On the way of packets, in time to program them, and in memory. Everything happens in namespaces that are made for
+    it and removed at the end. It takes three to four minutes.
+    """
+    from meshnet.bench import result
+    from meshnet.bench import scale as scaling
+    from meshnet.lab import interrupts
+
+    check_outputs(json_file, html_file, pictures=png)
+    old = result.load(compare) if compare else None
+    options = scaling.Options(
+        services=services or scaling.SERVICES,
+        seconds=seconds or (scaling.QUICK_SECONDS if quick else scaling.SECONDS),
+        cpu=cpu,
+        times=scaling.QUICK_TIMES if quick else scaling.TIMES,
+    )
+    with interrupts.undone(), render.Progress() as progress:
+        found = scaling.run_scale(options, progress)
+    _show(found, old, json_file, html_file, png)
+
+
+def _show(found: Result, old: Result | None, json_file: Path | None, html_file: Path | None, png: Path | None) -> None:
+    from meshnet.bench import compare as comparing
+    from meshnet.bench import html, plots, report, result
+
     changes = comparing.changes(old, found) if old else {}
     for line in report.lines(found, changes):
         print(line)
@@ -71,8 +147,10 @@ def dns(seconds: float, json_file: Path | None) -> None:
     Everything happens in namespaces that are made for it and removed at the end.
     """
     from meshnet.bench import dns as measuring
+    from meshnet.lab import interrupts
 
-    with render.Progress() as progress:
+    check_outputs(json_file)
+    with interrupts.undone(), render.Progress() as progress:
         found = measuring.run(seconds, progress)
     for line in measuring.lines(found):
         print(line)

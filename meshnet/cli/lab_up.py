@@ -16,20 +16,23 @@ from meshnet.cli.render import Progress, message
 
 @click.command(short_help="Bring up a lab and wait until it works.")
 @click.argument("directory", default=".", metavar="[DIR|NAME]")
-def up(directory: str) -> None:
+@click.option("--bare", is_flag=True, help="Leave the nodes in no swarm, for docker swarm init and join by hand.")
+def up(directory: str, bare: bool) -> None:
     """Bring up the lab in DIR (the current folder by default) and wait until it works.
 
     Without such a folder, DIR is the name of a lab that comes with meshnet: quickstart or two-tier.
     """
-    from meshnet.lab import file
-    from meshnet.lab.up import up as bring_up
+    from meshnet.lab import file, interrupts
+    from meshnet.lab import up as ups
 
     lab = file.load(directory)
+    if bare:
+        lab = ups.bare(lab)
     for warning in lab.warnings:
         message(f"warning: {warning}")
     begun = time.monotonic()
-    with Progress() as progress:
-        bring_up(lab, progress)
+    with interrupts.undone(), Progress() as progress:
+        ups.up(lab, progress)
     counted = f"{human.count(len(lab.nodes), 'node')}, {human.count(len(lab.clients), 'client')}"
     message(f"{lab.name} is up: {counted} ({time.monotonic() - begun:.1f} s)")
     if settings := exports(lab.name):

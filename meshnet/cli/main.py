@@ -9,6 +9,7 @@ import sys
 import click
 
 from meshnet.errors import MeshnetError
+from meshnet.lab import interrupts
 
 # A verb, and where its click command is.
 VERBS = {
@@ -23,6 +24,14 @@ VERBS = {
     "agent": "meshnet.cli.agent:agent",
     "manager": "meshnet.cli.agent:manager",
 }
+
+
+class Stopped(BaseException):
+    """A command was interrupted: `error` is how. Click would turn a KeyboardInterrupt into an empty line."""
+
+    def __init__(self, error: KeyboardInterrupt) -> None:
+        super().__init__()
+        self.error = error
 
 
 class LazyGroup(click.Group):
@@ -42,6 +51,12 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise Stopped(error) from error
+
 
 @click.group(
     cls=LazyGroup,
@@ -60,7 +75,9 @@ def cli(lab_name: str | None) -> None:
 
 
 def main() -> None:
-    """Runs the command and ends the process: 0 done, 1 refused or failed (one line on stderr), 2 wrong usage."""
+    """Runs the command and ends the process: 0 done, 1 refused or failed (one line on stderr), 2 wrong usage,
+    128 and a signal's number if that interrupted it."""
+    interrupts.as_ctrl_c()
     try:
         code = cli.main(standalone_mode=False, prog_name="meshnet")
         sys.exit(code if isinstance(code, int) else 0)
@@ -76,6 +93,10 @@ def main() -> None:
     except click.ClickException as error:
         _say(error.format_message())
         sys.exit(1)
+    except Stopped as stopped:
+        for note in getattr(stopped.error, "__notes__", ()):
+            _say(f"interrupted; {note}")
+        sys.exit(interrupts.exit_status(stopped.error))
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
     except BrokenPipeError:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from meshnet import ipam
 from meshnet.control.objects import Cursor, stamp
-from meshnet.control.view import View, networks_of, uses_ingress
+from meshnet.control.view import View, addresses_of, networks_of, uses_ingress
 from meshnet.errors import ConflictError, MeshnetError
 from meshnet.model import (
     EndpointSpec,
@@ -78,7 +78,7 @@ class Ledger:
     def added(self, network: Network) -> None:
         """Makes a network of this decision known, so that addresses on it can be taken."""
         self._networks[network.id] = network
-        self._taken[network.id] = {ipam.number_of(network.gateway)}
+        self._taken[network.id] = {ipam.number_of(address) for _, address in addresses_of(network)}
 
     def network(self, network_id: str) -> Network | None:
         return self._networks.get(network_id) or self.view.networks.get(network_id)
@@ -135,8 +135,8 @@ def _subnet(ledger: Ledger, spec: NetworkSpec) -> IPAMConfig:
     asked = configs[0] if configs else IPAMConfig()
     others = list(_foreign(ledger))
     if not asked.subnet:
-        if asked.gateway or asked.range:
-            raise MeshnetError("a gateway or an ip-range needs a subnet; give it with --subnet")
+        if asked.gateway or asked.range or asked.auxiliary_addresses:
+            raise MeshnetError("a gateway, an ip-range or an aux-address needs a subnet; give it with --subnet")
         text = ipam.next_subnet(ledger.pools, ledger.size, [subnet for subnet, _ in others], ledger.last("subnet"))
         ledger.moved("subnet", text)
         return IPAMConfig(text, "", ipam.default_gateway(text))
@@ -144,7 +144,10 @@ def _subnet(ledger: Ledger, spec: NetworkSpec) -> IPAMConfig:
     ipam.check_overlap(subnet, others)
     within = str(ipam.parse_range(asked.range, subnet)) if asked.range else ""
     gateway = str(ipam.parse_gateway(asked.gateway, subnet)) if asked.gateway else ipam.default_gateway(str(subnet))
-    return IPAMConfig(str(subnet), within, gateway)
+    aux = {name: str(ipam.parse_aux(text, subnet)) for name, text in asked.auxiliary_addresses.items()}
+    if gateway in aux.values():
+        raise MeshnetError(f"the gateway {gateway} cannot be an auxiliary address, too")
+    return IPAMConfig(str(subnet), within, gateway, aux)
 
 
 def _foreign(ledger: Ledger) -> Iterable[tuple[str, str]]:

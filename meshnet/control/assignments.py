@@ -1,4 +1,5 @@
-"""What one node is told: its node object, its tasks, and every service and network it needs to run and reach them.
+"""What one node is told: its node object, its tasks, every service and network it needs to run and reach them, and the
+secrets and configs of its tasks.
 
 A node needs the ingress network and all services published on it; the networks of its tasks that have not ended; and
 all services on those networks, for their VIPs and names. A task is kept from its node while it must not start
@@ -17,11 +18,19 @@ from meshnet.codec import compact, from_json
 from meshnet.control.objects import Change, Object, kind_of
 from meshnet.control.view import View, alive, networks_of, uses_ingress
 from meshnet.errors import MeshnetError
-from meshnet.model import Assignments, Network, Node, Service, Task, TaskStatus, Version
+from meshnet.model import Assignments, Config, Network, Node, Secret, Service, Task, TaskStatus, Version
+from meshnet.secretspec import SecretSpec
 
-Told = Node | Network | Service | Task
-TABLES = ("tasks", "services", "networks")
-_CLASSES: dict[str, type] = {"node": Node, "tasks": Task, "services": Service, "networks": Network}
+Told = Node | Network | Service | Task | Secret | Config
+TABLES = ("tasks", "services", "networks", "secrets", "configs")
+_CLASSES: dict[str, type] = {
+    "node": Node,
+    "tasks": Task,
+    "services": Service,
+    "networks": Network,
+    "secrets": Secret,
+    "configs": Config,
+}
 
 
 def assignments_of(view: View, node_id: str) -> Assignments:
@@ -42,7 +51,31 @@ def assignments_of(view: View, node_id: str) -> Assignments:
         tasks=tasks,
         services={ident: _for_nodes(view.services[ident]) for ident in sorted(services) if ident in view.services},
         networks={ident: view.networks[ident] for ident in sorted(networks) if ident in view.networks},
+        secrets=_secrets(view, tasks.values()),
+        configs=_configs(view, tasks.values()),
     )
+
+
+def _secrets(view: View, tasks: Iterable[Task]) -> dict[str, Secret]:
+    """The secrets, opened, of tasks that have not ended."""
+    idents = sorted({r.secret_id for task in tasks if alive(task) for r in task.spec.container_spec.secrets})
+    opened = {}
+    for ident in idents:
+        secret = view.secrets.get(ident)
+        if secret is not None and view.vault is not None:
+            data = view.vault.open(secret.sealed, ident)
+            opened[ident] = Secret(id=ident, spec=SecretSpec(secret.spec.name, {}, data, None, secret.spec.templating))
+    return opened
+
+
+def _configs(view: View, tasks: Iterable[Task]) -> dict[str, Config]:
+    idents = sorted({r.config_id for task in tasks if alive(task) for r in task.spec.container_spec.configs})
+    return {ident: view.configs[ident] for ident in idents if ident in view.configs}
+
+
+def for_disk(assignments: Assignments) -> Assignments:
+    """What an agent may keep on its disk: everything but the secrets. Tasks that need them wait for the manager."""
+    return dataclasses.replace(assignments, secrets={})
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +151,9 @@ class Feed:
             return self._simple_service(thing.id, after, upserts["services"])
         if isinstance(thing, Network):
             return thing.id not in self.told.networks and not thing.spec.ingress
+        if isinstance(thing, Config):
+            return thing.id not in self.told.configs
+        # Of a secret a node is told nothing that can change.
         return not isinstance(thing, Node) or thing.id != self._node_id
 
     def _simple_service(self, ident: str, after: Object | None, upserts: dict[str, Told]) -> bool:
@@ -136,6 +172,10 @@ class Feed:
         if not isinstance(after, Task) or not self._mine(after) or not alive(after):
             return False
         networks = {item.network_id for item in after.networks_attachments}
+        secrets = {item.secret_id for item in after.spec.container_spec.secrets}
+        configs = {item.config_id for item in after.spec.container_spec.configs}
+        if not (secrets <= self.told.secrets.keys() and configs <= self.told.configs.keys()):
+            return False
         if after.service_id not in self.told.services or not networks <= self.told.networks.keys():
             return False
         if _differs(self.told.tasks.get(after.id), after):
@@ -167,6 +207,10 @@ def _told(thing: Told) -> Told:
         return dataclasses.replace(
             thing, version=Version(), updated_at="", status=status, running_since="", ended_at="", failures=0
         )
+    if isinstance(thing, Config):
+        return dataclasses.replace(
+            thing, version=Version(), updated_at="", spec=dataclasses.replace(thing.spec, labels={})
+        )
     return dataclasses.replace(thing, version=Version(), updated_at="")
 
 
@@ -190,6 +234,16 @@ def delta_line(delta: Delta, rev: int) -> bytes:
 def bookmark_line(rev: int) -> bytes:
     """Nothing changed, and the manager is there."""
     return _line({"type": "bookmark", "rev": rev})
+
+
+def trust_line(trust: dict[str, Any], rev: int) -> bytes:
+    """Which CA and which keys are in force now: not an assignment, but told the same way."""
+    return _line({"type": "trust", "rev": rev, "trust": trust})
+
+
+def trust_of(line: bytes) -> Any:
+    """What a line of a stream says of CA and keys; None for a line of another kind."""
+    return json.loads(line)["trust"] if line.startswith(b'{"type":"trust"') else None
 
 
 def _line(message: dict[str, Any]) -> bytes:

@@ -3,6 +3,8 @@
 It outlives the manager: every request is tried again with back-off (0.1 s doubling to 2 s) at the next known address,
 reports are kept until they are taken, and the last assignments stay on disk, so that an agent that starts without a
 manager goes on with what it had.
+
+It speaks with the node's certificate. A renewal takes effect with the next connection; the stream that is open goes on.
 """
 
 from __future__ import annotations
@@ -11,42 +13,66 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import replace
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from random import SystemRandom
+from typing import Any, TypeVar
 
 import aiohttp
 
 from meshnet.codec import from_json, to_json
-from meshnet.control.assignments import follow
+from meshnet.control.assignments import follow, for_disk, trust_of
 from meshnet.control.attachments import Attach
 from meshnet.control.operations import Join
+from meshnet.control.trust import joining, tls
+from meshnet.control.trust.credentials import Credentials
+from meshnet.control.trust.gossipkeys import GossipKeys
+from meshnet.control.trust.identity import issuer_of, key_text, new_key, renewal_time, request_text, root_digest
 from meshnet.errors import MeshnetError, NotFoundError
 from meshnet.files import replace_text
 from meshnet.model import Assignments, Task, TaskStatus, state_rank
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 FIRST_DELAY = 0.1
 LAST_DELAY = 2.0
 TIMEOUT = 5.0
 KEEP_DELAY = 0.5
 SILENCE = 25.0  # a stream without a bookmark for longer is dead
 LINE_LIMIT = 64 * 2**20
+RENEW_FIRST, RENEW_LAST = 5.0, 3600.0  # s between attempts to renew: swarmkit's
+
+
+class RemovedError(MeshnetError):
+    """The swarm does not know this node any more: somebody removed it."""
+
+    status = 404
 
 
 class ManagerClient:
     """`addresses` are host:port of managers; `join` says what this node is. `cache` is a file for the assignments.
 
-    Use: `await join()` once, then run `heartbeats()` and iterate `assignments()` side by side, and `report()` whenever
-    a task changes. `close()` ends it.
+    `credentials` are the node's; if they are empty or have expired, `token` gets new ones.
+
+    Use: `await join()` once, then run `heartbeats()` and `renewals()` and iterate `assignments()` side by side, and
+    `report()` whenever a task changes. `close()` ends it. Each raises RemovedError once the node is removed.
     """
 
-    def __init__(self, addresses: Sequence[str], join: Join, cache: Path | None = None) -> None:
-        if not addresses:
-            raise MeshnetError("no manager address is known")
-        self.node_id = join.id
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        join: Join,
+        credentials: Credentials,
+        token: str = "",
+        cache: Path | None = None,
+    ) -> None:
         self.connected = False
+        self._credentials = credentials
+        self._token = token
+        self._rng = SystemRandom()
+        self._renew = asyncio.Event()
+        self._keys_changed: Callable[[GossipKeys], None] = lambda _: None
         self._addresses = list(addresses)
         self._join = join
         self._cache = cache
@@ -57,9 +83,19 @@ class ManagerClient:
         self._urgent = asyncio.Event()
         self._taken = asyncio.Event()
         self._left = asyncio.Event()
+        self._counted = asyncio.Event()
         self._unwritten: Assignments | None = None
         self._writing: asyncio.TimerHandle | None = None
         self._session: aiohttp.ClientSession | None = None
+
+    @property
+    def node_id(self) -> str:
+        """What the node's certificate says; "" before it joined."""
+        return self._credentials.identity.node if self._credentials else ""
+
+    def on_keys(self, callback: Callable[[GossipKeys], None]) -> None:
+        """Calls `callback` with the gossip keys that are in force, whenever they change."""
+        self._keys_changed = callback
 
     def cached(self) -> Assignments | None:
         """The assignments of the last run, for a start without a manager; None if there are none."""
@@ -72,11 +108,64 @@ class ManagerClient:
             return None
 
     async def join(self) -> str:
-        """Joins the swarm, trying until a manager answers; returns the node's id. Raises MeshnetError if refused."""
-        answer = await self._persist("POST", "/v1/nodes/join", lambda: to_json(replace(self._join, id=self.node_id)))
-        self.node_id = answer["ID"]
+        """Begins to work for the swarm, as a new member if need be, trying until a manager answers.
+
+        Returns the node's id. Raises MeshnetError if refused.
+        """
+        if not self._credentials or (self._token and self._credentials.expired(time.time())):
+            await self._become_member()
+        answer = await self._persist("POST", "/v1/nodes/join", lambda: to_json(self._join))
         self._terms(answer)
+        self._trust(answer["Trust"])
         return self.node_id
+
+    async def _become_member(self) -> None:
+        if not self._token or not self._addresses:
+            raise MeshnetError("this node is in no swarm, and has no token and no manager's address to join one")
+
+        async def attempt(address: str) -> None:
+            await joining.join(self._http(), address, self._token, self._join, self._credentials, self._rng)
+
+        await self._until_answered(attempt)
+
+    async def renewals(self) -> None:
+        """Renews the certificate in time, and when the swarm changes its CA. Runs until cancelled."""
+        delay = RENEW_FIRST
+        while True:
+            certificate = self._credentials.certificate
+            due = renewal_time(certificate, self._rng)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(due - time.time(), 0.0)):
+                    await self._renew.wait()
+            self._renew.clear()
+            try:
+                await self._renewed()
+                delay = RENEW_FIRST
+            except NotFoundError:
+                raise RemovedError(f"node {self.node_id} was removed from the swarm") from None
+            except MeshnetError as error:
+                log.error("the certificate could not be renewed: %s; trying again in %g s", error, delay)
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, RENEW_LAST)
+
+    async def _renewed(self) -> None:
+        key = new_key(self._rng)
+        answer = await self._persist("POST", joining.CERTIFICATES, lambda: {"CSR": request_text(key)})
+        self._credentials.take(answer["Certificate"], key_text(key), answer["Root"])
+        log.info("this node's certificate is renewed")
+        self._urgent.set()  # the manager waits to see it
+
+    def _trust(self, told: Any) -> None:
+        """What the manager says about CA and keys: taken at once, and confirmed with the next report."""
+        credentials = self._credentials
+        credentials.trust(str(told["Root"]))
+        keys = from_json(GossipKeys, told["Gossip"])
+        if keys != credentials.gossip:
+            self._keys_changed(keys)
+            credentials.keep(keys)
+        if told["Issuer"] != issuer_of(credentials.certificate):
+            self._renew.set()
+        self._urgent.set()
 
     def report(self, statuses: Mapping[str, TaskStatus]) -> None:
         """Notes task statuses (by task id) to be sent at once by `heartbeats`; a newer one replaces an older."""
@@ -91,6 +180,10 @@ class ManagerClient:
         while self._pending or self._sending:
             self._taken.clear()
             await self._taken.wait()
+
+    async def counted(self) -> None:
+        """Waits for the first heartbeat to be taken: from then on the manager counts on this node."""
+        await self._counted.wait()
 
     async def leave(self, timeout: float) -> None:
         """Says that this node stops, so that its tasks are started elsewhere; waits at most `timeout` seconds for that
@@ -113,6 +206,7 @@ class ManagerClient:
             leaving = await self._send()
             self._sending = {}
             self._taken.set()
+            self._counted.set()
             if leaving:
                 self._left.set()
 
@@ -126,14 +220,15 @@ class ManagerClient:
             self._sending, self._pending = {**self._sending, **self._pending}, {}
             tasks = {ident: to_json(status) for ident, status in self._sending.items()}
             leaving = self._leaving
-            return {"Tasks": tasks, "Leaving": leaving}
+            trust = {"Gossip": self._credentials.gossip.version, "Root": root_digest(self._credentials.root)}
+            return {"Tasks": tasks, "Leaving": leaving, "Trust": trust}
 
         while True:
             try:
                 self._terms(await self._persist("PUT", f"/v1/nodes/{self.node_id}/status", body))
                 return leaving
-            except NotFoundError:
-                await self.join()
+            except NotFoundError as error:
+                raise RemovedError(str(error)) from None
             except MeshnetError as error:
                 log.error("the manager refused a report: %s", error)
                 return leaving
@@ -154,10 +249,10 @@ class ManagerClient:
                     fresh, last = False, assignments
                     self._keep(assignments)
                     yield assignments
-            except NotFoundError:
-                await self.join()
-            except (aiohttp.ClientError, OSError, TimeoutError, ValueError, MeshnetError) as error:
-                log.info("the assignments' stream broke: %s", error or type(error).__name__)
+            except NotFoundError as error:
+                raise RemovedError(str(error)) from None
+            except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, MeshnetError) as error:
+                log.info("the assignments' stream broke: %s", tls.explained(error))
             finally:
                 self.connected = False
             self._rotate()
@@ -166,13 +261,17 @@ class ManagerClient:
 
     async def _stream(self) -> AsyncIterator[Assignments]:
         current: Assignments | None = None
-        url = f"http://{self._addresses[0]}/v1/nodes/{self.node_id}/assignments?watch=1"
+        url = f"https://{self._addresses[0]}/v1/nodes/{self.node_id}/assignments?watch=1"
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT, sock_read=SILENCE)
-        async with self._http().get(url, timeout=timeout) as response:
+        context = self._credentials.context()
+        async with self._http().get(url, timeout=timeout, ssl=context, server_hostname=tls.SERVER_NAME) as response:
             if response.status != 200:
-                raise await _refusal(response)
+                raise await joining.refusal(response)
             self.connected = True
             while line := await response.content.readline():
+                if (told := trust_of(line)) is not None:
+                    self._trust(told)
+                    continue
                 after = follow(current, line)
                 if after is not None and after is not current:
                     current = after
@@ -191,13 +290,10 @@ class ManagerClient:
     async def _once(self, method: str, path: str, body: Any) -> Any:
         """Asks each known manager once: for what somebody waits for. Raises MeshnetError."""
         for _ in range(len(self._addresses)):
+            url, context = f"https://{self._addresses[0]}{path}", self._credentials.context()
             timeout = aiohttp.ClientTimeout(total=TIMEOUT)
-            url = f"http://{self._addresses[0]}{path}"
             try:
-                async with self._http().request(method, url, json=body, timeout=timeout) as response:
-                    if response.status == 200:
-                        return await response.json()
-                    raise await _refusal(response)
+                return await joining.ask(self._http(), method, url, context, body, timeout)
             except (aiohttp.ClientError, OSError, TimeoutError):
                 self._rotate()
         raise MeshnetError("no manager of the swarm answers", 503)
@@ -211,19 +307,24 @@ class ManagerClient:
 
     async def _persist(self, method: str, path: str, body: Any) -> Any:
         """Asks until there is an answer. Raises MeshnetError for a refusal (4xx), which no retry would change."""
+
+        async def attempt(address: str) -> Any:
+            url, context = f"https://{address}{path}", self._credentials.context()
+            return await joining.ask(self._http(), method, url, context, body(), aiohttp.ClientTimeout(total=TIMEOUT))
+
+        return await self._until_answered(attempt)
+
+    async def _until_answered(self, attempt: Callable[[str], Awaitable[T]]) -> T:
+        """Tries at one manager after the other. Raises MeshnetError for a refusal (4xx)."""
         delay = FIRST_DELAY
         while True:
-            timeout = aiohttp.ClientTimeout(total=TIMEOUT)
-            url = f"http://{self._addresses[0]}{path}"
             try:
-                async with self._http().request(method, url, json=body(), timeout=timeout) as response:
-                    if response.status == 200:
-                        return await response.json()
-                    error = await _refusal(response)
-                    if response.status < 500:
-                        raise error
+                return await attempt(self._addresses[0])
+            except MeshnetError as error:
+                if error.status < 500:
+                    raise
             except (aiohttp.ClientError, OSError, TimeoutError) as failure:
-                log.info("manager %s does not answer: %s", self._addresses[0], failure or type(failure).__name__)
+                log.info("manager %s cannot be asked: %s", self._addresses[0], tls.explained(failure))
             self._rotate()
             await asyncio.sleep(delay)
             delay = min(delay * 2, LAST_DELAY)
@@ -251,13 +352,5 @@ class ManagerClient:
         self._writing = None
         if self._cache is None or self._unwritten is None:
             return
-        replace_text(self._cache, json.dumps(to_json(self._unwritten)))
+        replace_text(self._cache, json.dumps(to_json(for_disk(self._unwritten))))
         self._unwritten = None
-
-
-async def _refusal(response: aiohttp.ClientResponse) -> MeshnetError:
-    try:
-        text = str((await response.json())["message"])
-    except (aiohttp.ContentTypeError, ValueError, KeyError, TypeError):
-        text = f"the manager answered {response.status} {response.reason}"
-    return NotFoundError(text) if response.status == 404 else MeshnetError(text, response.status)

@@ -70,9 +70,17 @@ def deadline_of(labels: Mapping[str, str]) -> float:
         return DEADLINE
     if text in ("0", "none"):
         return 0.0
+    try:
+        return duration(text)
+    except MeshnetError as error:
+        raise MeshnetError(f"label {DEADLINE_LABEL}: {error}, nor none") from None
+
+
+def duration(text: str) -> float:
+    """Seconds of a text such as `90s`, `10m` or `1h30m`. Raises MeshnetError."""
     parts = DURATION.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise MeshnetError(f"label {DEADLINE_LABEL}: {text!r} is no duration such as 90s or 10m, nor none")
+        raise MeshnetError(f"{text!r} is no duration such as 90s or 10m")
     return sum(float(number) * UNITS[unit] for number, unit in parts)
 
 

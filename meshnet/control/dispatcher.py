@@ -1,13 +1,13 @@
-"""The manager's port for agents: join, the stream of assignments, reports. HTTP with JSON.
+"""The manager's port for agents: join, the stream of assignments, reports. HTTP with JSON over mutual TLS.
 
-    POST /v1/nodes/join                            a `Join` -> {"ID", "Heartbeat", "Managers"}
+    POST /v1/nodes/join                            a `Join` -> {"ID", "Heartbeat", "Managers", "Trust"}
     GET  /v1/nodes/{id}/assignments[?watch=1]      newline-delimited JSON (see `assignments`): everything, then changes
-    PUT  /v1/nodes/{id}/status                     {"Tasks": {id: TaskStatus}} -> {"Heartbeat", "Managers"}
+    PUT  /v1/nodes/{id}/status                     {"Tasks": {id: TaskStatus}, "Trust"} -> {"Heartbeat", "Managers"}
     POST /v1/nodes/{id}/attachments                an `Attach` -> {"Task"}: addresses for a container of no service
     DELETE /v1/nodes/{id}/attachments/{task}       lets them go
 
-A report is a heartbeat, also an empty one; a node is ready from its first one on. A node that the manager does not
-know is answered 404 and must join.
+How a node comes to a certificate, and who may use which route, is in `admission`. A report is a heartbeat, also an
+empty one; a node is ready from its first one on. A node that the manager does not know any more is answered 404.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -24,11 +25,12 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from meshnet.codec import from_json, to_json
 from meshnet.control import attachments, operations
-from meshnet.control.assignments import Feed, assignments_of, bookmark_line, delta_line, snapshot_line
+from meshnet.control.admission import PEER, Admission
+from meshnet.control.assignments import Feed, assignments_of, bookmark_line, delta_line, snapshot_line, trust_line
 from meshnet.control.attachments import Attach
-from meshnet.control.objects import Change
+from meshnet.control.objects import Change, SealedTrust
 from meshnet.control.operations import Join
-from meshnet.errors import MeshnetError, NotFoundError
+from meshnet.errors import MeshnetError
 from meshnet.model import TaskStatus
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ log = logging.getLogger(__name__)
 BOOKMARK = 10.0
 BATCH = 0.002
 READER_TIMEOUT = 20.0
+HANDSHAKE = 10.0  # s that a peer gets for its part of TLS
 LIMIT = 4 * 2**20
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -48,20 +51,24 @@ class Dispatcher:
     def __init__(self, manager: Manager) -> None:
         self._manager = manager
         self._runner: web.AppRunner
+        self._server: asyncio.Server
+        self._admission = Admission(manager)
         self._streams = 0
         self._reports = 0
         self._unreadable = 0
         self._stopping = asyncio.Event()
 
     def statistics(self) -> dict[str, int]:
-        return {"streams": self._streams, "reports": self._reports, "unreadable": self._unreadable}
+        own = {"streams": self._streams, "reports": self._reports, "unreadable": self._unreadable}
+        return {**own, **self._admission.statistics()}
 
     async def start(self, address: str) -> str:
         """Listens; returns the address with the port that it got. Raises MeshnetError if it cannot."""
         host, _, port = address.rpartition(":")
-        app = web.Application(middlewares=[_refusals], client_max_size=LIMIT)
+        app = web.Application(middlewares=[_refusals, self._admission.middleware], client_max_size=LIMIT)
         app.add_routes(
             [
+                *self._admission.routes(),
                 web.post("/v1/nodes/join", self._join),
                 web.get("/v1/nodes/{id}/assignments", self._assignments),
                 web.put("/v1/nodes/{id}/status", self._status),
@@ -73,12 +80,21 @@ class Dispatcher:
             app, access_log=None, shutdown_timeout=0.5, handler_cancellation=True, logger=self._logger()
         )
         await self._runner.setup()
+        assert self._runner.server is not None
         try:
-            await web.TCPSite(self._runner, host, int(port), reuse_address=True).start()
+            self._server = await asyncio.get_running_loop().create_server(
+                self._runner.server,
+                host,
+                int(port),
+                ssl=self._manager.keeper.listener.context,
+                ssl_handshake_timeout=HANDSHAKE,
+                reuse_address=True,
+                backlog=128,
+            )
         except (OSError, ValueError) as error:
             await self._runner.cleanup()
             raise MeshnetError(f"the manager cannot listen on {address}: {error}") from error
-        return f"{host}:{self._runner.addresses[0][1]}"
+        return f"{host}:{self._server.sockets[0].getsockname()[1]}"
 
     def _logger(self) -> logging.Logger:
         """What the HTTP server says, without a traceback per line of garbage that a stranger sends: it is counted."""
@@ -96,25 +112,22 @@ class Dispatcher:
 
     async def stop(self) -> None:
         self._stopping.set()
+        self._server.close()
         await self._runner.cleanup()
 
     async def _join(self, request: web.Request) -> web.Response:
-        join = from_json(Join, await read_json(request))
+        """A member begins to work, and says what it is now."""
+        identity = request[PEER].identity
+        join = replace(from_json(Join, await read_json(request)), id=identity.node, role=identity.role)
         manager = self._manager
-        identifier = ""
-
-        def decide(view: Any) -> Any:
-            nonlocal identifier
-            changes, identifier = operations.join_node(
-                view, join, manager.ledger(view), manager.new_id, manager.advertise
-            )
-            return changes
-
-        await manager.state.write(decide)
-        return web.json_response({"ID": identifier, **self._terms()})
+        await manager.state.write(
+            lambda view: operations.join_node(view, join, manager.ledger(view), manager.new_id, manager.advertise)[0]
+        )
+        return web.json_response({"ID": identity.node, "Trust": manager.keeper.told(), **self._terms()})
 
     async def _status(self, request: web.Request) -> web.Response:
-        node_id = self._known(request)
+        peer = request[PEER]
+        node_id = peer.identity.node
         body = await read_json(request)
         given = body.get("Tasks") if isinstance(body, dict) else None
         if not isinstance(given, dict):
@@ -122,6 +135,7 @@ class Dispatcher:
         statuses = {str(ident): from_json(TaskStatus, status) for ident, status in given.items()}
         statuses = operations.checked_statuses(statuses, time.time())
         self._reports += 1
+        await self._manager.keeper.heard(node_id, peer.certificate, body.get("Trust"))
         if body.get("Leaving") is True:
             await self._manager.left(node_id)
         else:
@@ -131,7 +145,7 @@ class Dispatcher:
         return web.json_response(self._terms())
 
     async def _attach(self, request: web.Request) -> web.Response:
-        node_id = self._known(request)
+        node_id = request[PEER].identity.node
         asked = from_json(Attach, await read_json(request))
         manager = self._manager
         task_id = ""
@@ -146,21 +160,15 @@ class Dispatcher:
         return web.json_response({"Task": to_json(manager.view.tasks[task_id])})
 
     async def _detach(self, request: web.Request) -> web.Response:
-        node_id, task_id = self._known(request), request.match_info["task"]
+        node_id, task_id = request[PEER].identity.node, request.match_info["task"]
         await self._manager.state.write(lambda view: attachments.detach(view, node_id, task_id))
         return web.json_response({})
 
     def _terms(self) -> dict[str, Any]:
-        return {"Heartbeat": self._manager.settings.heartbeat, "Managers": [self._manager.advertise]}
-
-    def _known(self, request: web.Request) -> str:
-        node_id = request.match_info["id"]
-        if node_id not in self._manager.view.nodes:
-            raise NotFoundError(f"node {node_id} not found; join first")
-        return node_id
+        return {"Heartbeat": self._manager.heartbeat, "Managers": [self._manager.advertise]}
 
     async def _assignments(self, request: web.Request) -> web.StreamResponse:
-        node_id = self._known(request)
+        node_id = request[PEER].identity.node
         view = self._manager.view
         if request.query.get("watch") not in ("1", "true"):
             line = snapshot_line(assignments_of(view, node_id), view.rev)
@@ -190,6 +198,7 @@ class Dispatcher:
         try:
             feed = Feed(view, node_id)
             await _send(response, snapshot_line(feed.told, view.rev))
+            await _send(response, trust_line(self._manager.keeper.told(), view.rev))
             while not stopping.done() and node_id in view.nodes:
                 waiting = asyncio.ensure_future(changed.wait())
                 await asyncio.wait({waiting, stopping}, timeout=BOOKMARK, return_when=asyncio.FIRST_COMPLETED)
@@ -199,8 +208,11 @@ class Dispatcher:
                     continue
                 await asyncio.sleep(BATCH)
                 changed.clear()
+                trust = any(isinstance(change.after, SealedTrust) for change in changes)
                 delta = feed.advance(changes)
                 changes.clear()
+                if trust:
+                    await _send(response, trust_line(self._manager.keeper.told(), view.rev))
                 if delta:
                     await _send(response, delta_line(delta, view.rev))
         finally:

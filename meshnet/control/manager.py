@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import Callable
@@ -18,22 +19,26 @@ from pathlib import Path
 from random import SystemRandom
 from typing import Any
 
+from meshnet.clusterspec import ClusterSpec, DispatcherConfig, OrchestrationConfig
 from meshnet.control import operations
 from meshnet.control.allocator import Ledger
 from meshnet.control.dispatcher import Dispatcher
 from meshnet.control.nodes import Heartbeats, down, left, ready
-from meshnet.control.objects import Change, Changes, new_id
+from meshnet.control.objects import Change, Changes, Cluster, new_id
 from meshnet.control.settings import Settings
 from meshnet.control.settle import settle
 from meshnet.control.sqlite import SqliteStore
 from meshnet.control.state import State
+from meshnet.control.trust.keeper import KEY_FILE, Keeper
+from meshnet.control.vault import Vault
 from meshnet.control.view import View
 from meshnet.errors import MeshnetError
-from meshnet.model import Node, Service, Task
+from meshnet.model import SECOND, Node, Service, Task
 
 log = logging.getLogger(__name__)
 DEBOUNCE = 0.003
 RETRY = 1.0
+ALL = 10**9
 
 
 class Manager:
@@ -41,14 +46,16 @@ class Manager:
 
     def __init__(self, data_dir: Path, listen_address: str, settings: Settings) -> None:
         if not settings.lab:
-            raise MeshnetError("a manager runs only inside a lab until it has TLS; start one with `meshnet lab up`")
+            raise MeshnetError("a manager runs only inside a lab so far; start one with `meshnet lab up`")
         self.settings = settings
         self.listen_address = listen_address
         self.state: State
+        self.vault: Vault
         self._data_dir = data_dir
         self._rng = SystemRandom()
         self._store: SqliteStore
         self._heartbeats = Heartbeats(settings.heartbeat, settings.grace)
+        self.keeper = Keeper(data_dir, settings.key_period, settings.expiry)
         self._dispatcher = Dispatcher(self)
         self._dirty: set[str] = set()
         self._work = asyncio.Event()
@@ -67,6 +74,29 @@ class Manager:
         """host:port under which agents reach this manager."""
         return self.settings.advertise or self.listen_address
 
+    @property
+    def spec(self) -> ClusterSpec:
+        """What the swarm is told now; before there is one, what its settings say."""
+        return self.view.cluster.spec if self.view.cluster else self._told()
+
+    @property
+    def heartbeat(self) -> float:
+        """Seconds between two reports of a node."""
+        return self.spec.dispatcher.heartbeat_period / SECOND
+
+    @property
+    def history(self) -> int:
+        """How many tasks a place keeps; more than there can be if all."""
+        limit = self.spec.orchestration.task_history_retention_limit
+        return self.settings.history if limit is None else limit if limit >= 0 else ALL
+
+    def _told(self) -> ClusterSpec:
+        """The spec of a new swarm."""
+        return ClusterSpec(
+            orchestration=OrchestrationConfig(self.settings.history),
+            dispatcher=DispatcherConfig(round(self.settings.heartbeat * SECOND)),
+        )
+
     def statistics(self) -> dict[str, int]:
         """Counters since the start."""
         return {"rounds": self._rounds, "revision": self.view.rev, **self._dispatcher.statistics()}
@@ -74,6 +104,7 @@ class Manager:
     async def start(self) -> None:
         """Opens the store, listens, and begins to work. Raises MeshnetError if the port or the store cannot be had."""
         self._data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(os.open(self._data_dir / "swarm.db", os.O_WRONLY | os.O_CREAT, 0o600))
         try:
             self._store = await SqliteStore.open(self._data_dir / "swarm.db")
         except sqlite3.Error as error:
@@ -81,7 +112,12 @@ class Manager:
         self.state = State(self._store, time.time)
         try:
             await self.state.start()
-            await self.state.write(lambda view: operations.start_cluster(view, self.ledger(view), self.new_id))
+            await self.state.write(
+                lambda view: operations.start_cluster(view, self.ledger(view), self.new_id, self._told())
+            )
+            self._heartbeats.every(self.heartbeat)
+            await self.keeper.start(self.state)
+            self._open_vault()
             self.listen_address = await self._dispatcher.start(self.listen_address)
         except BaseException:
             await self.state.stop()
@@ -94,6 +130,7 @@ class Manager:
         self._loops = [
             asyncio.create_task(self._settle_forever(), name="controllers"),
             asyncio.create_task(self._watch_nodes(), name="node health"),
+            asyncio.create_task(self.keeper.tend(), name="certificates and keys"),
         ]
 
     async def stop(self) -> None:
@@ -106,6 +143,12 @@ class Manager:
         await self._dispatcher.stop()
         await self.state.stop()
         await self._store.close()
+
+    def _open_vault(self) -> None:
+        """Secrets that cannot be read would be found out by the tasks that need them: better now."""
+        self.vault = self.view.vault = Vault.load(self._data_dir / KEY_FILE)
+        for secret in self.view.secrets.values():
+            self.vault.open(secret.sealed, secret.id)
 
     def ledger(self, view: View) -> Ledger:
         """A ledger for one decision, with this swarm's pools."""
@@ -140,6 +183,9 @@ class Manager:
                 self._dirty.update(task.service_id for task in self.view.tasks_on.get(thing.id, {}).values())
                 globals_ = (s.id for s in self.view.services.values() if s.spec.mode.everywhere)
                 self._dirty.update(globals_)
+            elif isinstance(thing, Cluster):
+                self._heartbeats.every(self.heartbeat)
+                self._dirty.update(self.view.services)
             else:
                 continue
             self._work.set()
@@ -164,7 +210,7 @@ class Manager:
         def decide(view: View) -> Changes:
             nonlocal wake
             now = time.time()
-            done = settle(view, services, self.ledger(view), now, self.new_id, self.settings.history)
+            done = settle(view, services, self.ledger(view), now, self.new_id, self.history)
             wake = done.wake
             return done.changes
 

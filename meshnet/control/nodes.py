@@ -29,6 +29,13 @@ class Heartbeats:
         """Gives every node that the store says is ready a fresh term, long enough to find the manager again."""
         self._until = {node.id: now + max(self._term, FIRST_TERM) for node in nodes if node.status.state == "ready"}
 
+    def every(self, period: float) -> None:
+        """Changes the period. Terms that run go on; each node hears of the new one with its next report."""
+        term = self._term / self.period * period
+        longer = max(0.0, term - self._term)
+        self._until = {node_id: until + longer for node_id, until in self._until.items()}
+        self.period, self._term = period, term
+
     def beat(self, node_id: str, now: float) -> None:
         self._until[node_id] = now + self._term
 

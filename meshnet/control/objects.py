@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from random import Random
-from typing import Any
+from typing import Any, Protocol
 
+from meshnet.clusterspec import ClusterSpec
 from meshnet.codec import compact, from_json
-from meshnet.model import TERMINAL_STATES, Network, Node, Service, Task, Version
+from meshnet.model import TERMINAL_STATES, Config, Network, Node, Secret, Service, Task, Version
 
 BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
 ID_LENGTH = 25
@@ -26,6 +27,7 @@ class Cluster:
     version: Version = Version()
     created_at: str = ""
     updated_at: str = ""
+    spec: ClusterSpec = ClusterSpec()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +39,28 @@ class Cursor:
     last: str = ""
 
 
-Object = Node | Network | Service | Task | Cluster | Cursor
+@dataclass(frozen=True, slots=True)
+class SealedTrust:
+    """The swarm's secrets, sealed (see `trust`): authority, tokens, gossip keys. There is one, with the swarm's id."""
+
+    id: str = field(default="", metadata={"name": "ID"})
+    version: Version = Version()
+    created_at: str = ""
+    updated_at: str = ""
+    sealed: str = ""
+
+
+Object = Node | Network | Service | Task | Cluster | Cursor | SealedTrust | Secret | Config
 KINDS: dict[str, type] = {
     "cluster": Cluster,
+    "config": Config,
     "cursor": Cursor,
     "network": Network,
     "node": Node,
+    "secret": Secret,
     "service": Service,
     "task": Task,
+    "trust": SealedTrust,
 }
 _KIND_OF = {cls: kind for kind, cls in KINDS.items()}
 
@@ -93,7 +109,13 @@ def decode(key: str, value: bytes, rev: int) -> Object:
     return thing
 
 
-def new_id(rng: Random) -> str:
+class Chooser(Protocol):
+    """What an id is made with; `random.SystemRandom` is one."""
+
+    def choices(self, population: str, /, *, k: int) -> Sequence[str]: ...
+
+
+def new_id(rng: Chooser) -> str:
     """An id like Swarm's: 25 characters of base 36."""
     return "".join(rng.choices(BASE36, k=ID_LENGTH))
 

@@ -1,7 +1,6 @@
 """What people and nodes may ask for, as functions of the view: each gives the changes, or refuses and changes nothing.
 
-Refusals carry Swarm's own words where Swarm refuses the same (`rpc error: code = ...` is how its manager's errors
-reach a user through the Engine API) and the HTTP status that the Engine gives them.
+Refusals carry Swarm's own words where Swarm refuses the same, and the HTTP status that the Engine gives them.
 """
 
 from __future__ import annotations
@@ -9,11 +8,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable
 
+from meshnet.clusterspec import ClusterChange, ClusterSpec, RaftConfig
 from meshnet.control.allocator import Ledger, give_network, give_node, give_service
+from meshnet.control.confidential import check_references
 from meshnet.control.objects import Changes, Cluster, stamp
+from meshnet.control.refusals import check_version, exists, invalid, precondition
 from meshnet.control.view import View, alive, wanted
 from meshnet.errors import ConflictError, MeshnetError, NotFoundError
 from meshnet.model import (
+    SECOND,
     TERMINAL_STATES,
     IPAMConfig,
     IPAMOptions,
@@ -38,20 +41,16 @@ from meshnet.model import (
 NewId = Callable[[], str]
 INGRESS = "ingress"
 KEPT_SPECS = 5
+SHORTEST_HEARTBEAT = SECOND // 10
 
 
-def invalid(text: str) -> MeshnetError:
-    """Swarm's InvalidArgument."""
-    return MeshnetError(f"rpc error: code = InvalidArgument desc = {text}", 400)
+def _as(taken: str, asked: str) -> str:
+    """Behind Swarm's words: under which name it exists, if that is written otherwise."""
+    return "" if taken == asked else f" as {taken}; names must differ by more than case"
 
 
-def precondition(text: str) -> MeshnetError:
-    """Swarm's FailedPrecondition."""
-    return MeshnetError(f"rpc error: code = FailedPrecondition desc = {text}", 400)
-
-
-def start_cluster(view: View, ledger: Ledger, new_id: NewId) -> Changes:
-    """Makes the swarm and its ingress network if they do not exist."""
+def start_cluster(view: View, ledger: Ledger, new_id: NewId, told: ClusterSpec = ClusterSpec()) -> Changes:  # noqa: B008
+    """Makes the swarm, as it is told, and its ingress network if they do not exist."""
     if view.cluster is not None:
         return Changes()
     first = ledger.pools[0].partition("/")[0]
@@ -59,16 +58,44 @@ def start_cluster(view: View, ledger: Ledger, new_id: NewId) -> Changes:
     asked = dataclasses.replace(spec, ipam_options=IPAMOptions((IPAMConfig(f"{first}/{ledger.size}"),)))
     ingress = give_network(ledger, Network(id=new_id(), spec=asked))
     ledger.moved("subnet", ingress.subnet)
-    return Changes((Cluster(id=new_id()), dataclasses.replace(ingress, spec=spec), *ledger.cursors()))
+    return Changes((Cluster(id=new_id(), spec=told), dataclasses.replace(ingress, spec=spec), *ledger.cursors()))
+
+
+def update_cluster(cluster: Cluster, change: ClusterChange) -> Cluster:
+    """The swarm under a changed spec. Raises MeshnetError for what Swarm refuses."""
+    if change.name not in ("", cluster.spec.name):
+        raise invalid("modification of cluster name is not allowed")
+    if change.encryption_config.auto_lock_managers:
+        raise MeshnetError("EncryptionConfig.AutoLockManagers: managers that must be unlocked are not supported", 501)
+    if 0 < change.dispatcher.heartbeat_period < SHORTEST_HEARTBEAT:
+        raise invalid("Dispatcher.HeartbeatPeriod: at least 100ms is needed")
+    spec, raft = cluster.spec, change.raft
+    keep, limit = raft.keep_old_snapshots, change.orchestration.task_history_retention_limit
+    old = spec.raft
+    spec = dataclasses.replace(
+        spec,
+        labels=change.labels or spec.labels,
+        orchestration=spec.orchestration if limit is None else change.orchestration,
+        dispatcher=change.dispatcher if change.dispatcher.heartbeat_period else spec.dispatcher,
+        task_defaults=change.task_defaults if change.task_defaults.log_driver else spec.task_defaults,
+        raft=RaftConfig(
+            raft.snapshot_interval or old.snapshot_interval,
+            old.keep_old_snapshots if keep is None else keep,
+            raft.log_entries_for_slow_followers or old.log_entries_for_slow_followers,
+            raft.election_tick or old.election_tick,
+            raft.heartbeat_tick or old.heartbeat_tick,
+        ),
+    )
+    return dataclasses.replace(cluster, spec=spec)
 
 
 def create_network(view: View, spec: NetworkSpec, ledger: Ledger, new_id: NewId) -> Changes:
     """A network with subnet, gateway and VNI. `spec` is validated."""
-    if spec.name in view.network_named:
-        raise ConflictError(f"network with name {spec.name} already exists")
+    if taken := view.folded.get(("network", spec.name.lower())):
+        raise ConflictError(f"network with name {spec.name} already exists{_as(taken, spec.name)}")
     if spec.ingress and view.ingress is not None:
         text = f"ingress network ({view.ingress.id}) is already present"
-        raise ConflictError(f"rpc error: code = AlreadyExists desc = {text}")
+        raise exists(text)
     network = give_network(ledger, Network(id=new_id(), spec=spec))
     return Changes((network, *ledger.cursors()))
 
@@ -92,10 +119,11 @@ def remove_network(view: View, network: Network) -> Changes:
 
 def create_service(view: View, spec: ServiceSpec, ledger: Ledger, new_id: NewId) -> Changes:
     """A service with its VIPs and ports. `spec` is validated; its networks may still be names."""
-    if spec.name in view.service_named:
-        text = f"name conflicts with an existing object: service {spec.name} already exists"
-        raise ConflictError(f"rpc error: code = AlreadyExists desc = {text}")
+    if taken := view.folded.get(("service", spec.name.lower())):
+        text = f"name conflicts with an existing object: service {spec.name} already exists{_as(taken, spec.name)}"
+        raise exists(text)
     spec = _resolved(view, spec)
+    check_references(view, spec)
     _check_ports(view, spec.endpoint_spec.ports, "")
     job = JobStatus() if spec.mode.job else None
     service = give_service(ledger, Service(id=new_id(), spec=spec, job_status=job))
@@ -153,14 +181,9 @@ def rollback_service(view: View, service: Service, version: int, steps: int, led
 def respecified(view: View, service: Service, spec: ServiceSpec, ledger: Ledger) -> Service:
     """The service with another spec and the ports and VIPs for it. Raises MeshnetError if it cannot have them."""
     spec = _resolved(view, spec)
+    check_references(view, spec)
     _check_ports(view, spec.endpoint_spec.ports, service.id)
     return give_service(ledger, dataclasses.replace(service, spec=spec))
-
-
-def check_version(version: int, present: Version) -> None:
-    """Refuses a change of an object that was read before its last change."""
-    if version != present.index:
-        raise MeshnetError("rpc error: code = Unknown desc = update out of sequence", 500)
 
 
 def _kind(mode: ServiceMode) -> tuple[bool, bool]:
@@ -234,17 +257,18 @@ def remove_node(view: View, node: Node, force: bool) -> Changes:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Join:
-    """What a node says of itself when it joins. `id` is that of an earlier join, if it still knows it."""
+    """What a node says of itself when it joins. `id` and `role` are what its certificate says, not what it says."""
 
     id: str = dataclasses.field(default="", metadata={"name": "ID"})
     addr: str = ""
     role: str = "worker"
     labels: dict[str, str] = dataclasses.field(default_factory=dict)
     description: NodeDescription = NodeDescription()
+    availability: str = "active"
 
 
 def join_node(view: View, join: Join, ledger: Ledger, new_id: NewId, manager_addr: str) -> tuple[Changes, str]:
-    """The node as a member; the same one again if its id, or its hostname and address, are known.
+    """The node as a member; the same one again if its id is known. `join.id` "" asks for a new one.
 
     It counts as ready with its first heartbeat, which an agent sends once its data path works.
     Labels given with the first join are the node's own from then on. `manager_addr` is this manager's host:port.
@@ -252,25 +276,19 @@ def join_node(view: View, join: Join, ledger: Ledger, new_id: NewId, manager_add
     """
     if not join.description.hostname or not join.addr:
         raise MeshnetError("a node that joins must say its hostname and its address")
-    node = view.nodes.get(join.id) or next(
-        (n for n in view.nodes.values() if (n.status.addr, n.description.hostname) == _identity(join)), None
-    )
+    node = view.nodes.get(join.id)
     if node is None:
-        node = Node(id=new_id(), spec=NodeSpec(role=join.role, labels=join.labels))
+        node = Node(id=join.id or new_id(), spec=NodeSpec("", join.labels, join.role, join.availability))
     host = manager_addr.rpartition(":")[0]
     leads = join.role == "manager" and host == join.addr
     joined = dataclasses.replace(
         node,
-        description=join.description,
+        description=dataclasses.replace(join.description, tls_info=node.description.tls_info),
         status=dataclasses.replace(node.status, addr=join.addr),
         manager_status=ManagerStatus(True, "reachable", manager_addr) if leads else node.manager_status,
     )
     joined = give_node(ledger, joined)
     return (Changes((joined, *ledger.cursors())) if joined != node else Changes()), joined.id
-
-
-def _identity(join: Join) -> tuple[str, str]:
-    return join.addr, join.description.hostname
 
 
 def report_tasks(view: View, node_id: str, statuses: dict[str, TaskStatus]) -> Changes:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from meshnet.control.trust import gossipkeys, swarm
 from meshnet.ipam import DEFAULT_POOLS, DEFAULT_SIZE
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`lab` names the lab that the manager belongs to; until there is TLS it runs nowhere else.
+    """`lab` names the lab that the manager belongs to; so far it runs nowhere else.
 
     heartbeat: seconds between two reports of a node. Shorter notices a lost node sooner and costs one small request
         per node and period.
@@ -19,6 +20,9 @@ class Settings:
     avoid: subnets that no network may meet, such as that of the nodes themselves.
     images: the images that nodes can run, by name; None if the manager cannot know.
     advertise: host:port under which nodes reach this manager; the listening address if empty.
+    key_period: seconds until the gossip key is changed.
+    data_path_port: UDP port of the overlay networks' tunnels, the same on every node.
+    expiry: nanoseconds that the certificates of a new swarm's nodes are valid.
     """
 
     lab: str = ""
@@ -30,3 +34,6 @@ class Settings:
     avoid: tuple[str, ...] = ()
     images: tuple[str, ...] | None = None
     advertise: str = ""
+    key_period: float = gossipkeys.PERIOD
+    expiry: int = swarm.EXPIRY
+    data_path_port: int = 4789

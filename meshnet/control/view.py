@@ -7,18 +7,23 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
-from meshnet.control.objects import Cluster, Cursor, Object
+from meshnet.control.objects import Cluster, Cursor, Object, SealedTrust
+from meshnet.control.vault import Vault
 from meshnet.ipam import number_of
-from meshnet.model import TERMINAL_STATES, Network, Node, Service, Task, Version
+from meshnet.model import TERMINAL_STATES, Config, Network, Node, Secret, Service, Task, Version
+
+K = TypeVar("K")
 
 
 class View:
     """Objects by id and by what they refer to.
 
     `taken` holds, per network id, the addresses in use as integers; `waiting` the tasks that need addresses or a node;
-    `load` how many tasks count for a node when tasks are spread; `ingress` is that network, if there is one.
+    `load` how many tasks count for a node when tasks are spread; `ingress` is that network, if there is one;
+    `vault` opens the secrets. `folded` holds, per kind and name in lower case, the name that is taken: as in Swarm's
+    store, and in DNS, names do not differ by case alone.
     """
 
     def __init__(self) -> None:
@@ -29,6 +34,10 @@ class View:
         self.tasks: dict[str, Task] = {}
         self.clusters: dict[str, Cluster] = {}
         self.cursors: dict[str, Cursor] = {}
+        self.secrets: dict[str, Secret] = {}
+        self.configs: dict[str, Config] = {}
+        self.vault: Vault | None = None
+        self.trusts: dict[str, SealedTrust] = {}
         self.tasks_of: dict[str, dict[str, Task]] = defaultdict(dict)
         self.tasks_on: dict[str, dict[str, Task]] = defaultdict(dict)
         self.services_on: dict[str, set[str]] = defaultdict(set)
@@ -36,6 +45,7 @@ class View:
         self.published: set[str] = set()
         self.service_named: dict[str, str] = {}
         self.network_named: dict[str, str] = {}
+        self.folded: dict[tuple[str, str], str] = {}
         self.taken: dict[str, set[int]] = defaultdict(set)
         self.waiting: dict[str, Task] = {}
         self.load: Counter[str] = Counter()
@@ -45,7 +55,10 @@ class View:
             "service": self.services,
             "task": self.tasks,
             "cluster": self.clusters,
+            "config": self.configs,
+            "secret": self.secrets,
             "cursor": self.cursors,
+            "trust": self.trusts,
         }
 
     def get(self, kind: str, ident: str) -> Object | None:
@@ -86,6 +99,7 @@ class View:
                 self.waiting.pop(thing.id, None)
         elif isinstance(thing, Service):
             _name(self.service_named, thing.spec.name, thing.id, present)
+            _name(self.folded, ("service", thing.spec.name.lower()), thing.spec.name, present)
             _put_or_discard(self.published, thing.id, present and uses_ingress(thing))
             for network in networks_of(thing):
                 _put_or_discard(self.services_on[network], thing.id, present)
@@ -93,6 +107,7 @@ class View:
             _name(self.network_named, thing.spec.name, thing.id, present)
             if thing.spec.ingress:
                 self.ingress = thing if present else None
+            _name(self.folded, ("network", thing.spec.name.lower()), thing.spec.name, present)
 
 
 def _put_or_discard(members: set[Any], member: Any, present: bool) -> None:
@@ -102,7 +117,7 @@ def _put_or_discard(members: set[Any], member: Any, present: bool) -> None:
         members.discard(member)
 
 
-def _name(names: dict[str, str], name: str, ident: str, present: bool) -> None:
+def _name(names: dict[K, str], name: K, ident: str, present: bool) -> None:
     if present:
         names[name] = ident
     elif names.get(name) == ident:
@@ -144,7 +159,12 @@ def addresses_of(thing: Object) -> list[tuple[str, str]]:
     if isinstance(thing, Service):
         return [(vip.network_id, vip.addr) for vip in thing.endpoint.virtual_ips]
     if isinstance(thing, Network):
-        return [(thing.id, config.gateway) for config in thing.ipam_options.configs if config.gateway]
+        return [
+            (thing.id, address)
+            for config in thing.ipam_options.configs
+            for address in (config.gateway, *config.auxiliary_addresses.values())
+            if address
+        ]
     if isinstance(thing, Node):
         return [(item.network_id, address) for item in thing.attachments for address in item.addresses]
     if isinstance(thing, Task) and alive(thing):

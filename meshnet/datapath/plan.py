@@ -5,7 +5,7 @@ apply the difference". It is a pure function of its arguments.
 
 Who is a backend: an endpoint whose record says `ready`, on a member that is alive. A suspected member's backends
 are left out while the service has others; a draining endpoint is never one, but stays reachable as an endpoint,
-so that its connections finish.
+so that its connections finish. A dead member's endpoints are passed as draining ones.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class LocalNode:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A member as gossip sees it. `state` is alive or suspect; the dead are not passed."""
+    """A member as gossip sees it. `state` is alive, suspect or dead."""
 
     id: str
     address: str
@@ -80,7 +80,7 @@ def plan(
 
     `sandboxes` maps the ids of local tasks that have a network namespace to its path. Records of this node's own
     endpoints are among `records`. Objects that refer to unknown networks are left out: they come with a later
-    assignment.
+    assignment. Of two records of one address the later one counts.
     """
     located = list(records)
     members = {peer.id: peer for peer in peers}

@@ -6,6 +6,8 @@ case without touching the length octets, which are at most 63 and so never look 
 
 LABEL_LIMIT = 63
 NAME_LIMIT = 255
+_LENGTHS = [bytes([length]) for length in range(LABEL_LIMIT + 1)]
+_OCTETS = [bytes([len(str(octet))]) + str(octet).encode() for octet in range(256)]  # as labels
 
 
 def wire_name(text: str) -> bytes | None:
@@ -13,11 +15,25 @@ def wire_name(text: str) -> bytes | None:
 
     DNS cannot carry empty labels, labels of more than 63 octets and names of more than 255 octets.
     """
-    parts = [part.encode() for part in text.rstrip(".").split(".")]
-    if any(not 0 < len(part) <= LABEL_LIMIT for part in parts):
-        return None
-    wire = b"".join(bytes([len(part)]) + part for part in parts) + b"\0"
+    pieces: list[bytes] = []
+    for part in text.rstrip(".").encode().split(b"."):
+        if not 0 < len(part) <= LABEL_LIMIT:
+            return None
+        pieces += (_LENGTHS[len(part)], part)
+    wire = b"".join(pieces) + b"\0"
     return wire if len(wire) <= NAME_LIMIT else None
+
+
+def joined(name: bytes, suffix: bytes) -> bytes | None:
+    """One wire name behind the other, or None if that is longer than DNS can carry."""
+    return name[:-1] + suffix if len(name) + len(suffix) <= NAME_LIMIT + 1 else None
+
+
+def reverse_name(packed: bytes) -> bytes:
+    """The name of the pointer of a packed address, 4 or 16 bytes (RFC 1035 §3.5, RFC 3596 §2.5)."""
+    if len(packed) == 4:
+        return b"".join(_OCTETS[octet] for octet in reversed(packed)) + b"\x07in-addr\x04arpa\0"
+    return b"".join(b"\1" + digit.encode() for digit in reversed(packed.hex())) + b"\x03ip6\x04arpa\0"
 
 
 def labels(wire: bytes) -> tuple[bytes, ...]:

@@ -24,9 +24,10 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Literal, TypeVar
 
-from meshnet.dns.names import dotted, wire_name
+from meshnet.dns.names import dotted, joined, reverse_name, wire_name
 
 T = TypeVar("T")
+_TASKS = b"\x05tasks\0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +91,27 @@ class Zone:
         return key in self.addresses or key in self.pointers or key in self.services or key in self.withheld
 
 
+class _Packed(dict[str, bytes]):
+    """Address in text -> packed, each converted once. ValueError for one that is none."""
+
+    def __missing__(self, address: str) -> bytes:
+        packed = self[address] = ip_address(address).packed
+        return packed
+
+
 @dataclass(slots=True)
 class _Table:
-    """One network's names as text in lower case, before networks are put in order."""
+    """One network's names in lower-case wire form, before networks are put in order. `suffix` is its own name, None
+    where DNS cannot carry it; `services` are by prefix (`_port._protocol`) and name."""
 
-    network: str
-    addresses: dict[str, tuple[bytes, ...]] = field(default_factory=dict)
-    services: dict[tuple[str, str], tuple[Target, ...]] = field(default_factory=dict)
-    withheld: set[str] = field(default_factory=set)
+    suffix: bytes | None
+    addresses: dict[bytes, tuple[bytes, ...]] = field(default_factory=dict)
+    services: dict[tuple[bytes, bytes], tuple[Target, ...]] = field(default_factory=dict)
+    withheld: set[bytes] = field(default_factory=set)
+
+    def full(self, name: bytes) -> bytes | None:
+        """A name with the network's behind it."""
+        return None if self.suffix is None else joined(name, self.suffix)
 
 
 def build_zone(networks: Sequence[NetworkView]) -> Zone:
@@ -106,29 +120,26 @@ def build_zone(networks: Sequence[NetworkView]) -> Zone:
     Names that DNS cannot carry (an empty or overlong label) are left out. Raises ValueError for an address that
     is none.
     """
-    tables = [_network_table(network) for network in networks]
-    addresses: dict[str, tuple[bytes, ...]] = {}
-    services: dict[str, tuple[Target, ...]] = {}
-    owners: dict[str, _Table] = {}
+    packed = _Packed()
+    tables = [_network_table(network, packed) for network in networks]
+    addresses: dict[bytes, tuple[bytes, ...]] = {}
+    services: dict[bytes, tuple[Target, ...]] = {}
+    owners: dict[bytes, _Table] = {}
     for table in tables:
         for name, found in table.addresses.items():
-            addresses.setdefault(name, found)
-            owners.setdefault(name, table)
+            if name not in addresses:
+                addresses[name], owners[name] = found, table
         for (prefix, name), targets in table.services.items():
             if owners[name] is table:
-                services.setdefault(f"{prefix}.{name}", targets)
+                _add(services, joined(prefix, name), targets)
     for table in tables:
         for name, found in table.addresses.items():
-            addresses.setdefault(f"{name}.{table.network}", found)
+            _add(addresses, table.full(name), found)
         for (prefix, name), targets in table.services.items():
-            services.setdefault(f"{prefix}.{name}.{table.network}", targets)
-    withheld = {each for table in tables for name in table.withheld for each in (name, f"{name}.{table.network}")}
-    return Zone(
-        addresses=_keyed(addresses),
-        pointers=_pointers(networks),
-        services=_keyed(services),
-        withheld=frozenset(_keyed(dict.fromkeys(withheld - addresses.keys(), ()))),
-    )
+            full = table.full(name)
+            _add(services, full and joined(prefix, full), targets)
+    withheld = {each for table in tables for name in table.withheld for each in (name, table.full(name)) if each}
+    return Zone(addresses, _pointers(networks, packed), services, frozenset(withheld - addresses.keys()))
 
 
 def listing(zone: Zone) -> tuple[tuple[str, str, str], ...]:
@@ -147,48 +158,62 @@ def listing(zone: Zone) -> tuple[tuple[str, str, str], ...]:
     return tuple(sorted(found))
 
 
-def _network_table(network: NetworkView) -> _Table:
+def _add(table: dict[bytes, T], name: bytes | None, value: T) -> None:
+    """The first one to have a name keeps it."""
+    if name:
+        table.setdefault(name, value)
+
+
+def _network_table(network: NetworkView, packed: _Packed) -> _Table:
     ready: dict[str, list[EndpointView]] = defaultdict(list)
     for endpoint in network.endpoints:
         if endpoint.ready:
             ready[endpoint.service_id].append(endpoint)
-    table = _Table(network.name.lower())
-    front: dict[str, list[str]] = defaultdict(list)
+    table = _Table(_key(network.name))
+    front: dict[bytes, list[str]] = defaultdict(list)
     for service in network.services:
         tasks = ready.get(service.id, [])
-        _add_service(table, front, service, tasks, _targets(network.name, service, tasks))
-    table.addresses = {name: _packed(found) for name, found in front.items() if found}
+        _add_service(table, front, service, tasks, _targets(network.name, service, tasks, packed))
+    table.addresses = {name: _all_packed(found, packed) for name, found in front.items() if found}
     table.withheld = {name for name, found in front.items() if not found}
     for name, found in _single_task_names(network.endpoints).items():
-        table.addresses.setdefault(name, _packed(found))
+        if name not in table.addresses:
+            table.addresses[name] = _all_packed(found, packed)
     return table
 
 
 def _add_service(
     table: _Table,
-    front: dict[str, list[str]],
+    front: dict[bytes, list[str]],
     service: ServiceView,
     tasks: Sequence[EndpointView],
-    targets: Mapping[str, tuple[Target, ...]],
+    targets: Mapping[bytes, tuple[Target, ...]],
 ) -> None:
     """Adds what a service is called: `front` maps a name to addresses, none when nobody is ready."""
     behind = [task.ip for task in tasks]
     vip = [service.vip] if service.vip and tasks else []
-    for base in dict.fromkeys(each.lower() for each in (service.name, *service.aliases)):
+    for base in dict.fromkeys(_key(each) for each in (service.name, *service.aliases)):
+        if base is None:
+            continue
+        names = [base]
         front[base] += vip if service.mode == "vip" else behind
-        front[f"tasks.{base}"] += behind
+        if each := joined(_TASKS, base):
+            front[each] += behind
+            names.append(each)
         for prefix, found in targets.items():
-            for name in (base, f"tasks.{base}"):
+            for name in names:
                 if front[name]:
                     table.services[prefix, name] = table.services.get((prefix, name), ()) + found
 
 
-def _targets(network: str, service: ServiceView, tasks: Sequence[EndpointView]) -> dict[str, tuple[Target, ...]]:
+def _targets(
+    network: str, service: ServiceView, tasks: Sequence[EndpointView], packed: _Packed
+) -> dict[bytes, tuple[Target, ...]]:
     """`_port._protocol` -> one target per ready task, by number and, where the port has one, by name."""
     slots: dict[int, int] = defaultdict(int)
     for task in tasks:
         slots[task.slot] += 1
-    found: dict[str, tuple[Target, ...]] = {}
+    found: dict[bytes, tuple[Target, ...]] = {}
     for port_name, protocol, port in service.ports:
         targets = []
         for task in tasks:
@@ -196,44 +221,50 @@ def _targets(network: str, service: ServiceView, tasks: Sequence[EndpointView]) 
             short = task.slot and slots[task.slot] == 1
             name = wire_name(f"{service.name}.{task.slot}.{network}" if short else f"{task.task_name}.{network}")
             if name:
-                targets.append(Target(name, ip_address(task.ip).packed, port))
-        for label in dict.fromkeys((port_name.lower(), str(port))):
-            if label and targets:
-                found.setdefault(f"_{label}._{protocol.lower()}", tuple(targets))
+                targets.append(Target(name, packed[task.ip], port))
+        for label in dict.fromkeys((port_name, str(port))):
+            prefix = _key(f"_{label}._{protocol}") if label and targets else None
+            if prefix:
+                found.setdefault(prefix, tuple(targets))
     return found
 
 
-def _single_task_names(endpoints: Iterable[EndpointView]) -> dict[str, list[str]]:
+def _single_task_names(endpoints: Iterable[EndpointView]) -> dict[bytes, list[str]]:
     """Names that mean one task -> addresses; of several tasks with one name the ready ones."""
-    named: dict[str, list[EndpointView]] = defaultdict(list)
+    named: dict[bytes, list[EndpointView]] = defaultdict(list)
     for endpoint in endpoints:
         slot = f"{endpoint.service_name}.{endpoint.slot}" if endpoint.slot else ""
         names = (endpoint.task_name, slot, endpoint.container_id[:12], endpoint.hostname, *endpoint.aliases)
-        for name in dict.fromkeys(each.lower() for each in names):
-            if name:
-                named[name].append(endpoint)
+        for key in {_key(each) for each in names if each}:
+            if key:
+                named[key].append(endpoint)
     return {
         name: [each.ip for each in found if each.ready] or [each.ip for each in found] for name, found in named.items()
     }
 
 
-def _pointers(networks: Sequence[NetworkView]) -> dict[bytes, bytes]:
+def _pointers(networks: Sequence[NetworkView], packed: _Packed) -> dict[bytes, bytes]:
     """Reverse names: a task's address -> its full name, a VIP -> its service; the first network wins."""
     found: dict[bytes, bytes] = {}
     for network in networks:
+        suffix = wire_name(network.name)
+        if suffix is None:
+            continue
         named = [(each.ip, each.task_name) for each in network.endpoints]
         served = {each.service_id for each in network.endpoints if each.ready}
         named += [(each.vip, each.name) for each in network.services if each.vip and each.id in served]
         for address, name in named:
-            reverse, target = wire_name(ip_address(address).reverse_pointer), wire_name(f"{name}.{network.name}")
-            if reverse and target:
-                found.setdefault(reverse, target)
+            wire = wire_name(name)
+            target = wire and joined(wire, suffix)
+            if target:
+                found.setdefault(reverse_name(packed[address]), target)
     return found
 
 
-def _packed(addresses: Iterable[str]) -> tuple[bytes, ...]:
-    return tuple(ip_address(address).packed for address in dict.fromkeys(addresses))
+def _all_packed(addresses: Iterable[str], packed: _Packed) -> tuple[bytes, ...]:
+    return tuple(packed[address] for address in dict.fromkeys(addresses))
 
 
-def _keyed(table: Mapping[str, T]) -> dict[bytes, T]:
-    return {wire.lower(): value for name, value in table.items() if (wire := wire_name(name))}
+def _key(name: str) -> bytes | None:
+    wire = wire_name(name.lower())
+    return wire and wire.lower()

@@ -83,12 +83,17 @@ class Settings:
         if self.packet_size < 900:
             raise MeshnetError("a gossip packet needs at least 900 bytes for a member's metadata")
 
-    def local(self) -> Settings:
-        """The same node for labs on one machine: a crash is suspected within half a second, certain after 1 to 2 s."""
+    def local(self, members: int = 0) -> Settings:
+        """The same node for labs on one machine: a crash is suspected within half a second, certain after 1 to 2 s.
+
+        With more than ten `members` it takes proportionally longer: they share the machine's processors, and a node
+        that waits for its turn must not be taken for a dead one.
+        """
+        patience = max(1.0, members / 10)
         return replace(
             self,
-            probe_interval=0.2,
-            probe_timeout=0.1,
+            probe_interval=0.2 * patience,
+            probe_timeout=0.1 * patience,
             suspicion_mult=4.0,
             suspicion_max_mult=2.0,
             gossip_interval=0.05,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from meshnet.errors import MeshnetError
@@ -21,6 +21,7 @@ __all__ = [
     "CGROUP_HOOKS",
     "EXIST",
     "NOEXIST",
+    "NO_ROOM",
     "Map",
     "Objects",
     "Program",
@@ -34,7 +35,8 @@ __all__ = [
 ]
 
 ANY, NOEXIST, EXIST = 0, 1, 2
-_BATCH = 256
+_BATCH = 4096
+NO_ROOM = frozenset({errno.E2BIG, errno.ENOSPC, errno.ENOMEM})  # a map that is full, or no memory for it
 _PERCPU_TYPES = frozenset({5, 6, 10, 21})  # percpu hash, array, LRU hash, cgroup storage
 _NO_BATCH = frozenset({errno.EINVAL, 524})  # 524: the kernel's internal ENOTSUPP
 
@@ -140,13 +142,71 @@ class Map:
         return found
 
     def update(self, entries: Mapping[bytes, bytes]) -> None:
-        """Insert or replace many, one call each: OSError carries the failing entry's errno, those before it are in."""
-        for key, value in entries.items():
-            self.set(key, value)
+        """Insert or replace many: OSError carries the errno of the first entry that was refused, see `put`."""
+        for code in self.put(entries).values():
+            raise OSError(code, f"map {self.name}: {os.strerror(code)}")
+
+    def put(self, entries: Mapping[bytes, bytes]) -> dict[bytes, int]:
+        """Insert or replace many, in order. Returns what there was no room for: key -> E2BIG, ENOSPC or ENOMEM; all
+        others are in. OSError for any other reason."""
+        refused: dict[bytes, int] = {}
+
+        def many(keys: Sequence[bytes]) -> int:
+            return bpfsys.map_update_batch(self.fd, keys, [entries[key] for key in keys])
+
+        def one(key: bytes) -> None:
+            try:
+                self.set(key, entries[key])
+            except OSError as error:
+                if error.errno not in NO_ROOM:
+                    raise
+                refused[key] = error.errno
+
+        if not set(map(len, entries.values())) <= {self._room}:
+            raise ValueError(f"map {self.name}: values of {self._room} bytes wanted")
+        self._in_batches(entries, many, one)
+        return refused
 
     def discard(self, keys: Iterable[bytes]) -> int:
-        """Delete many; returns how many there were."""
-        return sum(self.delete(key) for key in keys)
+        """Delete many, in order; returns how many there were."""
+        wanted = list(keys)
+        absent: list[bytes] = []
+
+        def many(keys: Sequence[bytes]) -> int:
+            return bpfsys.map_delete_batch(self.fd, keys)
+
+        def one(key: bytes) -> None:
+            if not self.delete(key):
+                absent.append(key)
+
+        self._in_batches(wanted, many, one)
+        return len(wanted) - len(absent)
+
+    def _in_batches(
+        self, keys: Iterable[bytes], many: Callable[[Sequence[bytes]], int], one: Callable[[bytes], None]
+    ) -> None:
+        """`many` says how many it did, from the first on; the next is for `one`, which finds out why. That may be that
+        this kernel has no batches for this map, or that its pool of memory was empty and has filled meanwhile."""
+        wanted = list(keys)
+        if not set(map(len, wanted)) <= {self.key_size}:
+            raise ValueError(f"map {self.name}: keys of {self.key_size} bytes wanted")
+        at, size = 0, _BATCH
+        while at < len(wanted):
+            some = wanted[at : at + size]
+            done = many(some)
+            at += done
+            size = min(4 * size, _BATCH) if done else 1
+            if done < len(some):
+                one(wanted[at])
+                at += 1
+
+    def memory(self) -> int:
+        """Bytes that the kernel counts for it now, 0 where it does not say."""
+        for line in Path(f"/proc/self/fdinfo/{self.fd}").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name == "memlock":
+                return int(value)
+        return 0
 
     def _check(self, key: bytes) -> None:
         if len(key) != self.key_size:

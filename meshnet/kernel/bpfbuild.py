@@ -6,6 +6,7 @@ is up to date when the hash in its `.sum` file equals that of its source, all he
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -13,11 +14,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from meshnet.errors import MeshnetError
 
 FLAGS = ("-O2", "-g", "-target", "bpf", "-mcpu=v3", "-Wall", "-Wextra", "-Werror")
+CACHE = Path("/var/cache/meshnet")  # what is compiled besides the data path
+_DAY = 86400.0  # s
 
 
 def source_dir() -> Path:
@@ -56,6 +60,37 @@ def _object(source: Path) -> Path:
     compile_object(clang, source, target)
     stamp.write_text(digest + "\n")
     return target
+
+
+def cached(source: Path) -> Path:
+    """The object of a program that is no part of the data path, compiled if this source was not yet.
+
+    MeshnetError without clang, or if it does not compile.
+    """
+    digest = hashlib.sha256(" ".join(FLAGS).encode() + source.read_bytes()).hexdigest()[:16]
+    target = CACHE / f"{source.stem}-{digest}.o"
+    if in_use(target):
+        return target
+    clang = shutil.which("clang")
+    if clang is None:
+        raise MeshnetError("clang is not installed: apt-get install clang libbpf-dev")
+    CACHE.mkdir(mode=0o755, parents=True, exist_ok=True)
+    compile_object(clang, source, target)
+    return target
+
+
+def in_use(target: Path) -> bool:
+    """Whether a file of the cache is there; then it stays for another day. Others that nobody used for a day go: a
+    second checkout may be at work with its own."""
+    for old in CACHE.glob(f"{target.name.partition('-')[0]}-*"):
+        with contextlib.suppress(FileNotFoundError):
+            if old != target and time.time() - old.stat().st_mtime > _DAY:
+                old.unlink()
+    try:
+        os.utime(target)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def compile_object(clang: str, source: Path, target: Path) -> None:

@@ -10,6 +10,7 @@ import ctypes
 import os
 import platform
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 _NUMBER = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "s390x": 351, "ppc64le": 361}.get(platform.machine(), 280)
@@ -18,7 +19,8 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_NEXT_KEY = 0, 1, 2, 3, 4
 OBJ_PIN, OBJ_GET, PROG_ATTACH, PROG_DETACH, PROG_TEST_RUN = 6, 7, 8, 9, 10
 PROG_GET_FD_BY_ID, GET_INFO, PROG_QUERY = 13, 15, 16
-LOOKUP_BATCH = 24
+LOOKUP_BATCH, UPDATE_BATCH, DELETE_BATCH = 24, 26, 27
+_COUNT = 32  # where a batch's number of entries is in the attributes
 
 F_ALLOW_MULTI, F_REPLACE = 2, 4
 TCX_INGRESS = 46  # enum bpf_attach_type, kernel 6.6
@@ -155,13 +157,36 @@ def map_lookup_batch(
         _call(LOOKUP_BATCH, attr)
     except FileNotFoundError:  # ENOENT: the end was reached, what came before it is valid
         last = True
-    (got,) = struct.unpack_from("=I", attr.raw, 32)
+    (got,) = struct.unpack_from("=I", attr.raw, _COUNT)
     raw_keys, raw_values = keys.raw, values.raw
     entries = [
         (raw_keys[i * key_size : (i + 1) * key_size], raw_values[i * value_size : (i + 1) * value_size])
         for i in range(got)
     ]
     return entries, following.raw, last
+
+
+def map_update_batch(fd: int, keys: Sequence[bytes], values: Sequence[bytes]) -> int:
+    """Inserts or replaces entries, in order, up to the first that is refused; returns how many. Raises nothing: 0 may
+    also mean that this map type has no batches in this kernel."""
+    key_buffer, value_buffer = _buffer(b"".join(keys)), _buffer(b"".join(values))
+    return _batch(UPDATE_BATCH, _attr("QQQQIIQQ", 0, 0, _at(key_buffer), _at(value_buffer), len(keys), fd, 0, 0))
+
+
+def map_delete_batch(fd: int, keys: Sequence[bytes]) -> int:
+    """Deletes entries, in order, up to the first that there is not; returns how many, as `map_update_batch`."""
+    key_buffer = _buffer(b"".join(keys))
+    return _batch(DELETE_BATCH, _attr("QQQQIIQQ", 0, 0, _at(key_buffer), 0, len(keys), fd, 0, 0))
+
+
+def _batch(command: int, attr: ctypes.Array[ctypes.c_char]) -> int:
+    (wanted,) = struct.unpack_from("=I", attr.raw, _COUNT)
+    try:
+        _call(command, attr)
+    except OSError:
+        (done,) = struct.unpack_from("=I", attr.raw, _COUNT)
+        return int(done) if done < wanted else 0  # as it was: the kernel never began
+    return int(wanted)
 
 
 def obj_pin(fd: int, path: str) -> None:

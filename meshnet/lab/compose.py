@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 
+from meshnet import ipam
+from meshnet.errors import MeshnetError
+from meshnet.lab import compose_words
 from meshnet.lab.compose_ports import ports
+from meshnet.lab.compose_words import text as _text
 from meshnet.lab.words import name_problem
 from meshnet.lab.yamlnodes import Value
 from meshnet.model import (
+    SECOND,
     ContainerSpec,
     EndpointSpec,
     Global,
@@ -35,6 +41,7 @@ from meshnet.model import (
 )
 
 MAX_REPLICAS = 10_000
+SHORTEST = SECOND // 1000
 _SERVICE = (
     "image",
     "command",
@@ -69,13 +76,16 @@ _CONSTRAINT = re.compile(r"\s*[a-z][a-zA-Z0-9._/-]*\s*(==|!=)\s*[^=!\s][^=!]*")
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """What a compose file asks for. `external` and `subnets` point into the file, for further checks."""
+    """What a compose file asks for. The pairs with a Value point into the file, for further checks."""
 
     networks: tuple[NetworkSpec, ...] = ()
     services: tuple[ServiceSpec, ...] = ()
+    placed_networks: tuple[tuple[Value, NetworkSpec], ...] = ()
+    placed_services: tuple[tuple[Value, ServiceSpec], ...] = ()
     external: tuple[Value, ...] = ()
     subnets: tuple[tuple[Value, IPv4Network], ...] = ()
     images: tuple[tuple[Value, str], ...] = ()
+    users: tuple[tuple[Value, str, str], ...] = ()  # where it stands, image, user
     warnings: tuple[str, ...] = ()
 
 
@@ -92,25 +102,49 @@ def parse(root: Value) -> Stack:
         if "external" in entries and entries["external"].flag():
             external.append(value)
         subnets.extend(_subnets(entries, subnets))
-    services, images, warnings = [], [], []
-    for name, value in (keys["services"].map() if "services" in keys else {}).items():
+    services, images, users, warnings = [], [], [], []
+    places = keys["services"].map() if "services" in keys else {}
+    for name, value in places.items():
         if problem := name_problem(name):
             value.error(problem)
         entries = value.map(_SERVICE)
         services.append(_service(name, value, entries, networks))
+        container = services[-1].task_template.container_spec
         if "image" in entries:
-            images.append((entries["image"], services[-1].task_template.container_spec.image))
+            images.append((entries["image"], container.image))
+        if "user" in entries and container.user:
+            users.append((entries["user"], container.image, container.user))
         warnings += _ignored(name, entries)
     if not services:
         root.error("there are no services in it")
-    _published_once(keys.get("services"), services)
+    _published_once(places, services)
     owned = {value.name for value in external}
-    made = tuple(spec for key, spec in networks.items() if f"networks.{key}" not in owned)
-    return Stack(made, tuple(services), tuple(external), tuple(subnets), tuple(images), tuple(warnings))
+    placed = tuple((declared.get(key, root), spec) for key, spec in networks.items() if f"networks.{key}" not in owned)
+    _distinct("network", [(place, spec.name) for place, spec in placed])
+    _distinct("service", [(value, name) for name, value in places.items()])
+    return Stack(
+        networks=tuple(spec for _, spec in placed),
+        services=tuple(services),
+        placed_networks=placed,
+        placed_services=tuple(zip(places.values(), services, strict=True)),
+        external=tuple(external),
+        subnets=tuple(subnets),
+        images=tuple(images),
+        users=tuple(users),
+        warnings=tuple(warnings),
+    )
 
 
-def _published_once(value: Value | None, services: list[ServiceSpec]) -> None:
-    entries = value.map() if value else {}
+def _distinct(kind: str, named: list[tuple[Value, str]]) -> None:
+    """Names that differ by case alone would be one in DNS, and are one in Swarm's store."""
+    taken: dict[str, str] = {}
+    for place, name in named:
+        known = taken.setdefault(name.lower(), place.name)
+        if known != place.name:
+            place.error(f"{known} has the name of this {kind} already; names must differ by more than case")
+
+
+def _published_once(entries: dict[str, Value], services: list[ServiceSpec]) -> None:
     taken: dict[tuple[int, str], str] = {}
     for spec in services:
         for port in spec.endpoint_spec.ports:
@@ -131,13 +165,6 @@ def _ignored(name: str, keys: dict[str, Value]) -> list[str]:
     ]
 
 
-def _text(value: Value) -> str:
-    text = value.text()
-    if "$" in text.replace("$$", ""):
-        value.error("variables are not substituted here; write $$ for a dollar sign")
-    return text.replace("$$", "$")
-
-
 def _words(value: Value) -> tuple[str, ...]:
     """A command: a list as it is, or text split like a shell does."""
     if value.is_list:
@@ -149,17 +176,24 @@ def _words(value: Value) -> tuple[str, ...]:
         return ()
 
 
-def _pairs(value: Value) -> dict[str, str]:
-    """Labels or environment: a mapping, or a list of NAME=value."""
+def _pairs(value: Value, read: Callable[[Value], str] = _text) -> dict[str, str]:
+    """Labels or environment: a mapping, or a list of NAME=value; `read` takes one value."""
     if not value.is_list:
-        return {key: "" if item.empty else _text(item) for key, item in value.map().items()}
+        entries = value.map()
+        if "" in entries:
+            entries.pop("").error("a name is missing before the colon")
+        return {key: "" if item.empty else read(item) for key, item in entries.items()}
     found = {}
     for item in value.list():
-        key, equals, text = _text(item).partition("=")
+        key, equals, text = read(item).partition("=")
         if not equals or not key:
             item.error("write NAME=value; nothing is taken from the environment")
         found[key] = text
     return found
+
+
+def _environment(value: Value) -> tuple[str, ...]:
+    return tuple(f"{key}={text}" for key, text in _pairs(value, compose_words.template).items())
 
 
 def _service(name: str, value: Value, keys: dict[str, Value], networks: dict[str, NetworkSpec]) -> ServiceSpec:
@@ -171,13 +205,11 @@ def _service(name: str, value: Value, keys: dict[str, Value], networks: dict[str
         labels=_pairs(keys["labels"]) if "labels" in keys else {},
         command=_words(keys["entrypoint"]) if "entrypoint" in keys else (),
         args=_words(keys["command"]) if "command" in keys else (),
-        hostname=_text(keys["hostname"]) if "hostname" in keys else "",
-        env=tuple(f"{key}={text}" for key, text in _pairs(keys["environment"]).items())
-        if "environment" in keys
-        else (),
-        dir=_text(keys["working_dir"]) if "working_dir" in keys else "",
-        user=_text(keys["user"]) if "user" in keys else "",
-        stop_signal=_text(keys["stop_signal"]) if "stop_signal" in keys else "",
+        hostname=compose_words.hostname(keys["hostname"]) if "hostname" in keys else "",
+        env=_environment(keys["environment"]) if "environment" in keys else (),
+        dir=compose_words.directory(keys["working_dir"]) if "working_dir" in keys else "",
+        user=compose_words.user(keys["user"]) if "user" in keys else "",
+        stop_signal=compose_words.stop_signal(keys["stop_signal"]) if "stop_signal" in keys else "",
         stop_grace_period=keys["stop_grace_period"].duration() if "stop_grace_period" in keys else None,
         healthcheck=_healthcheck(keys["healthcheck"]) if "healthcheck" in keys else None,
     )
@@ -226,7 +258,7 @@ def _attachments(value: Value | None, networks: dict[str, NetworkSpec]) -> tuple
         if key not in networks:
             item.error(f"the network {key} is not declared under the top-level networks")
             continue
-        aliases = entries["aliases"].texts() if "aliases" in entries else ()
+        aliases = tuple(compose_words.alias(item) for item in entries["aliases"].list()) if "aliases" in entries else ()
         found.append(NetworkAttachmentConfig(networks[key].name, aliases))
     return tuple(found)
 
@@ -274,18 +306,26 @@ def _healthcheck(value: Value) -> Healthcheck:
         test = ("CMD-SHELL", _text(keys["test"]))
     return Healthcheck(
         test=test,
-        interval=keys["interval"].duration() if "interval" in keys else 0,
-        timeout=keys["timeout"].duration() if "timeout" in keys else 0,
+        interval=_period(keys["interval"]) if "interval" in keys else 0,
+        timeout=_period(keys["timeout"]) if "timeout" in keys else 0,
         retries=keys["retries"].integer(0, MAX_REPLICAS) if "retries" in keys else 0,
-        start_period=keys["start_period"].duration() if "start_period" in keys else 0,
+        start_period=_period(keys["start_period"]) if "start_period" in keys else 0,
     )
+
+
+def _period(value: Value) -> int:
+    """A time of a health check, in nanoseconds: nothing (0 is the default), or a millisecond and more."""
+    found = value.duration()
+    if 0 < found < SHORTEST:
+        value.error("at least 1ms is needed")
+    return found
 
 
 def _network(key: str, value: Value, keys: dict[str, Value]) -> NetworkSpec:
     name = keys["name"].text() if "name" in keys else key
     if problem := name_problem(name):
         keys.get("name", value).error(problem)
-    if name == "ingress":
+    if name.lower() == "ingress":
         value.error("ingress is the routing mesh's own network; ports published in mode ingress use it")
     if "driver" in keys:
         keys["driver"].choice("overlay")
@@ -322,6 +362,14 @@ def _subnets(keys: dict[str, Value], others: list[tuple[Value, IPv4Network]]) ->
         except ValueError as error:
             value.error(f"an IPv4 subnet such as 10.0.9.0/24 is needed: {error}")
             continue
+        try:
+            usable = ipam.parse_subnet(str(subnet))
+            if config.range:
+                ipam.parse_range(config.range, usable)
+            if config.gateway:
+                ipam.parse_gateway(config.gateway, usable)
+        except MeshnetError as error:
+            value.error(str(error))
         for other, taken in others:
             if subnet.overlaps(taken):
                 value.error(f"{subnet} overlaps {taken} of {other.name.rsplit('.ipam', 1)[0]}")

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import dataclasses
 import importlib
-import json
 import os
-import secrets
+from collections.abc import Mapping
 from pathlib import Path
 
 from meshnet import names
-from meshnet.agent.settings import AgentSettings
-from meshnet.errors import ConflictError, MeshnetError
+from meshnet.agent.settings import AGENT_FILE, MANAGER_FILE, AgentSettings, ManagerSettings
+from meshnet.errors import ConflictError
 from meshnet.kernel import bpfbuild
 from meshnet.lab import cgroups, processes, state
 from meshnet.lab.processes import Daemon
@@ -22,43 +20,36 @@ from meshnet.lab.spec import GOSSIP_PORT, MANAGER_PORT, Lab, LabNode
 HEARTBEAT = 1.0  # s; a lab's node that is lost is down after three of them, not after Swarm's 15 s
 AGENT, MANAGER = "agent", "manager"
 _CODE = {AGENT: ("meshnet.agent.main", "meshnet.api.node.server"), MANAGER: ("meshnet.api.process",)}
-AGENT_FILE, MANAGER_FILE = "settings.json", "manager.json"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class ManagerSettings:
-    """One manager of a lab: `listen` is address:port for agents, `avoid` subnets that no network may meet."""
-
-    lab: str
-    node: str
-    run_dir: str
-    listen: str
-    avoid: tuple[str, ...] = ()
-    images: tuple[str, ...] = ()
-
-    @classmethod
-    def load(cls, path: str | Path) -> ManagerSettings:
-        """Reads what `write_settings` wrote. MeshnetError if the file is missing or is not that."""
-        try:
-            values = json.loads(Path(path).read_text())
-            return cls(**{**values, "avoid": tuple(values["avoid"]), "images": tuple(values["images"])})
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise MeshnetError(f"{path}: not the settings of a manager: {error}") from None
+def write_managers(lab: Lab) -> None:
+    """Writes what each manager of the lab is told into its node's directory, for root only."""
+    for node in lab.managers:
+        _manager(lab, node).save()
 
 
-def write_settings(lab: Lab) -> None:
-    """Writes what each agent and manager of the lab is told into its node's directory, for root only."""
-    key = base64.b64encode(secrets.token_bytes(32)).decode()
+def write_agents(lab: Lab, tokens: Mapping[str, str]) -> None:
+    """Writes what each agent of the lab is told. `tokens` are the swarm's join tokens: `Worker` and `Manager`.
+
+    Without tokens, the agents are in no swarm.
+    """
     for node in lab.nodes:
-        directory = Path(names.node_dir(lab.name, node.name))
-        _agent(lab, node, key).save(directory / AGENT_FILE)
-        if node.role == "manager":
-            path = directory / MANAGER_FILE
-            path.touch(0o600)
-            path.write_text(json.dumps(dataclasses.asdict(_manager(lab, node)), indent=2))
+        _agent(lab, node, tokens.get(node.role.capitalize(), "")).save(_agent_file(lab.name, node.name))
 
 
-def _agent(lab: Lab, node: LabNode, key: str) -> AgentSettings:
+def renew_token(lab: Lab, node: LabNode, tokens: Mapping[str, str]) -> None:
+    """Gives the settings of a node that is started again the token that is in force now."""
+    path = _agent_file(lab.name, node.name)
+    known = AgentSettings.load(path)
+    if known.managers:  # without, it left the swarm
+        dataclasses.replace(known, token=tokens[node.role.capitalize()]).save(path)
+
+
+def _agent_file(lab: str, node: str) -> Path:
+    return Path(names.node_dir(lab, node), AGENT_FILE)
+
+
+def _agent(lab: Lab, node: LabNode, token: str) -> AgentSettings:
     return AgentSettings(
         lab=lab.name,
         node=node.name,
@@ -73,7 +64,10 @@ def _agent(lab: Lab, node: LabNode, key: str) -> AgentSettings:
         datapath=node.datapath,
         direct_return=lab.direct_return,
         map_sizes=lab.map_sizes,
-        gossip_key=key,
+        neighbours=len(lab.nodes),
+        avoid=(lab.subnet,),
+        heartbeat=HEARTBEAT,
+        token=token,
     )
 
 
@@ -86,6 +80,7 @@ def _manager(lab: Lab, node: LabNode) -> ManagerSettings:
         run_dir=names.node_dir(lab.name, node.name),
         listen=f"{node.address}:{MANAGER_PORT}",
         avoid=(lab.subnet,),
+        heartbeat=HEARTBEAT,
         images=tuple(Images(lab.images).names()),
     )
 
@@ -111,7 +106,7 @@ def _daemon(lab: str, node: str, role: str) -> Daemon:
         if role == MANAGER:
             run_manager(ManagerSettings.load(directory / MANAGER_FILE))
         else:
-            run_agent(AgentSettings.load(directory / AGENT_FILE))
+            run_agent(AgentSettings.load(_agent_file(lab, node)))
 
     return Daemon(lab, node, role, run)
 
@@ -138,6 +133,9 @@ def run_manager(settings: ManagerSettings) -> None:
     """Runs a manager in this process, which is in the node's namespace, until SIGTERM."""
     from meshnet.api.process import ManagerProcess
     from meshnet.control.settings import Settings
+    from meshnet.control.trust.gossipkeys import PERIOD
+    from meshnet.control.trust.swarm import EXPIRY
+    from meshnet.ipam import DEFAULT_POOLS, DEFAULT_SIZE
 
     directory = Path(settings.run_dir)
     directory.joinpath("store").mkdir(mode=0o700, exist_ok=True)
@@ -147,7 +145,19 @@ def run_manager(settings: ManagerSettings) -> None:
         directory / "store",
         settings.listen,
         socket,
-        Settings(lab=settings.lab, heartbeat=HEARTBEAT, avoid=settings.avoid, images=settings.images),
+        Settings(
+            lab=settings.lab,
+            heartbeat=settings.heartbeat,
+            history=settings.history,
+            pools=settings.pools or DEFAULT_POOLS,
+            pool_size=settings.pool_size or DEFAULT_SIZE,
+            avoid=settings.avoid,
+            images=settings.images,
+            advertise=settings.advertise,
+            key_period=settings.key_period or PERIOD,
+            expiry=settings.expiry or EXPIRY,
+            data_path_port=settings.data_path_port,
+        ),
     )
     print(f"manager of {settings.node} on {settings.listen}, pid {os.getpid()}", flush=True)
     asyncio.run(process.run())

@@ -56,6 +56,7 @@ def down(name: str) -> None:
     """
     if os.geteuid() != 0:
         raise MeshnetError("taking a lab down needs root; run it with sudo")
+    state.leave(name)
     cgroups.end(cgroups.path(name))
     made = namespaces(name)
     netns.visit(made, lambda _: sockdiag.destroy_all())

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from meshnet import names
-from meshnet.api.client import EngineClient
+from meshnet.api.client import HUNG, EngineClient
 from meshnet.codec import from_json, to_json
 from meshnet.errors import MeshnetError, NotFoundError
 from meshnet.lab.spec import Lab
+from meshnet.lab.words import NAME_RULE
 from meshnet.model import NetworkSpec, Node, NodeSpec, Service, ServiceSpec, Task
 
 UNAVAILABLE = 503
@@ -43,6 +44,8 @@ class Engine:
         try:
             return ask()
         except MeshnetError as error:
+            if error.status == HUNG:
+                raise MeshnetError(_hung("manager", self._node), HUNG) from None
             if error.status != UNAVAILABLE:
                 raise
             if os.geteuid() != 0:
@@ -52,6 +55,11 @@ class Engine:
                 f"start it with: meshnet lab start {self._node}, or see: meshnet lab logs {self._node}",
                 UNAVAILABLE,
             ) from None
+
+    def join_tokens(self) -> dict[str, str]:
+        """`Worker` and `Manager`: what lets a node into the swarm in that role."""
+        found: dict[str, str] = self.get("/swarm")["JoinTokens"]
+        return found
 
     def nodes(self) -> list[Node]:
         return self._all(Node, "/nodes")
@@ -88,6 +96,8 @@ class Engine:
 
     def create_network(self, spec: NetworkSpec) -> str:
         """Creates an overlay network and returns its id."""
+        if not spec.name:
+            raise MeshnetError("a network needs a name")
         configs = [
             {"Subnet": one.subnet, "IPRange": one.range, "Gateway": one.gateway} for one in spec.ipam_options.configs
         ]
@@ -100,14 +110,23 @@ class Engine:
             "Options": spec.options,
             "IPAM": {"Driver": "default", "Config": [{k: v for k, v in one.items() if v} for one in configs]},
         }
-        return str(self.post("/networks/create", body)["Id"])
+        return str(_explained(lambda: self.post("/networks/create", body))["Id"])
 
     def remove_network(self, name: str) -> None:
-        self.delete(f"/networks/{self.network(name)['Id']}")
+        """Removes a network; if something uses it, says so by the names that a person knows."""
+        network = self.network(name)
+        try:
+            self.delete(f"/networks/{network['Id']}")
+        except MeshnetError as error:
+            called = {network["Id"]: network["Name"]}
+            called |= {service.id: service.spec.name for service in self.services()}
+            called |= {task.id: f"{called.get(task.service_id, task.service_id)}.{task.slot}" for task in self.tasks()}
+            words = [called.get(word, word) for word in str(error).split(" ")]
+            raise MeshnetError(" ".join(words), error.status) from None
 
     def create_service(self, spec: ServiceSpec) -> str:
         """Creates a service and returns its id."""
-        return str(self.post("/services/create", to_json(spec))["ID"])
+        return str(_explained(lambda: self.post("/services/create", to_json(spec)))["ID"])
 
     def update_service(self, service: Service, spec: ServiceSpec) -> None:
         """Gives a service a new spec; refused if it changed since `service` was read."""
@@ -119,6 +138,16 @@ class Engine:
     def update_node(self, node: Node, spec: NodeSpec) -> None:
         """Gives a node a new spec; refused if it changed since `node` was read."""
         self.post(f"/nodes/{node.id}/update", to_json(spec), version=node.version.index)
+
+
+def _explained(ask: Callable[[], Any]) -> Any:
+    """Adds what is allowed to Swarm's words about a name, which do not say it."""
+    try:
+        return ask()
+    except MeshnetError as error:
+        if not str(error).endswith("valid as a DNS name component"):
+            raise
+        raise MeshnetError(f"{error}: {NAME_RULE}", error.status) from None
 
 
 def _one(things: Sequence[Thing], name: str, kind: str, name_of: Callable[[Thing], str]) -> Thing:
@@ -140,6 +169,11 @@ def check_image(lab: Lab, reference: str) -> None:
 
 def of_lab(lab: Lab, node: str | None = None) -> Engine:
     """The engine of a lab, through `node` or the first manager. Raises MeshnetError for a node that is no manager."""
+    if not lab.managers:
+        raise MeshnetError(
+            f"no node of the lab {lab.name} is a swarm manager; make one with docker swarm init on a node, "
+            f"after: meshnet lab env {lab.nodes[0].name}"
+        )
     chosen = next((one for one in lab.managers if node in (None, one.name)), None)
     if chosen is None:
         raise MeshnetError(
@@ -152,6 +186,15 @@ def of_lab(lab: Lab, node: str | None = None) -> Engine:
 def agent(lab: Lab, node: str, path: str) -> Any:
     """GET of an agent's own socket, such as `/inspect/lb`. Raises MeshnetError if the agent does not answer."""
     return _agent(lab, node, lambda client: client.get(path))
+
+
+def listens(lab: Lab, node: str) -> bool:
+    """Whether a node's agent serves the Engine API."""
+    try:
+        EngineClient(f"{names.node_dir(lab.name, node)}/docker.sock").get("/info")
+    except MeshnetError:
+        return False
+    return True
 
 
 def agents(lab: Lab, path: str, nodes: Sequence[str]) -> tuple[dict[str, Any], dict[str, MeshnetError]]:
@@ -170,10 +213,20 @@ def stop_agent(lab: Lab, node: str) -> None:
     _agent(lab, node, lambda client: client.post("/stop"))
 
 
+def _hung(role: str, node: str) -> str:
+    end = "stop" if role == "manager" else "kill"  # an agent that hangs cannot end its tasks in order
+    return (
+        f"the {role} on {node} is there and does not answer: it is stopped or hangs; see: meshnet lab logs {node}; "
+        f"restart it with: meshnet lab {end} {node}; meshnet lab start {node}"
+    )
+
+
 def _agent(lab: Lab, node: str, ask: Callable[[EngineClient], Any]) -> Any:
     try:
         return ask(EngineClient(f"{names.node_dir(lab.name, node)}/agent.sock"))
     except MeshnetError as error:
+        if error.status == HUNG:
+            raise MeshnetError(_hung("agent", node), HUNG) from None
         if error.status != UNAVAILABLE:
             raise
         if os.geteuid() != 0:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import re
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueError
 from pathlib import Path
 from typing import Any
 
 from meshnet import names
-from meshnet.errors import MeshnetError
+from meshnet.errors import MeshnetError, NotFoundError
 from meshnet.lab import compose
+from meshnet.lab.rehearsal import rehearse
 from meshnet.lab.spec import Lab, LabCheck, LabClient, LabLink, LabNode
 from meshnet.lab.words import name_problem
 from meshnet.lab.yamlnodes import Problems, Value, read
+from meshnet.sandbox import users
 from meshnet.sandbox.images import Images, from_mapping
 
 FILE = "lab.yml"
+RESERVED = "host"
 PACKAGED = Path(__file__).parents[1] / "_labs"
 DEFAULT_SUBNET = "172.17.0.0/16"
 DEFAULT_MTU = 1500
@@ -97,6 +101,10 @@ def resolve(root: Value, directory: Path, problems: Problems) -> Lab:
 def _lab(root: Value, directory: Path, problems: Problems) -> Lab:
     keys = root.map(_KEYS)
     name = keys["name"].swarm_name() if "name" in keys else _name_of(directory.resolve(), root)
+    if name == RESERVED:
+        keys.get("name", root).error(
+            f"{RESERVED} is what agents outside labs are kept under; give the lab another name"
+        )
     subnet, mtu = _underlay(keys.get("underlay"))
     datapath = keys["datapath"].choice(*DATAPATHS) if "datapath" in keys else DATAPATHS[0]
     node_values, client_values = _hosts(keys.get("nodes"), name), _hosts(keys.get("clients"), name)
@@ -104,7 +112,8 @@ def _lab(root: Value, directory: Path, problems: Problems) -> Lab:
         client_values[host].error("a node has this name already")
     addresses = _addresses(subnet, (*node_values.values(), *client_values.values()))
     nodes = tuple(_node(host, value, addresses[value.name], datapath) for host, value in node_values.items())
-    if root.is_map and not any(node.role == "manager" for node in nodes):
+    refused = len(keys["nodes"].map()) - len(nodes) if "nodes" in keys else 0
+    if root.is_map and not refused and not any(node.role == "manager" for node in nodes):
         keys.get("nodes", root).error("a lab needs nodes, and one of them with role: manager")
     for node in [node for node in nodes if node.role == "manager"][1:]:
         node_values[node.name].map()["role"].error("only one manager is supported")
@@ -116,6 +125,9 @@ def _lab(root: Value, directory: Path, problems: Problems) -> Lab:
             catalogue.check(image)
         except MeshnetError as error:
             value.error(str(error))
+    _check_users(stack, catalogue)
+    if not problems:
+        rehearse(stack.placed_networks, stack.placed_services, str(subnet))
     return Lab(
         name=name,
         directory=str(directory.resolve()),
@@ -316,6 +328,19 @@ def _images(value: Value | None, directory: Path) -> dict[str, Any]:
             entry.error(str(error).removeprefix(f"images.{name}").lstrip(".: "))
             del found[name]
     return found
+
+
+def _check_users(stack: compose.Stack, catalogue: Images) -> None:
+    """A user that the image does not have is known now, unless the image is an archive, which is unpacked later."""
+    for value, image, user in stack.users:
+        try:
+            root = catalogue.find(image).lower
+            if os.path.isdir(root):
+                users.lookup(user, users.read(root, "etc/passwd"), users.read(root, "etc/group"))
+        except NotFoundError:
+            continue
+        except MeshnetError as error:
+            value.error(str(error))
 
 
 def _stack(value: Value | None, directory: Path, underlay: IPv4Network, problems: Problems) -> compose.Stack:

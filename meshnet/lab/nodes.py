@@ -10,7 +10,7 @@ from pathlib import Path
 from meshnet.errors import ConflictError, MeshnetError
 from meshnet.lab import cgroups, daemons, engine, processes, state, tasks, topology
 from meshnet.lab.spec import Lab
-from meshnet.lab.up import Report, wait_ready
+from meshnet.lab.up import Report, tokens, wait_ready
 
 END = 15.0  # s that a process gets to end after it was told to
 
@@ -37,7 +37,17 @@ def stop(lab: Lab, name: str, report: Report = lambda _: None) -> None:
         report(f"stopping the manager of {name}")
         for pid in processes.pids(lab.name, name, daemons.MANAGER):
             os.kill(pid, signal.SIGTERM)
+            os.kill(pid, signal.SIGCONT)  # one that was stopped hears it too
         _ended(lab, name, daemons.MANAGER)
+
+
+def _renew_token(lab: Lab, name: str) -> None:
+    """A node that was removed meanwhile needs the token of now; one that is a member needs none, nor a manager."""
+    if lab.bare:
+        return
+    manager = lab.managers[0].name
+    if processes.alive(lab.name, manager, daemons.MANAGER):
+        daemons.renew_token(lab, state.node_of(lab, name), tokens(lab))
 
 
 def _ended(lab: Lab, name: str, role: str) -> None:
@@ -69,6 +79,10 @@ def after_kill(lab: Lab, name: str) -> str:
 
 def kill_task(lab: Lab, name: str) -> str:
     """Kills every process of a task at once and returns its full name. Raises NotFoundError if there is none."""
+    if lab.host(name) is not None:
+        there = ", ".join(node.name for node in lab.nodes)
+        running = ", ".join(task.short for task in tasks.all_tasks(lab)) or "none"
+        raise MeshnetError(f"{name} is a client; nodes and tasks can be killed: nodes are {there}; tasks are {running}")
     task = tasks.find(lab, name)
     Path(task.spec.cgroup, "cgroup.kill").write_text("1")
     return task.name
@@ -90,5 +104,7 @@ def start(lab: Lab, name: str, report: Report = lambda _: None) -> None:
     topology.plug(lab, name, True)
     report(f"starting {name}")
     daemons.preload({daemon.role for daemon in missing})
-    processes.spawn(missing)
+    processes.spawn([daemon for daemon in missing if daemon.role == daemons.MANAGER])
+    _renew_token(lab, name)
+    processes.spawn([daemon for daemon in missing if daemon.role == daemons.AGENT])
     wait_ready(lab, [name], report)

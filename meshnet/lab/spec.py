@@ -64,7 +64,10 @@ class LabCheck:
 
 @dataclass(frozen=True, slots=True)
 class Lab:
-    """A lab, resolved. `directory` is where its files are (absolute). `warnings` say what its files ask in vain."""
+    """A lab, resolved. `directory` is where its files are (absolute). `warnings` say what its files ask in vain.
+
+    The nodes of a `bare` one are in no swarm at first; their roles are what was made of them since.
+    """
 
     name: str
     directory: str
@@ -82,6 +85,7 @@ class Lab:
     networks: tuple[NetworkSpec, ...] = ()
     services: tuple[ServiceSpec, ...] = ()
     warnings: tuple[str, ...] = ()
+    bare: bool = False
 
     @property
     def prefix(self) -> int:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from meshnet import names
+from meshnet.agent.settings import MANAGER_FILE
 from meshnet.errors import ConflictError, MeshnetError, NotFoundError
 from meshnet.lab import spec
 from meshnet.lab.spec import Lab, LabNode
 
 FILE = "lab.json"
+LEAVING = "leaving"
 
 
-def claim(lab: Lab) -> None:
-    """Takes the lab's directory, or raises ConflictError because the lab is up (or was left in the middle)."""
+def claim(lab: Lab) -> int:
+    """Takes the lab's directory, or raises ConflictError because the lab is up (or was left in the middle).
+
+    Returns what tells this directory from a later one of the same name (`claimed`).
+    """
     os.makedirs(names.RUN, mode=0o755, exist_ok=True)
     try:
         os.mkdir(names.lab_dir(lab.name), 0o755)  # to look at a lab needs no root; its nodes' directories do
@@ -28,6 +35,26 @@ def claim(lab: Lab) -> None:
     os.replace(fresh, fresh.with_name(FILE))
     for node in lab.nodes:
         os.mkdir(names.node_dir(lab.name, node.name), 0o700)
+    return claimed(lab.name)
+
+
+def claimed(name: str) -> int:
+    """Which directory a lab has: another number after it was taken down and brought up again, 0 without one."""
+    try:
+        return os.stat(names.lab_dir(name)).st_ino
+    except FileNotFoundError:
+        return 0
+
+
+def leave(name: str) -> None:
+    """Marks a lab as being taken down, for whoever is still bringing it up."""
+    with contextlib.suppress(OSError):  # nothing of it may be there
+        Path(names.lab_dir(name), LEAVING).touch()
+
+
+def is_ours(name: str, claim: int) -> bool:
+    """Whether the directory that `claim` gave is there, and nobody takes it down."""
+    return claimed(name) == claim and not Path(names.lab_dir(name), LEAVING).exists()
 
 
 def up() -> list[str]:
@@ -47,9 +74,20 @@ def load(name: str) -> Lab:
     except PermissionError:
         raise MeshnetError(f"the lab {name} belongs to root; run this as root") from None
     try:
-        return spec.from_json(json.loads(text))
+        return _with_roles(spec.from_json(json.loads(text)))
     except (ValueError, MeshnetError) as error:
         raise MeshnetError(f"{names.lab_dir(name)}/{FILE} is damaged ({error}); meshnet lab down {name}") from None
+
+
+def _with_roles(lab: Lab) -> Lab:
+    """In a bare lab, whoever has a manager is one."""
+    if not lab.bare:
+        return lab
+    nodes = []
+    for node in lab.nodes:
+        manages = os.path.exists(Path(names.node_dir(lab.name, node.name), MANAGER_FILE))
+        nodes.append(replace(node, role="manager" if manages else "worker"))
+    return replace(lab, nodes=tuple(nodes))
 
 
 def current(name: str | None) -> Lab:

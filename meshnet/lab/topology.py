@@ -13,13 +13,16 @@ from meshnet import names
 from meshnet.kernel import netns, sysctl
 from meshnet.kernel.channel import Request
 from meshnet.kernel.netlink import Netlink
-from meshnet.kernel.requests import VethEnd, address_add, bridge_add, link_set, veth_add
+from meshnet.kernel.requests import VethEnd, address_add, bridge_add, link_set, neighbour_add, veth_add
 from meshnet.lab.interrupts import postponed
 from meshnet.lab.spec import Lab, LabClient, LabNode
 from meshnet.model import mac_of
 
 BRIDGE = "underlay"
 DEVICE = "eth0"
+MANY = 16
+"""Hosts above which each knows all others' MACs from the start. What is learned by ARP is limited to 1024 entries by
+the kernel, for all namespaces of the machine together (neigh/default/gc_thresh3); permanent entries do not count."""
 _IFNAMSIZ = 15
 
 
@@ -60,6 +63,10 @@ def create(lab: Lab) -> None:
                 address_add(inside_link.index(DEVICE), host.address, lab.prefix),
                 _finish(DEVICE, names.mark(lab.name, host.name, "underlay", DEVICE)),
             )
+            if len(lab.hosts) > MANY:
+                index = inside_link.index(DEVICE)
+                others = [other.address for other in lab.hosts if other is not host]
+                inside_link.send(*(neighbour_add(index, address, mac_of(address)) for address in others))
 
 
 def _cable(lab: Lab, host: LabNode | LabClient, bridge: int, inside: int) -> list[Request]:

@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from meshnet import names
 from meshnet.errors import ConflictError, MeshnetError
@@ -19,7 +20,8 @@ from meshnet.lab.spec import Lab
 TOOLS = {"nft": "nftables", "bpftool": "bpftool", "conmon": "conmon", "crun": "crun", "tc": "iproute2"}
 _PATH = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
 
-READY = 30.0  # s that nodes get to join
+READY = 30.0  # s that nodes get to join,
+READY_PER_NODE = 1.0  # and more where many share the machine
 
 Report = Callable[[str], None]
 
@@ -49,51 +51,98 @@ def _other(namespace: str) -> str:
     return f"rename this lab or its node, or remove it with: ip netns del {namespace}"
 
 
+def bare(lab: Lab) -> Lab:
+    """The lab with nodes that are in no swarm yet."""
+    nodes = tuple(replace(node, role="worker") for node in lab.nodes)
+    return replace(lab, bare=True, nodes=nodes, networks=(), services=())
+
+
 def up(lab: Lab, report: Report = lambda _: None) -> None:
     """Makes the lab and returns when it works; `report` hears what is being done.
 
     Raises MeshnetError; then nothing of the lab is left.
     """
     check(lab)
-    claimed = False
+    claim = 0
     try:
         with postponed():
-            state.claim(lab)
-            claimed = True
+            claim = state.claim(lab)
         report(f"wiring nodes and clients to {lab.subnet}")
         topology.create(lab)
         impair.apply(lab)
-        daemons.write_settings(archives.unpacked(lab))
+        unpacked = archives.unpacked(lab)
         report("starting managers and agents")
-        daemons.preload({daemons.AGENT, daemons.MANAGER})
-        processes.spawn([daemon for node in lab.nodes for daemon in daemons.of_node(lab, node)])
+        _start(unpacked)
         wait_ready(lab, [node.name for node in lab.nodes], report, stays=False)
         if lab.services:
             converge.deploy(engine.of_lab(lab), lab, lambda found: report(converge.summary(found)))
-    except BaseException:
-        if claimed:
-            with postponed():  # a second Ctrl-C does not leave half of it
+    except BaseException as error:
+        if not claim:
+            raise
+        with postponed():  # a second Ctrl-C does not leave half of it
+            ours = state.is_ours(lab.name, claim)
+            if state.claimed(lab.name) in (claim, 0):
                 down(lab.name)
+        if not ours and isinstance(error, Exception):
+            raise MeshnetError(f"the lab {lab.name} was taken down while it came up") from None
         raise
 
 
-def wait_ready(lab: Lab, nodes: list[str], report: Report, timeout: float = READY, *, stays: bool = True) -> None:
-    """Returns when the manager sees every one of `nodes` ready, and each of them knows all members that run.
+def _start(lab: Lab) -> None:
+    """Managers first: the first one makes the swarm, whose join tokens the agents are given."""
+    found = [daemon for node in lab.nodes for daemon in daemons.of_node(lab, node)]
+    if not lab.bare:
+        daemons.write_managers(lab)
+        daemons.preload({daemons.MANAGER})
+        processes.spawn([daemon for daemon in found if daemon.role == daemons.MANAGER])
+    daemons.preload({daemons.AGENT})
+    daemons.write_agents(lab, {} if lab.bare else tokens(lab))
+    processes.spawn([daemon for daemon in found if daemon.role == daemons.AGENT])
+
+
+def tokens(lab: Lab, timeout: float = READY) -> dict[str, str]:
+    """The swarm's join tokens, as soon as its manager answers.
+
+    Raises MeshnetError if it ends, or does not answer within `timeout` seconds.
+    """
+    manager, deadline = engine.of_lab(lab), time.monotonic() + timeout
+    while True:
+        try:
+            return manager.join_tokens()
+        except MeshnetError as error:
+            if error.status != engine.UNAVAILABLE or time.monotonic() > deadline:
+                raise
+            _check_alive(lab, lab.managers[0].name, daemons.MANAGER)
+        time.sleep(engine.PAUSE / 4)
+
+
+def _check_alive(lab: Lab, node: str, role: str) -> None:
+    """Raises MeshnetError with the end of its log if a process has ended."""
+    if not processes.alive(lab.name, node, role):
+        raise MeshnetError(f"the {role} of {node} ended: {processes.log_tail(lab.name, node, role)}")
+
+
+def wait_ready(lab: Lab, nodes: list[str], report: Report, timeout: float | None = None, *, stays: bool = True) -> None:
+    """Returns when the manager sees every one of `nodes` ready, and each of them has known all members that run.
 
     `stays`: after a failure the lab and its logs are still there to look at.
 
     Raises MeshnetError with the end of a log as soon as a manager or agent of theirs has ended, or after `timeout`
-    seconds.
+    seconds (by default what a lab of this size may take).
     """
-    manager = engine.of_lab(lab)
+    if timeout is None:
+        timeout = READY + READY_PER_NODE * len(lab.nodes)
     deadline = time.monotonic() + timeout
+    acquainted: set[str] = set()
     while True:
         for node in nodes:
             for daemon in daemons.of_node(lab, state.node_of(lab, node)):
-                if not processes.alive(lab.name, node, daemon.role):
-                    end = processes.log_tail(lab.name, node, daemon.role)
-                    raise MeshnetError(f"the {daemon.role} of {node} ended: {end}")
-        ready = _ready(manager, nodes) & _acquainted(lab, nodes)
+                _check_alive(lab, node, daemon.role)
+        if lab.bare:
+            ready = _listening(lab, nodes)
+        else:
+            acquainted |= _acquainted(lab, [node for node in nodes if node not in acquainted])
+            ready = _ready(lab, nodes) & acquainted
         waiting = [node for node in nodes if node not in ready]
         if not waiting:
             return
@@ -105,9 +154,14 @@ def wait_ready(lab: Lab, nodes: list[str], report: Report, timeout: float = READ
         time.sleep(engine.PAUSE)
 
 
-def _ready(manager: engine.Engine, nodes: list[str]) -> set[str]:
+def _listening(lab: Lab, nodes: list[str]) -> set[str]:
+    """Those of `nodes` whose agents answer, in a swarm or not."""
+    return {node for node in nodes if engine.listens(lab, node)}
+
+
+def _ready(lab: Lab, nodes: list[str]) -> set[str]:
     try:
-        members = manager.nodes()
+        members = engine.of_lab(lab).nodes()
     except MeshnetError:
         return set()
     return {one.description.hostname for one in members if one.status.state == "ready"} & set(nodes)

@@ -6,8 +6,10 @@ import os
 from typing import Any
 
 from meshnet import names
-from meshnet.lab import processes, topology
+from meshnet.lab import daemons, processes, topology
 from meshnet.lab.spec import Lab, LabNode
+
+UP, NO_MANAGER = "up", "up, no manager"
 
 
 def hosts(lab: Lab) -> list[dict[str, Any]]:
@@ -16,9 +18,12 @@ def hosts(lab: Lab) -> list[dict[str, Any]]:
 
 
 def state(lab: Lab) -> str:
-    """`up` when every node is, else how many are."""
+    """`up` when every node is, without its manager perhaps, else how many are."""
     states = [row["State"] for row in hosts(lab) if row["Role"] != "client"]
-    return "up" if set(states) == {"up"} else f"{states.count('up')} of {len(states)} nodes up"
+    running = sum(one in (UP, NO_MANAGER) for one in states)
+    if running < len(states):
+        return f"{running} of {len(states)} nodes up"
+    return NO_MANAGER if NO_MANAGER in states else UP
 
 
 def _row(lab: Lab, name: str) -> dict[str, Any]:
@@ -36,7 +41,11 @@ def _row(lab: Lab, name: str) -> dict[str, Any]:
 
 
 def _state(lab: Lab, name: str, node: LabNode | None) -> str:
-    """`up`; `stopped`: its agent does not run; `cut off`: its cable is unplugged (which only root sees); `killed`."""
-    running = node is None or processes.alive(lab.name, name, "agent")
+    """`up`; `up, no manager`: that of it which is the manager's does not run; `stopped`: its agent does not run;
+    `cut off`: its cable is unplugged (which only root sees); `killed`: both."""
+    running = node is None or processes.alive(lab.name, name, daemons.AGENT)
     plugged = os.geteuid() != 0 or topology.is_plugged(lab, name)
-    return {(True, True): "up", (False, True): "stopped", (True, False): "cut off"}.get((running, plugged), "killed")
+    if running and plugged:
+        managed = node is None or node.role != "manager" or processes.alive(lab.name, name, daemons.MANAGER)
+        return UP if managed else NO_MANAGER
+    return {(False, True): "stopped", (True, False): "cut off"}.get((running, plugged), "killed")

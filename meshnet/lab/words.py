@@ -8,9 +8,11 @@ from meshnet.errors import MeshnetError
 from meshnet.model import PortConfig
 
 MAX_NAME = 63
+NAME_RULE = "letters, digits, - and _ are allowed, a letter or digit first and last"
 # What nodes themselves listen on: VXLAN, gossip, the manager.
 RESERVED_PORTS = {(4789, "udp"), (7946, "tcp"), (7946, "udp"), (2377, "tcp")}
 _NAME = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9_-]*[a-zA-Z0-9])?")
+LONGEST = 2**63 - 1  # ns, what the Engine API can carry
 _UNITS = {"h": 3600 * 10**9, "m": 60 * 10**9, "s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(h|ms|us|ns|m|s)")
 _SHORT = re.compile(r"(?:(?P<published>\d+(?:-\d+)?):)?(?P<target>\d+(?:-\d+)?)(?:/(?P<protocol>tcp|udp))?")
@@ -21,18 +23,19 @@ def name_problem(name: str) -> str:
     if len(name) > MAX_NAME:
         return f"the name {name[:20]}... has {len(name)} characters; at most {MAX_NAME} are allowed"
     if not _NAME.fullmatch(name):
-        return f"{name!r} is no name: letters, digits, - and _ are allowed, a letter or digit first and last"
+        return f"{name!r} is no name: {NAME_RULE}"
     return ""
 
 
 def duration(text: str) -> int | None:
-    """A time such as `1m30s`, `500ms` or `0` (Go's notation) in nanoseconds; None if it is not one."""
+    """A time such as `1m30s`, `500ms` or `0` (Go's notation) in nanoseconds; None if it is not one, or too long."""
     if text == "0":
         return 0
     parts = _DURATION.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         return None
-    return round(sum(float(number) * _UNITS[unit] for number, unit in parts))
+    found = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    return round(found) if found < LONGEST else None
 
 
 def ports(text: str) -> list[PortConfig]:

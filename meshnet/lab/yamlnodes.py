@@ -45,6 +45,9 @@ class Problems:
         if (file, line, column, text) not in self._found:
             self._found.append((file, line, column, text))
 
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
     def check(self) -> None:
         """Raises LabFileError if there is any."""
         if self._found:

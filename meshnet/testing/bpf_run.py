@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import os
 import socket
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,13 +23,14 @@ from typing import Any
 from meshnet.datapath.ebpf import layout, reasons, tables, writer
 from meshnet.datapath.rows import Plan
 from meshnet.kernel import bpfbuild, bpfload, netns
-from meshnet.kernel.bpf import SkbContext
+from meshnet.kernel.bpf import Objects, Program, SkbContext
 from meshnet.kernel.netlink import Netlink
 from meshnet.kernel.requests import VethEnd, veth_add
 
 PASS, DROP, REDIRECT = 0, 2, 7  # TC_ACT_OK, TC_ACT_SHOT, TC_ACT_REDIRECT
 UNDERLAY, VXLAN, NODE_PORT = "eth0", "vx0", "mning0"
 UNDERLAY_MAC = "02:00:00:00:00:0a"
+ARRIVED = Path(__file__).with_name("arrived.c")
 PROGRAMS = ("endpoint", "uplink", "overlay")
 FLOW_TABLES = ("flows", "ingress_flows", "backend_flows", "moved", "masquerades", "fragments")
 
@@ -63,6 +65,7 @@ class PacketNode:
         self.netns = f"mn-t{name}-packets"
         self.pins = Path(f"/sys/fs/bpf/meshnet_packets_{name}")
         self.ports: dict[str, int] = {}
+        self._tunnels: Objects | None = None
         netns.create(self.netns)
         try:
             self._make_devices(UNDERLAY, VXLAN, NODE_PORT)
@@ -92,6 +95,9 @@ class PacketNode:
         """Removes programs, maps and namespace."""
         if hasattr(self, "objects"):
             self.objects.close()
+        if self._tunnels is not None:
+            bpfload.unload(self._tunnels.directory)
+            self._tunnels.close()
         bpfload.unload(self.pins)
         netns.delete(self.netns)
 
@@ -126,19 +132,43 @@ class PacketNode:
             for key in list(maps[name].keys()):
                 maps[name].set(key, bytes(8 * maps[name].cpus))
 
-    def run(self, program: str, packet: Any, *, port: str = "", gso_size: int = 0) -> Result:
-        """Runs `endpoint`, `uplink` or `overlay` on a scapy packet or bytes that came in at a device.
-
-        `port`: the device, by default the underlay's or the VXLAN device. `gso_size`: the frame is a GSO packet,
-        to be cut into segments of that size later.
-        """
-        device = port or {"uplink": UNDERLAY, "overlay": VXLAN}[program]
-        context = SkbContext(ifindex=self.ports[device], gso_size=gso_size, gso_segs=2 if gso_size else 0)
+    def run(
+        self, program: str, packet: Any, *, port: str = "", gso_size: int = 0, tunnel: tuple[int, str] | None = None
+    ) -> Result:
+        """Runs `endpoint`, `uplink` or `overlay` on a scapy packet or bytes that came in; see `prepared`."""
+        entry, context = self.prepared(program, port, gso_size, tunnel)
         before = self._counted()
         data = bytes(packet)
-        done = netns.run_in(self.netns, lambda: self.objects.progs[program].test_run(data, context))
+        done = netns.run_in(self.netns, lambda: entry.test_run(data, context))
         drops, events = (after - old for after, old in zip(self._counted(), before, strict=True))
         return Result(done.retval, done.data, dict(drops), dict(events), done.context.mark)
+
+    def prepared(
+        self, program: str, port: str = "", gso_size: int = 0, tunnel: tuple[int, str] | None = None
+    ) -> tuple[Program, SkbContext]:
+        """What to run, and as what kind of frame; to be run in `netns`.
+
+        `port`: the device, by default the underlay's or the VXLAN device. `gso_size`: the frame is a GSO packet,
+        to be cut into segments of that size later. `tunnel`: VNI and sender of the tunnel packet that the frame
+        came out of, as the kernel's VXLAN device tells `overlay`; MeshnetError if that needs a compiler.
+        """
+        device = port or {"uplink": UNDERLAY, "overlay": VXLAN}[program]
+        segments = 2 if gso_size else 0
+        if tunnel is None:
+            return self.objects.progs[program], SkbContext(
+                ifindex=self.ports[device], gso_size=gso_size, gso_segs=segments
+            )
+        vni, sender = tunnel
+        key = (vni, int.from_bytes(socket.inet_aton(sender), "big"), 0, 0, 0)
+        context = SkbContext(ifindex=self.ports[device], cb=key, gso_size=gso_size, gso_segs=segments)
+        return self._arrived(self.objects.progs[program]), context
+
+    def _arrived(self, program: Program) -> Program:
+        """The program that makes a frame one out of a tunnel, and goes on with `program`."""
+        if self._tunnels is None:
+            self._tunnels = bpfload.load([bpfbuild.cached(ARRIVED)], self.pins.with_name(f"{self.pins.name}_arrived"))
+        self._tunnels.maps["under_test"].set(bytes(4), program.fd.to_bytes(4, sys.byteorder))
+        return self._tunnels.progs["arrived"]
 
     def _counted(self) -> tuple[Counter[str], Counter[str]]:
         return self._read("drops", list(self._names.drops)), self._read("events", list(self._names.events))

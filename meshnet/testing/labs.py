@@ -13,11 +13,14 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
 from meshnet.testing.waiting import wait_until
+
+if TYPE_CHECKING:
+    from meshnet.lab.engine import Engine
 
 _numbers = itertools.count()
 T = TypeVar("T")
@@ -55,11 +58,15 @@ class LabUnderTest:
     """A lab that is up, with the hands of a test: hosts to run things on, and services to make."""
 
     def __init__(self, spec: Any) -> None:
-        from meshnet.lab import engine
-
         self.spec = spec
         self.name: str = spec.name
-        self.engine = engine.of_lab(spec)
+
+    @property
+    def engine(self) -> Engine:
+        """The manager. In a bare lab, that of the node which has one now."""
+        from meshnet.lab import engine, state
+
+        return engine.of_lab(state.load(self.name) if self.spec.bare else self.spec)
 
     def node(self, name: str) -> Host:
         """A node by name."""
@@ -198,8 +205,11 @@ def lab_folder(what: str | Path, folders: Sequence[Path]) -> Path:
     return file.packaged(str(what)) or folders[-1] / what
 
 
-def bring_up(what: str | Path | dict[str, Any], root: Path = Path()) -> LabUnderTest:
-    """Brings a lab up under a name that nobody else has; relative paths begin at `root`. Raises MeshnetError."""
+def bring_up(what: str | Path | dict[str, Any], root: Path = Path(), bare: bool = False) -> LabUnderTest:
+    """Brings a lab up under a name that nobody else has; relative paths begin at `root`. Raises MeshnetError.
+
+    The nodes of a `bare` one are in no swarm.
+    """
     import yaml
 
     from meshnet.lab import file, up
@@ -210,7 +220,7 @@ def bring_up(what: str | Path | dict[str, Any], root: Path = Path()) -> LabUnder
         lab = file.resolve(parse(yaml.safe_dump(what), "lab.yml", problems), root, problems)
     else:
         lab = file.load(root / what)
-    lab = dataclasses.replace(lab, name=f"t{os.getpid()}-{next(_numbers)}")
+    lab = dataclasses.replace(up.bare(lab) if bare else lab, name=f"t{os.getpid()}-{next(_numbers)}")
     up.up(lab)
     return LabUnderTest(lab)
 

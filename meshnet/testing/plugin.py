@@ -10,7 +10,7 @@ import itertools
 import os
 import shutil
 from collections.abc import Callable, Generator, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -100,19 +100,19 @@ def packet_node(_packet_nodes: list[PacketNode]) -> Callable[[Plan], PacketNode]
 
 @pytest.fixture
 def bpf_run(packet_node: Callable[[Plan], PacketNode]) -> Callable[..., Result]:
-    """A function `bpf_run(program, packet, plan, port="", gso_size=0)` that runs one program on one packet.
+    """A function `bpf_run(program, packet, plan, port="", gso_size=0, tunnel=None)` that runs a program on a packet.
 
     The plan fills the maps. Connections stay while the test goes on; a plan other than the last one is applied to the
-    same maps, as an agent would. See `PacketNode.run` for `program` and `port`.
+    same maps, as an agent would. See `PacketNode.run` and `prepared` for the rest.
     """
     nodes: list[PacketNode] = []
 
-    def run(program: str, packet: object, plan: Plan, *, port: str = "", gso_size: int = 0) -> Result:
+    def run(program: str, packet: object, plan: Plan, **how: Any) -> Result:
         if not nodes:
             nodes.append(packet_node(plan))
         (node,) = nodes
         if node.plan != plan:
             node.apply(plan)
-        return node.run(program, packet, port=port, gso_size=gso_size)
+        return node.run(program, packet, **how)
 
     return run

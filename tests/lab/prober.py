@@ -55,45 +55,85 @@ def name_of(error: OSError) -> str:
     return errno.errorcode.get(error.errno or 0, str(error))
 
 
-class Load:
-    """New connections, one request each, one after the other, until it is told to stop."""
+class Stream:
+    """A TCP connection to whoami."""
 
-    def __init__(self, host: str, port: int, keep: bool) -> None:
+    def __init__(self, to: tuple[str, int]) -> None:
+        self.sock = tcp(*to)
+
+    def ask(self) -> str:
+        return answer(self.sock)[0]
+
+
+class Datagrams:
+    """A UDP socket that asks whoami, connected or not. A datagram or its answer is lost after a fifth of a second."""
+
+    def __init__(self, to: tuple[str, int], connected: bool) -> None:
+        self.to, self.number = to, 0
+        self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sock.settimeout(0.2)
+        self.connected = connected
+        if connected:
+            self.sock.connect(to)
+
+    def ask(self) -> str:
+        self.number += 1
+        data = str(self.number).encode()
+        self.sock.send(data) if self.connected else self.sock.sendto(data, self.to)
+        while True:
+            text, source = self.sock.recvfrom(2048)
+            name, _, rest = text.split(b"\n", 2)
+            if rest == data and source == self.to:  # not the late answer to an earlier one
+                return name.decode().removeprefix("I'm ")
+
+
+class Load:
+    """One request after the other until it is told to stop, each with a socket of its own, or all with one (`keep`).
+
+    `kind`: `tcp`, `udp`, or `connected` for connected UDP sockets.
+    """
+
+    def __init__(self, host: str, port: int, keep: bool, kind: str) -> None:
         self.to = (host, port)
-        self.keep = keep  # one connection for all requests
+        self.keep = keep
+        self.kind = kind
         self.answers: dict[str, int] = {}
         self.errors: list[str] = []
         self.slowest = 0.0
         self.failing = 0.0  # s from the begin of the first request that failed to the end of the last one
+        self.longest = 0.0  # s, the longest time without an answer
         self.ending = threading.Event()
         self.thread = threading.Thread(target=self.run)
         self.thread.start()
 
     def run(self) -> None:
-        sock: socket.socket | None = None
+        asked: Stream | Datagrams | None = None
         first = None
+        last = time.monotonic()
         while not self.ending.is_set():
             begin = time.monotonic()
             try:
-                sock = sock or tcp(*self.to)
-                name = answer(sock)[0]
+                asked = asked or self.open()
+                name = asked.ask()
                 self.answers[name] = self.answers.get(name, 0) + 1
+                self.longest, last = max(self.longest, time.monotonic() - last), time.monotonic()
             except OSError as error:
                 first = first or begin
                 self.failing = time.monotonic() - first
                 self.errors.append(f"{name_of(error)} after {time.monotonic() - begin:.3f} s")
-                self.close(sock)
-                sock = None
+                if self.kind == "tcp" and asked is not None:  # a UDP socket goes on
+                    asked.sock.close()
+                    asked = None
             self.slowest = max(self.slowest, time.monotonic() - begin)
-            if not self.keep:
-                self.close(sock)
-                sock = None
+            if not self.keep and asked is not None:
+                asked.sock.close()
+                asked = None
             self.ending.wait(0.004)  # a client among others, not a flood
-        self.close(sock)
+        if asked is not None:
+            asked.sock.close()
 
-    def close(self, sock: socket.socket | None) -> None:
-        if sock is not None:
-            sock.close()
+    def open(self) -> Stream | Datagrams:
+        return Stream(self.to) if self.kind == "tcp" else Datagrams(self.to, self.kind == "connected")
 
     def seen(self) -> dict[str, Any]:
         return {
@@ -101,6 +141,7 @@ class Load:
             "errors": list(self.errors),
             "slowest": self.slowest,
             "failing": self.failing,
+            "longest": self.longest,
         }
 
 
@@ -136,8 +177,8 @@ def reuse(hosts: list[str], port: int, source_port: int, count: int) -> list[Any
     return [slowest, errors]
 
 
-def start(name: str, host: str, port: int, keep: bool = False) -> None:
-    loads[name] = Load(host, port, keep)
+def start(name: str, host: str, port: int, keep: bool = False, kind: str = "tcp") -> None:
+    loads[name] = Load(host, port, keep, kind)
 
 
 def look(name: str) -> dict[str, Any]:

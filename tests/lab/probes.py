@@ -88,22 +88,23 @@ def beside(lab: LabUnderTest, task: str) -> Probe:
 
 
 @contextmanager
-def load(probe: Probe, host: str, port: int = 8000, keep: bool = False) -> Iterator[dict[str, Any]]:
-    """Requests flow while the block runs, each on a connection of its own (or all on one, with `keep`).
+def load(probe: Probe, host: str, port: int = 8000, keep: bool = False, kind: str = "tcp") -> Iterator[dict[str, Any]]:
+    """Requests flow while the block runs, each with a socket of its own (or all with one, with `keep`).
 
-    The dict that is yielded has the outcome after the block: `answers` per hostname, `errors`, `slowest` (s, the
-    longest request), `failing` (s from the first error to the last).
+    `kind`: `tcp`, `udp`, or `connected` for connected UDP sockets. The dict that is yielded has the outcome after the
+    block: `answers` per hostname, `errors`, `slowest` (s, the longest request), `failing` (s from the first error to
+    the last), `longest` (s without an answer).
     """
     outcome: dict[str, Any] = {}
-    label = f"{host}:{port}:{keep}"
-    probe.call("start", name=label, host=host, port=port, keep=keep)
+    label = f"{host}:{port}:{keep}:{kind}"
+    probe.call("start", name=label, host=host, port=port, keep=keep, kind=kind)
     try:
         yield outcome
     finally:
         outcome |= probe.call("stop", name=label)
 
 
-def looking(probe: Probe, host: str, port: int = 8000, keep: bool = False) -> dict[str, Any]:
+def looking(probe: Probe, host: str, port: int = 8000, keep: bool = False, kind: str = "tcp") -> dict[str, Any]:
     """The outcome so far of a load that runs."""
-    found: dict[str, Any] = probe.call("look", name=f"{host}:{port}:{keep}")
+    found: dict[str, Any] = probe.call("look", name=f"{host}:{port}:{keep}:{kind}")
     return found

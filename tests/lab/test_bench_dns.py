@@ -21,7 +21,6 @@ pytestmark = [
 
 def test_servers_are_compared() -> None:
     """Every server that is here answers every question rightly, the program on lo fastest, and nothing is left."""
-    before = netns.names("mn-bench")
     found = dns.run(1, lambda text: None)
     servers = found["servers"]
     assert isinstance(servers, dict)
@@ -29,4 +28,18 @@ def test_servers_are_compared() -> None:
     for name, row in servers.items():
         if name != dns.KERNEL:
             assert row["kernel_times"][1] > 1, name
-    assert netns.names("mn-bench") == before
+    assert netns.names(f"mn-bench{os.getpid()}") == []
+
+
+def test_aims() -> None:
+    """The program on lo answers 1.5 times as fast as dnsmasq and 8 times as fast as dnslib, within 8 us."""
+    if shutil.which("dnsmasq", path=os.environ.get("PATH", "") + ":/usr/sbin") is None:
+        pytest.skip("needs dnsmasq: apt-get install dnsmasq-base")
+    found = dns.run(3, lambda text: None)
+    if why := dns.disturbed(found):
+        pytest.skip(f"the machine is too busy to judge: {why}; run it again when it is quiet")
+    servers = found["servers"]
+    assert isinstance(servers, dict)
+    for name, times in dns.FASTER.items():
+        assert servers[name]["kernel_times"][1] >= times, f"{name}: {servers[name]}"
+    assert servers[dns.KERNEL]["p50_us"][1] < dns.SOON, servers[dns.KERNEL]

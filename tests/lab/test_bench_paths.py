@@ -57,12 +57,14 @@ def start() -> subprocess.Popen[str]:
     raise AssertionError("it does not measure")
 
 
-def test_interrupted_it_leaves_nothing() -> None:
-    """Ctrl-C ends it at once, and takes everything away."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_leaves_nothing(number: signal.Signals) -> None:
+    """Ctrl-C and SIGTERM end it at once, and take everything away."""
     with start() as process:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, errors = process.communicate(timeout=10)
-        assert process.returncode == 130, errors
+        assert process.returncode == 128 + number, errors
+        assert errors.endswith("meshnet: interrupted; what was made is removed\n")
         assert leftovers(process.pid) == []
 
 

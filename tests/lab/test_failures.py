@@ -5,29 +5,32 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
 from places import LAB as PLACES
-from places import NODES, at, backends, box, hostnames, settled, vip
+from places import NODES, at, backends, box, hostnames, pid_of, settled, vip
 from probes import Probe, beside, inside, load, looking, on
 
 from meshnet.lab import daemons, nodes, processes
+from meshnet.lab.tasks import find
 from meshnet.testing.labs import LabUnderTest
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 LAB = PLACES
 LOST_PACKET = 0.9  # s: TCP sends a lost SYN again after one second
 NOTICED = 3.0  # s in which a node that was cut off must be out of everyone's sight; about 1.5 on an idle machine
+SILENCE = 1.5  # s in which a killed backend must be out of the way of datagrams; 0.2 is one lost datagram
 MISSED = 40.0  # s in which the manager must have missed a node's heartbeats and started its tasks elsewhere
 
 
 @pytest.fixture(scope="module", autouse=True)
 def services(lab: LabUnderTest) -> None:
     lab.network("demo")
-    lab.service("whoami", replicas=3, networks=["demo"], ports=["8000:8000"], restart_delay=0)
+    lab.service("whoami", replicas=3, networks=["demo"], ports=["8000:8000", "8000:8000/udp"], restart_delay=0)
     box(lab, "box", "docker-1", "demo")
     settled(lab, "whoami", 3)
 
@@ -105,6 +108,36 @@ def test_an_agent_killed_and_restarted(lab: LabUnderTest, ways: Ways, node: str)
     assert vip(lab) in lab.task("box.1").out("dig +short +time=2 @127.0.0.11 whoami")
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_an_agent_that_stays_away(lab: LabUnderTest, ways: Ways, number: signal.Signals) -> None:
+    """When an agent is given up for dead, its node's tasks and ports go on: clients there, kept connections, its port.
+
+    Without a manager, which would start the node's tasks elsewhere.
+    """
+    virtual, everyone = vip(lab), hostnames(lab)
+    away = {task.name: task.spec.hostname for task in lab.tasks("whoami") if task.node == "docker-1"}
+    there = {task.name for task in lab.tasks("whoami")} - away.keys()
+    with inside(lab, "box.1") as own, beside(lab, "box.1") as raw, ways.loaded(lab) as outcomes:
+        kill_9(lab, "docker-0", daemons.MANAGER)
+        (pid,) = processes.pids(lab.name, "docker-1", daemons.AGENT)
+        os.kill(pid, number)
+        lab.wait_until(
+            lambda: all(tasks == there for tasks in backends(lab, "docker-2", "whoami")), what="plans without the dead"
+        )
+        for probe in (own, raw):
+            assert {name for name, _ in probe.ask(virtual, count=6)} == everyone
+        assert {name for name, _ in ways.all["docker-1"][0].ask(NODES["docker-1"], count=6)} == everyone
+        ways.flow(lab)
+        if number == signal.SIGSTOP:
+            os.kill(pid, signal.SIGCONT)
+        nodes.start(lab.spec, "docker-0")
+        if number == signal.SIGKILL:
+            nodes.start(lab.spec, "docker-1")
+        settled(lab, "whoami", 3)
+    no_failure(outcomes)
+    assert hostnames(lab) == everyone
+
+
 def test_what_changed_while_an_agent_was_away(lab: LabUnderTest, ways: Ways) -> None:
     """An agent that comes back learns of the tasks that came and went meanwhile."""
     kill_9(lab, "docker-1", daemons.AGENT)
@@ -137,6 +170,49 @@ def test_a_manager_killed_and_restarted(lab: LabUnderTest, ways: Ways) -> None:
         settled(lab, "whoami", 3)
     no_failure({way: outcome for way, outcome in outcomes.items() if not way.endswith("-kept")})
     assert len(before.items() & identities(lab).items()) >= len(before) - 1  # which one scaling ends is its choice
+
+
+def test_datagrams_while_a_backend_is_killed(lab: LabUnderTest, ways: Ways) -> None:
+    """When a task is killed, datagrams are soon answered by the others again, on every way and by every kind of socket:
+    one for each datagram, one for all, and a connected one, which nobody tells."""
+    kinds = {"fresh": ("udp", False), "kept": ("udp", True), "connected": ("connected", True)}
+    before = hostnames(lab)
+    loads = {
+        f"{way}, {name}": (probe, ip, kind, keep)
+        for way, (probe, ip) in ways.all.items()
+        for name, (kind, keep) in kinds.items()
+    }
+
+    def answered() -> dict[str, int]:
+        """Answers so far, by load."""
+        return {
+            name: sum(looking(probe, ip, keep=keep, kind=kind)["answers"].values())
+            for name, (probe, ip, kind, keep) in loads.items()
+        }
+
+    with ExitStack() as stack:
+        outcomes = {
+            name: stack.enter_context(load(probe, ip, keep=keep, kind=kind))
+            for name, (probe, ip, kind, keep) in loads.items()
+        }
+        for victim in ("whoami.1", "whoami.2", "whoami.3"):  # so the backend of every socket is killed once
+            lab.wait_until(lambda: min(answered().values()) > 20, what="answers on all ways")
+            host = find(lab.spec, victim).spec.hostname
+            os.kill(pid_of(lab, victim), signal.SIGKILL)
+            lab.wait_until(partial(lambda old: old not in hostnames(lab), host), what=f"the end of {victim}")
+            settled(lab, "whoami", 3)
+            total = answered()
+            lab.wait_until(partial(_grown, answered, total), what=f"answers on all ways without {victim}")
+    assert not before & hostnames(lab)
+    for name, outcome in outcomes.items():
+        errors = outcome["errors"]
+        print(f"{name}: {sum(outcome['answers'].values())} answers, {len(errors)} lost, {outcome['longest']:.2f} s")
+        assert outcome["longest"] < SILENCE, f"{name}: {errors}"
+        assert len(outcome["answers"]) >= 2, f"{name}: {outcome['answers']}"
+
+
+def _grown(answered: Callable[[], dict[str, int]], before: dict[str, int]) -> bool:
+    return all(count > before[name] + 20 for name, count in answered().items())
 
 
 def test_a_killed_node(lab: LabUnderTest, ways: Ways) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from meshnet import names
 from meshnet.errors import ConflictError, MeshnetError
 from meshnet.kernel import netns
-from meshnet.lab import daemons, down, engine, leftovers, nodes, processes, state, up
+from meshnet.lab import daemons, down, engine, leftovers, nodes, processes, state, up, view
 from meshnet.lab.spec import Lab, LabClient, LabNode
 from meshnet.testing.labs import LabUnderTest, bring_up, take_down
 
@@ -175,19 +176,34 @@ def test_a_node_that_does_not_get_ready(lab: LabUnderTest, monkeypatch: pytest.M
         up.wait_ready(lab.spec, ["docker-1"], lambda _: None, 0, stays=False)
 
 
-def test_an_interrupted_up_leaves_nothing(tmp_path: Path) -> None:
-    """Ctrl-C while a lab starts takes away what was made, and ends as interrupted programs do."""
-    name = f"i{os.getpid()}"
+def interrupted_up(tmp_path: Path, name: str, interrupt: Callable[[subprocess.Popen[str]], object]) -> tuple[int, str]:
+    """Exit status and last words of an `up` of a lab that something happens to while its agents start."""
     (tmp_path / "lab.yml").write_text(f"name: {name}\nnodes: {{m: {{role: manager}}, w: }}\n")
     words = [sys.executable, "-m", "meshnet.cli", "lab", "up", str(tmp_path)]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if "starting managers and agents" in line:
-                process.send_signal(signal.SIGINT)
+                interrupt(process)
                 break
-        process.stderr.read()
-    assert process.returncode == 130
+        said = process.stderr.read()
+    return process.returncode, said.splitlines()[-1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_up_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    """Ctrl-C, SIGTERM and SIGHUP while a lab starts take away what was made, say so, and end as signals do."""
+    name = f"i{os.getpid()}"
+    code, said = interrupted_up(tmp_path, name, lambda process: process.send_signal(number))
+    assert (code, said) == (128 + number, "meshnet: interrupted; what was made is removed")
+    assert leftovers.find(name) == []
+
+
+def test_a_lab_that_is_taken_down_while_it_comes_up(tmp_path: Path) -> None:
+    """`down` during `up`: the `up` ends with a line that says so, and nothing is left."""
+    name = f"d{os.getpid()}"
+    code, said = interrupted_up(tmp_path, name, lambda _: down.down(name))
+    assert (code, said) == (1, f"meshnet: the lab {name} was taken down while it came up")
     assert leftovers.find(name) == []
 
 
@@ -232,9 +248,24 @@ def test_a_silent_manager_is_named(lab: LabUnderTest) -> None:
     for pid in processes.pids(lab.name, "docker-0", daemons.MANAGER):
         os.kill(pid, signal.SIGKILL)
     lab.wait_until(lambda: not processes.alive(lab.name, "docker-0", daemons.MANAGER))
+    assert view.state(lab.spec) == "up, no manager"
+    assert [row["State"] for row in view.hosts(lab.spec)] == ["up, no manager", "up", "up", "up"]
     with pytest.raises(MeshnetError, match="manager on docker-0 does not answer; start it with: meshnet lab start"):
         engine.of_lab(lab.spec).nodes()
     assert lab.client().out("curl -s http://172.17.0.3:9100").startswith("I'm ")
     nodes.start(lab.spec, "docker-0")
     assert lab.client().out("curl -s http://172.17.0.4:9100").startswith("I'm ")
     lab.remove("on")
+
+
+def test_a_stopped_manager_is_named(lab: LabUnderTest) -> None:
+    """A manager that does not go on (SIGSTOP) is named within seconds with what to do, and that helps."""
+    for pid in processes.pids(lab.name, "docker-0", daemons.MANAGER):
+        os.kill(pid, signal.SIGSTOP)
+    begun = time.monotonic()
+    with pytest.raises(MeshnetError, match="hangs; see: meshnet lab logs docker-0; restart it with: meshnet lab stop"):
+        engine.of_lab(lab.spec).nodes()
+    assert time.monotonic() - begun < 7
+    nodes.stop(lab.spec, "docker-0")
+    nodes.start(lab.spec, "docker-0")
+    assert len(engine.of_lab(lab.spec).nodes()) == 3

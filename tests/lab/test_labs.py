@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 from pathlib import Path
 
@@ -30,12 +31,44 @@ def test_a_lab_keeps_its_promises(folder: Path) -> None:
         take_down(lab)
 
 
-@pytest.mark.slow
-def test_the_demo(tmp_path: Path) -> None:
-    """The walk through the quickstart gets the right answer at every step, in under 20 seconds."""
+def quickstart(tmp_path: Path) -> str:
+    """Writes the quickstart under another name, and returns that."""
     name = f"demo{os.getpid()}"
     text = (ROOT / "labs/quickstart/lab.yml").read_text()
     (tmp_path / "lab.yml").write_text(re.sub(r"^name: .*$", f"name: {name}", text, flags=re.MULTILINE))
+    return name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("when", "kept"),
+    [("starting managers and agents", False), ("# in the background", True)],
+    ids=["while the lab comes up", "under load"],
+)
+def test_a_terminated_demo(tmp_path: Path, when: str, kept: bool) -> None:
+    """SIGTERM leaves no half lab: none if it was coming up, else the whole one, with how to take it down; no process
+    of the walk stays."""
+    name = quickstart(tmp_path)
+    command = [ROOT / "scripts/demo", tmp_path]
+    try:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as demo:
+            assert demo.stdout is not None
+            said = next(line for line in demo.stdout if when in line)
+            demo.send_signal(signal.SIGTERM)
+            said = demo.stdout.read()  # ends when no child holds the pipe any more
+            assert demo.wait(20) == 128 + signal.SIGTERM, said
+        assert "demo: interrupted\n" in said
+        assert (f"take it down with: meshnet lab down {name}\n" in said) == kept
+        assert (leftovers.find(name) != []) == kept
+    finally:
+        down.down(name)
+    assert leftovers.find(name) == []
+
+
+@pytest.mark.slow
+def test_the_demo(tmp_path: Path) -> None:
+    """The walk through the quickstart gets the right answer at every step, in under 20 seconds."""
+    name = quickstart(tmp_path)
     try:
         done = subprocess.run(
             [ROOT / "scripts/demo", tmp_path], capture_output=True, text=True, check=False, timeout=55

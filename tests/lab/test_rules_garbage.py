@@ -14,6 +14,7 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
 from meshnet import names
+from meshnet.control.trust.tls import unverified_context
 from meshnet.kernel import netns
 from meshnet.lab import daemons, processes
 from meshnet.testing.labs import LabUnderTest
@@ -272,6 +273,21 @@ def test_manager_garbage(lab: LabUnderTest, client: Interface, victim: Interface
             except OSError:
                 assert len(data) > 1000  # it was told to go before it was done
             assert len(lab.engine.nodes()) == before
+
+
+@pytest.mark.parametrize("kind", [kind for kind in REQUESTS if kind != "tls"])
+def test_manager_garbage_in_tls(lab: LabUnderTest, client: Interface, victim: Interface, kind: str) -> None:
+    """The same behind a handshake, which a stranger gets through without a certificate."""
+    data = REQUESTS[kind]
+    before = len(lab.engine.nodes())
+    with ExitStack() as stack:
+        plain = stack.enter_context(connected(client, (victim.ip, MANAGER)))
+        mouth = stack.enter_context(unverified_context().wrap_socket(plain))
+        try:
+            mouth.sendall(data)
+        except OSError:
+            assert len(data) > 1000  # it was told to go before it was done
+        assert len(lab.engine.nodes()) == before
 
 
 def test_a_crowd_at_the_manager(lab: LabUnderTest, client: Interface, victim: Interface) -> None:

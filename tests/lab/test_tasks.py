@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -169,6 +170,35 @@ def test_replacing_all_tasks_under_load(lab: LabUnderTest) -> None:
         assert outcome["errors"] == [], name
         assert outcome["slowest"] < 0.9, name
     lab.remove("rolling")
+
+
+@pytest.mark.slow
+def test_a_forced_update_under_load(lab: LabUnderTest) -> None:
+    """`service update --force` replaces all four tasks of a service, one by one, and no request is lost: by the VIP at
+    the socket and per packet, and by the ports of two nodes."""
+    lab.service("rolled", replicas=4, networks=["demo"], ports=["9004:8000"])
+    settled(lab, "rolled", 4)
+    before = hostnames(lab, "rolled")
+    command = [sys.executable, "-m", "meshnet.cli", "service", "update", "--lab", lab.name, "--force", "rolled"]
+    with ExitStack() as stack:
+        found = ways(lab, stack, "rolled", 9004)
+        found["another node"] = (stack.enter_context(on(lab, "client")), NODES["docker-0"], 9004)
+        outcomes = {name: stack.enter_context(load(probe, ip, port)) for name, (probe, ip, port) in found.items()}
+        for probe, ip, port in found.values():
+            lab.wait_until(partial(has_answered, probe, ip, port, 9), what="answers before the update")
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=90)
+        assert done.returncode == 0, done.stderr
+        settled(lab, "rolled", 4)
+        for probe, ip, port in found.values():
+            enough = answered(probe, ip, port) + 9
+            lab.wait_until(partial(has_answered, probe, ip, port, enough), what="answers of the new tasks")
+    after = hostnames(lab, "rolled")
+    assert not before & after
+    for name, outcome in outcomes.items():
+        assert outcome["errors"] == [], name
+        assert outcome["slowest"] < 0.9, name
+        assert set(outcome["answers"]) == before | after, name
+    lab.remove("rolled")
 
 
 def test_an_imported_root_file_system(lab: LabUnderTest) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -66,3 +67,20 @@ def test_this_installation_has_its_sources() -> None:
     assert {"endpoint.c", "uplink.c", "overlay.c", "socket.c", "lo.c"} <= {
         path.name for path in bpfbuild.source_dir().iterdir()
     }
+
+
+@needs_clang
+def test_what_another_checkout_uses_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the cache, a program's other versions stay while somebody uses them, and go when nobody did for a day."""
+    monkeypatch.setattr(bpfbuild, "CACHE", tmp_path / "cache")
+    source = tmp_path / "one.c"
+    source.write_text("int answer(void) { return 1; }\n")
+    first = bpfbuild.cached(source)
+    source.write_text("int answer(void) { return 2; }\n")
+    second = bpfbuild.cached(source)
+    assert first.exists()
+    assert second.exists()
+    os.utime(first, (0, 0))
+    os.utime(second, (0, 0))
+    assert bpfbuild.cached(source) == second
+    assert sorted(second.parent.iterdir()) == [second]

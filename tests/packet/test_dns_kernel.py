@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 import pytest
+from scapy.compat import raw
+from scapy.layers.inet import IP, TCP
+from scapy.layers.l2 import Ether
+from wellformed import broken, lengths
 
 from meshnet.agent.zones import plain_names
 from meshnet.datapath.ebpf.names import Names
@@ -30,7 +34,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: run as root"),
     pytest.mark.skipif(shutil.which("clang") is None, reason="needs clang: apt-get install clang"),
 ]
-FUZZ = int(os.environ.get("MESHNET_FUZZ", "50000")) // 5
+FUZZ = int(os.environ.get("MESHNET_FUZZ", "200000")) // 8  # see test_fuzz.py: a quarter, for two tests
 
 
 def tasks(service: str, subnet: str, count: int) -> tuple[EndpointView, ...]:
@@ -195,6 +199,8 @@ def test_every_octet_of_a_name(kernel: KernelNames) -> None:
             assert (kernel.ask(asked, zone) is not None) == (asked[12:15].lower() == name.lower()), (octet, other)
 
 
+@pytest.mark.fuzz
+@pytest.mark.timeout(1800)
 def test_broken_queries(kernel: KernelNames) -> None:
     """Of queries that were broken on purpose, the program answers only what user space answers, and the same."""
     rng = random.Random("meshnet names")
@@ -212,6 +218,41 @@ def test_broken_queries(kernel: KernelNames) -> None:
             data += bytes(rng.randrange(600))
         taken += check(kernel, bytes(data))
     assert taken > FUZZ // 20
+
+
+@pytest.mark.fuzz
+@pytest.mark.timeout(1800)
+def test_broken_frames(kernel: KernelNames) -> None:
+    """Of frames whose headers were broken on purpose, those are answered that are still whole, and steered or left as
+    they are the others: no checksum gets wrong, and no length."""
+    rng = random.Random("meshnet lo")
+    kernel.ask(TAKEN["A"], ZONE)
+    whole = [query_frame(TAKEN[name]) for name in ("A", "A of tasks", "AAAA", "EDNS with a cookie")]
+    whole += [raw(Ether(query_frame(b"")) / b"x"), *_tcp_frames()]
+    changed = 0
+    for number in range(FUZZ):
+        data = bytearray(rng.choice(whole))
+        for _ in range(rng.randrange(4)):
+            at = 12 + rng.randrange(min(42, len(data) - 12))
+            data[at] = rng.choice((0, 0x45, 0x46, 0x80, 0xFF, 0x35, 11, rng.randrange(256), data[at] ^ 1))
+        if rng.random() < 0.1:
+            data = data[: rng.randrange(34, len(data) + 1)]
+        done = kernel.program.test_run(bytes(data))
+        assert done.retval == 0
+        if done.data != data:
+            changed += 1
+            wrong = broken(done.data) and not broken(bytes(data))
+            assert not wrong, f"frame {number}: {broken(done.data)}\n{data.hex()}\n{done.data.hex()}"
+            if len(done.data) != len(data):
+                assert not lengths(done.data), f"frame {number}\n{data.hex()}\n{done.data.hex()}"
+    assert FUZZ // 20 < changed < FUZZ
+
+
+def _tcp_frames() -> list[bytes]:
+    """TCP to the resolver and back from it, which is steered and never answered."""
+    there = IP(src="127.0.0.1", dst=RESOLVER_ADDRESS) / TCP(sport=4000, dport=53, flags="S")
+    back = IP(src=RESOLVER_ADDRESS, dst="127.0.0.1") / TCP(sport=RESOLVER_PORT, dport=4000, flags="SA")
+    return [raw(Ether(src=bytes(6), dst=bytes(6)) / packet) for packet in (there, back)]
 
 
 def test_addresses_take_turns(kernel: KernelNames) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import struct
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from meshnet.errors import MeshnetError
-from meshnet.kernel import bpfbuild, bpfload
+from meshnet.kernel import bpfbuild, bpfload, bpfsys
 from meshnet.kernel.bpf import Map, Objects, SkbContext, ensure_bpffs
 
 pytestmark = [
@@ -170,14 +171,52 @@ def test_missing_pin_is_said(tmp_path: Path) -> None:
 
 def test_large_map_is_read_whole(pins: Path, tmp_path: Path) -> None:
     """Reading a map in batches gives every entry, also when there are more than one batch holds."""
-    with bpfload.load([build(tmp_path, "one", 1)], pins, {"seen": 5000}) as objects:
+    with bpfload.load([build(tmp_path, "one", 1)], pins, {"seen": 20000}) as objects:
         seen = objects.maps["seen"]
-        entries = {u32(i): struct.pack("=Q", i) for i in range(3000)}
+        entries = {u32(i): struct.pack("=Q", i) for i in range(9000)}
         seen.update(entries)
         assert seen.items() == entries
         assert set(seen.keys()) == set(entries)
-        assert seen.discard(entries) == 3000
+        assert seen.discard(entries) == 9000
         assert seen.items() == {}
+
+
+def test_what_does_not_fit_is_named(pins: Path, tmp_path: Path) -> None:
+    """Of many entries those are returned that there is no room for; what is replaced needs none, and all else is in."""
+    with bpfload.load([build(tmp_path, "one", 1)], pins, {"seen": 8}) as objects:
+        seen = objects.maps["seen"]
+        seen.update({u32(i): bytes(8) for i in range(6)})
+        wanted = {u32(i): struct.pack("=Q", i) for i in (7, 8, 9, 3, 10, 5)}
+        assert seen.put(wanted) == {u32(9): errno.E2BIG, u32(10): errno.E2BIG}
+        assert [seen.get(u32(i)) for i in (3, 5, 7, 8)] == [struct.pack("=Q", i) for i in (3, 5, 7, 8)]
+        with pytest.raises(OSError, match="seen"):
+            seen.update(wanted)
+        with pytest.raises(ValueError, match="values of 8 bytes"):
+            seen.put({u32(1): bytes(4)})
+        with pytest.raises(ValueError, match="keys of 4 bytes"):
+            seen.discard([bytes(3)])
+
+
+def test_what_is_not_there_is_not_counted(pins: Path, tmp_path: Path) -> None:
+    """Deleting many leaves none of them, wherever keys stand among them that the map does not hold."""
+    with bpfload.load([build(tmp_path, "one", 1)], pins, {"seen": 100}) as objects:
+        seen = objects.maps["seen"]
+        seen.update({u32(i): bytes(8) for i in range(50)})
+        assert seen.discard([u32(i) for i in (77, 0, 1, 88, 99, *range(2, 50), 66)]) == 50
+        assert seen.items() == {}
+        assert seen.discard([u32(1)]) == 0
+
+
+def test_maps_without_batches_are_written_all_the_same(
+    pins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the kernel has no batches, entries are written and deleted one by one, with the same result."""
+    monkeypatch.setattr(bpfsys, "map_update_batch", lambda *_: 0)
+    monkeypatch.setattr(bpfsys, "map_delete_batch", lambda *_: 0)
+    with bpfload.load([build(tmp_path, "one", 1)], pins, {"seen": 8}) as objects:
+        seen = objects.maps["seen"]
+        assert seen.put({u32(i): bytes(8) for i in range(9)}) == {u32(8): errno.E2BIG}
+        assert seen.discard([u32(i) for i in range(9)]) == 8
 
 
 def test_bpftool_sees_no_leftovers_of_a_failed_load(pins: Path, tmp_path: Path) -> None:

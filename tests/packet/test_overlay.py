@@ -109,6 +109,19 @@ def test_in_through_a_tunnel(node: PacketNode) -> None:
     same(result, packet)
 
 
+def test_in_through_the_kernels_device(node: PacketNode) -> None:
+    """What the kernel's VXLAN device took out of a member's tunnel reaches the task, by the rules of every tunnel."""
+    packet = task(REMOTE, CLIENT, HELLO)
+    result = node.run("overlay", packet, tunnel=(DEMO, OTHER))
+    assert (result.verdict, result.drops) == (REDIRECT, {})
+    same(result, packet)
+    stranger = node.run("overlay", packet, tunnel=(DEMO, STRANGER))
+    assert (stranger.verdict, stranger.drops) == (DROP, {"unknown_member": 1})
+    unknown = node.run("overlay", packet, tunnel=(9999, OTHER))
+    assert (unknown.verdict, unknown.events) == (PASS, {"unknown_vni": 1})
+    same(unknown, packet)
+
+
 def test_to_the_nodes_own_address(node: PacketNode) -> None:
     """The node's ingress address is reached like a task, and it reaches others like one, where they publish."""
     packet = task("10.0.0.7", OWN_INGRESS, HELLO)

@@ -14,6 +14,7 @@ from meshnet.control.manager import Manager
 from meshnet.control.objects import Changes
 from meshnet.control.operations import Join, create_network, create_service
 from meshnet.control.settings import Settings
+from meshnet.control.trust.credentials import Credentials
 from meshnet.model import (
     Assignments,
     ContainerSpec,
@@ -78,10 +79,14 @@ def spec(
 class FakeNode:
     """An agent that runs what it is told: every task goes to `runs` at once, and ends when told to."""
 
-    def __init__(self, address: str, name: str, runs: str = "running", cache: Path | None = None) -> None:
+    def __init__(
+        self, manager: Manager, name: str, directory: Path, runs: str = "running", cache: Path | None = None
+    ) -> None:
         join = Join(addr=f"127.0.0.{name[-1]}", description=NodeDescription(hostname=name))
         self.name = name
-        self.client = ManagerClient([address], join, cache)
+        self.credentials = Credentials(directory)
+        token = manager.keeper.tokens()["Worker"]
+        self.client = ManagerClient([manager.listen_address], join, self.credentials, token, cache)
         self.runs = runs
         self.now = Assignments()
         self.updates = 0
@@ -91,7 +96,9 @@ class FakeNode:
 
     async def start(self) -> None:
         await self.client.join()
-        self._jobs = [asyncio.create_task(self.client.heartbeats()), asyncio.create_task(self._follow())]
+        self._jobs = [
+            asyncio.create_task(one) for one in (self.client.heartbeats(), self._follow(), self.client.renewals())
+        ]
 
     async def stop(self) -> None:
         for job in self._jobs:
@@ -125,12 +132,13 @@ class FakeNode:
 class Swarm:
     """A running manager and its fake nodes."""
 
-    def __init__(self, manager: Manager) -> None:
+    def __init__(self, manager: Manager, directory: Path) -> None:
         self.manager = manager
+        self.directory = directory
         self.nodes: list[FakeNode] = []
 
     async def node(self, name: str, runs: str = "running", cache: Path | None = None) -> FakeNode:
-        node = FakeNode(self.manager.listen_address, name, runs, cache)
+        node = FakeNode(self.manager, name, self.directory / name, runs, cache)
         await node.start()
         self.nodes.append(node)
         members = self.manager.view.nodes
@@ -184,7 +192,7 @@ async def swarm(tmp_path: Path, settings: Settings = SETTINGS, listen: str = "12
     """A manager on loopback with its store in `tmp_path`."""
     manager = Manager(tmp_path / "manager", listen, settings)
     await manager.start()
-    made = Swarm(manager)
+    made = Swarm(manager, tmp_path)
     try:
         yield made
     finally:

@@ -63,7 +63,7 @@ def made(directory: Path, lab: str = "lab", settle: float = 10.0) -> tuple[Neigh
         return held[0]
 
     settings = AgentSettings(lab, "docker-0", "172.17.0.2", str(directory), join=("172.17.0.2:7946", "172.17.0.3:7946"))
-    return Neighbours(settings, "n1", "ebpf", gossip, settle), held[0]
+    return Neighbours(settings, "n1", "ebpf", (), gossip, settle), held[0]
 
 
 def member(number: int, state: State = "alive", meta: MemberMeta | None = None) -> Member:

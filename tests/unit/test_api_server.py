@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ import pytest
 from api_world import Api, served, service, template
 from swarm import SETTINGS, FakeNode, eventually
 
+from meshnet.api import client
 from meshnet.api.client import EngineClient
 from meshnet.errors import ConflictError, MeshnetError, NotFoundError
 
@@ -98,12 +103,34 @@ def test_networks(tmp_path: Path) -> None:
         ({"Name": "a" * 5000 + "!"}, 400, "name must be valid"),
         ({"Name": ""}, 409, "already exists"),
         ({"Name": "ingress"}, 409, "network with name ingress already exists"),
+        ({"Name": "Ingress"}, 409, "network with name Ingress already exists as ingress; names must differ by more"),
         ({"Name": "two", "Ingress": True}, 409, "is already present"),
         ({"Name": "x", "Driver": "bridge"}, 404, 'plugin "bridge" not found'),
         ({"Name": "x", "Scope": "local"}, 400, "cannot downgrade network scope for overlay networks"),
         ({"Name": "x", "EnableIPv6": True}, 400, "IPv6"),
-        ({"Name": "x", "Options": {"encrypted": ""}}, 400, "encrypted"),
+        ({"Name": "x", "Options": {"encrypted": ""}}, 501, "leave out --opt encrypted"),
+        ({"Name": "x", "Options": {"com.docker.network.driver.mtu": "huge"}}, 400, "a number from 68 to 65535"),
+        ({"Name": "x", "ConfigOnly": True}, 501, "only a configuration"),
+        ({"Name": "x", "IPAM": {"Driver": "dhcp"}}, 400, "default IPAM driver"),
+        ({"Name": "x", "IPAM": {"Config": [{"Subnet": "10.9.0.0/31"}]}}, 400, "no room for a gateway and a task"),
+        ({"Name": "x", "IPAM": {"Config": [{"Subnet": "10.9.0.5/24"}]}}, 400, "host bits set; write 10.9.0.0/24"),
+        (
+            {"Name": "x", "IPAM": {"Config": [{"Subnet": "10.9.0.0/24", "Gateway": "10.8.0.1"}]}},
+            400,
+            "no matching subnet for gateway 10.8.0.1",
+        ),
+        (
+            {"Name": "x", "IPAM": {"Config": [{"Subnet": "10.9.0.0/24", "IPRange": "10.8.0.0/25"}]}},
+            400,
+            "no matching subnet for range 10.8.0.0/25",
+        ),
+        (
+            {"Name": "x", "IPAM": {"Config": [{"Subnet": "10.9.0.0/24", "AuxiliaryAddresses": {"a": "10.8.0.1"}}]}},
+            400,
+            "no matching subnet for aux-address 10.8.0.1",
+        ),
         ({"Name": "x", "IPAM": {"Config": [{"Subnet": "10.0.300.0/24"}]}}, 400, "invalid CIDR address: 10.0.300.0/24"),
+        ({"Name": "x", "IPAM": {"Config": [{"Subnet": "fd00::/64"}]}}, 400, "address: fd00::/64; an IPv4 subnet such"),
         ({"Name": "x", "IPAM": {"Config": [{"Subnet": "10.0.0.128/25"}]}}, 409, "10.0.0.0/24 of network 'ingress'"),
         ({"Name": "x", "IPAM": {"Config": [{"Subnet": "172.17.0.0/16"}]}}, 409, "the nodes' own network"),
         ({"Name": "x", "IPAM": {"Config": [{"Gateway": "10.1.0.1"}]}}, 400, "needs a subnet"),
@@ -124,12 +151,79 @@ def test_bad_networks(tmp_path: Path, body: Any, status: int, words: str) -> Non
     served(tmp_path, scenario, replace(SETTINGS, avoid=("172.17.0.0/24",)))
 
 
+def test_auxiliary_addresses_and_ranges(tmp_path: Path) -> None:
+    """Addresses that are kept for something else are never given out; the others come from the range."""
+
+    async def scenario(api: Api) -> None:
+        config = {
+            "Subnet": "10.9.0.0/24",
+            "IPRange": "10.9.0.8/29",
+            "Gateway": "10.9.0.1",
+            "AuxiliaryAddresses": {"router": "10.9.0.8", "printer": "10.9.0.9"},
+        }
+        await api.post("/networks/create", {"Name": "own", "IPAM": {"Config": [config]}})
+        assert (await api.get("/networks/own"))["IPAM"]["Config"] == [config]
+        for number in range(6):
+            body = service(f"s{number}", TaskTemplate=template(Networks=[{"Target": "own"}]), Mode={"Global": {}})
+            await api.post("/services/create", body)
+            vip = (await api.get(f"/services/s{number}"))["Endpoint"]["VirtualIPs"][0]["Addr"]
+            assert vip == f"10.9.0.{10 + number}/24"
+        refusal = await api.refused("POST", "/services/create", {**body, "Name": "more"})
+        assert refusal == (500, "no address is left on network own (10.9.0.8/29)")
+
+    served(tmp_path, scenario)
+
+
+def test_pruning_networks(tmp_path: Path) -> None:
+    """A prune removes what nothing uses and the filters name, and never ingress."""
+
+    async def scenario(api: Api) -> None:
+        for name, labels in (("a", {}), ("b", {"keep": "yes"}), ("c", {}), ("used", {})):
+            await api.post("/networks/create", {"Name": name, "Labels": labels})
+        await api.post("/services/create", service("web", TaskTemplate=template(Networks=[{"Target": "used"}])))
+        assert await api.refused("POST", "/networks/prune", filters={"until": ["soon"]}) == (
+            400,
+            "invalid filter 'until=soon': a time or a duration such as 24h is needed",
+        )
+        assert await api.post("/networks/prune", filters={"until": ["24h"]}) == {"NetworksDeleted": None}
+        pruned = await api.post("/networks/prune", filters={"label!": ["keep=yes"]})
+        assert pruned == {"NetworksDeleted": ["a", "c"]}
+        assert await api.post("/networks/prune") == {"NetworksDeleted": ["b"]}
+        assert [n["Name"] for n in await api.get("/networks")] == ["ingress", "used"]
+
+    served(tmp_path, scenario)
+
+
+def test_a_node_spec_is_whole(tmp_path: Path) -> None:
+    """Nothing is taken for granted in a node's update: a role or an availability that is missing is refused."""
+
+    async def scenario(api: Api) -> None:
+        node = FakeNode(api.process.manager, "docker-1", tmp_path / "docker-1")
+        await node.start()
+        try:
+            for body, words in (
+                ({"Availability": "active"}, 'invalid Role: ""'),
+                ({"Role": "worker"}, 'invalid Availability: ""'),
+                ([], "an object is needed"),
+            ):
+                refusal = await api.refused("POST", "/nodes/docker-1/update", body, version=1)
+                assert (refusal[0], words in refusal[1]) == (400, True), refusal
+            assert await api.refused("GET", "/tasks", filters={"service": ["nosuch"]}) == (
+                404,
+                "service nosuch not found",
+            )
+        finally:
+            await node.stop()
+
+    served(tmp_path, scenario)
+
+
 def test_nodes(tmp_path: Path) -> None:
     """Nodes are shown and found by hostname; availability and labels change; drain moves the tasks away."""
 
     async def scenario(api: Api) -> None:
-        address = api.process.manager.listen_address
-        nodes = [FakeNode(address, f"docker-{n}") for n in (1, 2)]
+        manager = api.process.manager
+        nodes = [FakeNode(manager, f"docker-{n}", tmp_path / f"docker-{n}") for n in (1, 2)]
         for node in nodes:
             await node.start()
         try:
@@ -173,7 +267,7 @@ def test_an_exhausted_network(tmp_path: Path) -> None:
     """Tasks that get no address say so, and go on when addresses come free."""
 
     async def scenario(api: Api) -> None:
-        node = FakeNode(api.process.manager.listen_address, "docker-1")
+        node = FakeNode(api.process.manager, "docker-1", tmp_path / "docker-1")
         await node.start()
         try:
             await api.post("/networks/create", {"Name": "tiny", "IPAM": {"Config": [{"Subnet": "10.34.0.0/29"}]}})
@@ -224,7 +318,7 @@ def test_bad_requests(tmp_path: Path) -> None:
         assert await api.refused("GET", "/services", filters={"odd": ["x"]}) == (400, "invalid filter 'odd'")
         assert await api.refused("POST", "/services/nosuch/update", service("x"), version="x") == (
             400,
-            "invalid service version 'x': a number is needed",
+            "invalid service version 'x': strconv.ParseUint: parsing \"x\": invalid syntax",
         )
         assert await api.get("/services") == []
 
@@ -246,6 +340,43 @@ def test_client_errors(tmp_path: Path) -> None:
         EngineClient(tmp_path / "none.sock").get("/info")
 
 
+@contextmanager
+def answering_later(path: Path, greets: bool) -> Iterator[None]:
+    """A server that answers its first request after the second connection was made, and that one if it `greets`."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve() -> None:
+            first, _ = listener.accept()
+            second, _ = listener.accept()
+            with first, second:
+                if greets:
+                    second.recv(1000)
+                    second.sendall(b"HTTP/1.1 404 no\r\nContent-Length: 0\r\n\r\n")
+                    first.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]")
+                while second.recv(1000):
+                    pass
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield
+        thread.join()
+
+
+def test_a_server_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that answers nothing is given up soon, with its own status; one that only takes its time is waited for."""
+    monkeypatch.setattr(client, "PATIENCE", 0.05)
+    monkeypatch.setattr(client, "GREETING", 0.05)
+    with answering_later(tmp_path / "hangs.sock", False):
+        with pytest.raises(MeshnetError, match=r"hangs\.sock does not answer: it is stopped or hangs") as raised:
+            EngineClient(tmp_path / "hangs.sock").get("/nodes")
+        assert raised.value.status == client.HUNG
+    monkeypatch.setattr(client, "GREETING", 5.0)
+    with answering_later(tmp_path / "slow.sock", True):
+        assert EngineClient(tmp_path / "slow.sock").get("/nodes") == []
+
+
 def test_shapes_of_a_real_engine(tmp_path: Path) -> None:
     """The keys of a service and a task are those a real engine showed for the same request."""
     asked = {
@@ -264,6 +395,7 @@ def test_shapes_of_a_real_engine(tmp_path: Path) -> None:
     async def scenario(api: Api) -> None:
         await api.post("/services/create", asked)
         shown = await api.get("/services/echo")
+        shown.pop("Waiting", None)  # there is no node, and the controllers may have found that already
         assert list(shown) == ["ID", "Version", "CreatedAt", "UpdatedAt", "Spec", "Endpoint"]
         assert shown["Endpoint"] == {"Spec": {}}
         assert list(shown["Spec"]) == ["Name", "Labels", "TaskTemplate", "Mode", "EndpointSpec"]

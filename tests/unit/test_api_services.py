@@ -15,7 +15,7 @@ def test_services(tmp_path: Path) -> None:
     """A service is created, shown with the Engine's fields, scaled, listed with its counts, and removed."""
 
     async def scenario(api: Api) -> None:
-        node = FakeNode(api.process.manager.listen_address, "docker-1")
+        node = FakeNode(api.process.manager, "docker-1", tmp_path / "docker-1")
         await node.start()
         try:
             network = (await api.post("/networks/create", {"Name": "demo"}))["Id"]
@@ -95,6 +95,7 @@ def test_global_and_random_ports(tmp_path: Path) -> None:
     ("body", "status", "words"),
     [
         (service("pub"), 409, "name conflicts with an existing object: service pub already exists"),
+        (service("PuB"), 409, "service PuB already exists as pub; names must differ by more than case"),
         (service("bad name"), 400, "name must be valid as a DNS name component"),
         (service("a.b"), 400, "name must be valid as a DNS name component"),
         (service("x" * 64), 400, "name must be 63 characters or fewer"),
@@ -185,7 +186,7 @@ def test_constraints_that_nothing_satisfies(tmp_path: Path) -> None:
     """A task that no node can take stays pending and says why; it runs once a node can."""
 
     async def scenario(api: Api) -> None:
-        node = FakeNode(api.process.manager.listen_address, "docker-1")
+        node = FakeNode(api.process.manager, "docker-1", tmp_path / "docker-1")
         await node.start()
         try:
             placement = {"Constraints": ["node.labels.disk==ssd"]}

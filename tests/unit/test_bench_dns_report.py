@@ -25,13 +25,15 @@ def test_questions_are_queries() -> None:
     assert len({(query.name, query.type) for query in parsed}) == len(parsed) == len(zone) + dns.SERVICES
 
 
-def result(kernel: float, dnsmasq: float) -> dict[str, object]:
+def result(kernel: float, dnsmasq: float, others: float = 0.1) -> dict[str, object]:
     samples = dns.Samples()
     for number in range(20):
         for server, rate in (("kernel", kernel), ("dnsmasq", dnsmasq)):
             samples.read(f"rate {number} {server} {rate:.0f} 1000000000 0\n")
             samples.read(f"wait {number} {server} 100 1000000000 {1e9 / rate:.0f} 20000\n")
-    return dns.summary(samples, ("kernel", "dnsmasq"), {"dnslib": "not there: get it"})
+    return dns.summary(
+        samples, ("kernel", "dnsmasq"), {"dnslib": "not there: get it"}, {"others": others, "stolen": 0.01}
+    )
 
 
 def test_report_tells_aims() -> None:
@@ -44,3 +46,11 @@ def test_report_tells_aims() -> None:
     text = "\n".join(dns.lines(result(100_000, 100_000)))
     assert "1.0 times!" in text
     assert "10.0 us!" in text
+    assert "UNDER PRESSURE" not in text
+
+
+def test_report_tells_pressure() -> None:
+    """What others had of the machine stands over the numbers when it was much."""
+    found = result(200_000, 100_000, others=0.3)
+    assert dns.disturbed(found)
+    assert "UNDER PRESSURE: others had 30% of the machine's CPU time" in "\n".join(dns.lines(found))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from meshnet.bench import plots, prober, run
 from meshnet.cli import lab_up
 from meshnet.cli import main as cli
 from meshnet.errors import MeshnetError
@@ -148,3 +149,25 @@ def test_what_up_prints_can_be_typed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lab_up.exports("two") == ""
     monkeypatch.setenv("MESHNET_LAB", "one")
     assert lab_up.exports("two") == "MESHNET_LAB=two"
+
+
+@pytest.mark.parametrize("option", ["--json", "--html", "--png"])
+def test_where_nothing_can_be_written(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, option: str
+) -> None:
+    """A benchmark whose result could not be kept is refused before it measures."""
+    monkeypatch.setattr(run, "run", lambda *_: pytest.fail("it measured"))
+    monkeypatch.setattr(plots, "check", lambda: None)
+    (tmp_path / "file").touch()
+    place = tmp_path / "file" / "result" if option == "--png" else tmp_path / "none" / "result"
+    code, out, err = meshnet(capsys, monkeypatch, "bench", "paths", option, str(place))
+    assert (code, out) == (1, "")
+    assert err.startswith(f"meshnet: {place} cannot be written: "), err
+
+
+def test_a_table_that_is_not_there(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong table is refused, with the right ones, before anything is made or measured."""
+    monkeypatch.setattr(run, "stage", lambda *_: pytest.fail("it made namespaces"))
+    monkeypatch.setattr(prober, "build", lambda: pytest.fail("it compiled"))
+    code, _, err = meshnet(capsys, monkeypatch, "bench", "paths", "--table", "nope")
+    assert (code, err.startswith("meshnet: there is no table nope; there are overlay-remote, ")) == (1, True), err

@@ -87,7 +87,7 @@ services:
     healthcheck: {test: [CMD, pg_isready]}
     deploy: {endpoint_mode: dnsrr}
 networks:
-  front: {driver: overlay, driver_opts: {encrypted: }, attachable: true, ipam: {config: [{subnet: 10.9.0.0/24}]}}
+  front: {driver: overlay, driver_opts: {mtu: "1400"}, attachable: true, ipam: {config: [{subnet: 10.9.0.0/24}]}}
   back: {internal: true, name: behind, labels: {a: b}}
 """
 
@@ -145,7 +145,7 @@ def test_a_full_stack() -> None:
         NetworkSpec(
             "front",
             attachable=True,
-            options={"encrypted": ""},
+            options={"mtu": "1400"},
             ipam_options=IPAMOptions((IPAMConfig("10.9.0.0/24"),)),
         ),
         NetworkSpec("behind", {"a": "b"}, internal=True),
@@ -238,6 +238,62 @@ def test_what_is_not_in_force_is_said() -> None:
             [
                 "3:32: networks.n.ipam.config[0].subnet: an IPv4 subnet such as 10.0.9.0/24 is needed: Octet 300",
                 "5:32: networks.p.ipam.config[0].subnet: 10.5.1.0/24 overlaps 10.5.0.0/16 of networks.o",
+            ],
+        ),
+        (
+            "services: {a: {image: i, working_dir: srv}}",
+            ["1:39: services.a.working_dir: an absolute path such as /srv is needed, not 'srv'"],
+        ),
+        (
+            "services: {a: {image: i, hostname: x y}}",
+            ["1:36: services.a.hostname: 'x y' is no hostname: up to 64 letters, digits"],
+        ),
+        (
+            "services: {a: {image: i, hostname: 'a-{{.Task.Nope}}'}}",
+            ["1:36: services.a.hostname: unknown placeholder {{.Task.Nope}}; known are: .Node.Hostname"],
+        ),
+        (
+            "services: {a: {image: i, environment: {A: '{{.Nope}}', '': b}}}",
+            [
+                "1:43: services.a.environment.A: unknown placeholder {{.Nope}}; known are",
+                "1:60: services.a.environment.: a name is missing before the colon",
+            ],
+        ),
+        ("services: {a: {image: i, user: a b}}", ["1:32: services.a.user: a user such as www-data, 1000 or 1000:1000"]),
+        ("services: {a: {image: i, user: '1:'}}", ["1:32: services.a.user: a user such as"]),
+        ("services: {a: {image: i, user: '4294967295'}}", ["1:32: services.a.user: a user such as"]),
+        ("services: {a: {image: i, stop_signal: SIGNO}}", ["1:39: services.a.stop_signal: a signal such as SIGTERM"]),
+        ('services: {a: {image: i, command: "a\\0b"}}', ["1:35: services.a.command: a NUL byte cannot be part of it"]),
+        (
+            "services: {a: {image: i, networks: {n: {aliases: [ok, -bad, 'b ad']}}}}\nnetworks: {n: }",
+            [
+                "1:55: services.a.networks.n.aliases[1]: '-bad' cannot be a DNS name: letters, digits",
+                "1:61: services.a.networks.n.aliases[2]: 'b ad' cannot be a DNS name: letters, digits",
+            ],
+        ),
+        (
+            "services: {a: {image: i, healthcheck: {test: x, interval: 1us}}}",
+            ["1:59: services.a.healthcheck.interval: at least 1ms is needed"],
+        ),
+        (
+            "services: {a: {image: i, stop_grace_period: 9999999999h}}",
+            ["1:45: services.a.stop_grace_period: a time such as 5s or 1m30s is needed"],
+        ),
+        (
+            "services: {web: {image: i}, Web: {image: i}}",
+            ["1:34: services.Web: services.web has the name of this service already; names must differ by more than"],
+        ),
+        (
+            "services: {a: {image: i}}\nnetworks: {n: , m: {name: N}}",
+            ["2:20: networks.m: networks.n has the name of this network already"],
+        ),
+        (
+            "services: {a: {image: i}}\nnetworks:\n"
+            "  n: {ipam: {config: [{subnet: 127.0.0.0/24}]}}\n"
+            "  m: {ipam: {config: [{subnet: 10.7.0.0/24, gateway: 10.8.0.1}]}}\n",
+            [
+                "3:32: networks.n.ipam.config[0].subnet: Invalid subnet 127.0.0.0/24 : addresses of 127.0.0.0/8 cannot",
+                "4:32: networks.m.ipam.config[0].subnet: no matching subnet for gateway 10.8.0.1",
             ],
         ),
     ],

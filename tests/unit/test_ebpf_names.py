@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -48,15 +49,22 @@ class FakeMap:
         self.max_entries = max_entries
         self.error = 0
 
-    def set(self, key: bytes, value: bytes) -> None:
-        if self.error or len(self.held.keys() | {key}) > self.max_entries:
-            raise OSError(self.error or errno.E2BIG, "full")
-        self.log.append(("set", key))
-        self.held[key] = value
+    def put(self, entries: Mapping[bytes, bytes]) -> dict[bytes, int]:
+        refused = {}
+        for key, value in entries.items():
+            if self.error not in (0, errno.ENOMEM):
+                raise OSError(self.error, "refused")
+            if self.error or len(self.held.keys() | {key}) > self.max_entries:
+                refused[key] = self.error or errno.E2BIG
+                continue
+            self.log.append(("set", key))
+            self.held[key] = value
+        return refused
 
-    def delete(self, key: bytes) -> bool:
-        self.log.append(("delete", key))
-        return self.held.pop(key, None) is not None
+    def discard(self, keys: Iterable[bytes]) -> int:
+        wanted = list(keys)
+        self.log += [("delete", key) for key in wanted]
+        return sum(self.held.pop(key, None) is not None for key in wanted)
 
     def items(self) -> Table:
         self.log.append(("items", b""))

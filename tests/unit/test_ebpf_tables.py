@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -187,15 +187,20 @@ class FakeMap:
         self.name, self.log, self.max_entries = name, log, max_entries
         self.content: dict[bytes, bytes] = {}
 
-    def set(self, key: bytes, value: bytes) -> None:
-        if key not in self.content and len(self.content) >= self.max_entries:
-            raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
-        self.content[key] = value
-        self.log.append(("set", self.name))
+    def put(self, entries: Mapping[bytes, bytes]) -> dict[bytes, int]:
+        refused = {}
+        for key, value in entries.items():
+            if key not in self.content and len(self.content) >= self.max_entries:
+                refused[key] = errno.E2BIG
+                continue
+            self.content[key] = value
+            self.log.append(("set", self.name))
+        return refused
 
-    def delete(self, key: bytes) -> bool:
-        self.log.append(("delete", self.name))
-        return self.content.pop(key, None) is not None
+    def discard(self, keys: Iterable[bytes]) -> int:
+        wanted = list(keys)
+        self.log += [("delete", self.name)] * len(wanted)
+        return sum(self.content.pop(key, None) is not None for key in wanted)
 
 
 class Kernel:

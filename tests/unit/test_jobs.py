@@ -140,7 +140,7 @@ def test_a_job_over_the_api(tmp_path: Path, mode: dict[str, object]) -> None:
     """A job is shown with its mode, its iteration, and how much of it is done."""
 
     async def scenario(api: Api) -> None:
-        node = FakeNode(api.process.manager.listen_address, "docker-1", runs="complete")
+        node = FakeNode(api.process.manager, "docker-1", tmp_path / "docker-1", runs="complete")
         await node.start()
         try:
             await api.post("/services/create", service("job", Mode=mode))

@@ -221,3 +221,39 @@ def test_services_are_checked_against_the_lab(tmp_path: Path) -> None:
         "stack.yml:6:8: networks.far: external networks do not exist in a lab that starts; describe the network"
         " instead",
     ]
+
+
+VNI = "com.docker.network.driver.overlay.vxlanid_list"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            "services:\n  a: {image: alpine, user: no-such-user}\n",
+            "stack.yml:2:28: services.a.user: user 'no-such-user': no such user in the image",
+        ),
+        (
+            f"services:\n  a: {{image: alpine}}\nnetworks:\n  n: {{driver_opts: {{{VNI}: many}}}}\n",
+            f"stack.yml:4:6: networks.n: invalid {VNI} 'many': one number from 1 to 16777215 is needed",
+        ),
+        (
+            "services:\n  a: {image: alpine, networks: [n]}\nnetworks:\n"
+            "  n: {ipam: {config: [{subnet: 10.9.0.0/24, ip_range: 10.9.0.1/32}]}}\n",
+            "stack.yml:2:6: services.a: no address is left on network n (10.9.0.1/32)",
+        ),
+    ],
+)
+def test_what_a_manager_would_refuse(tmp_path: Path, text: str, line: str) -> None:
+    """What only a running swarm used to refuse is known with its place before anything is made."""
+    (tmp_path / "stack.yml").write_text(text)
+    assert complaints(tmp_path, "nodes: {m: {role: manager}}\nservices: stack.yml") == [line]
+
+
+def test_one_mistake_is_one_complaint(tmp_path: Path) -> None:
+    """A manager whose name is refused is not said to be missing as well; `host` is no lab's name."""
+    bad = "'a/b' is no name: letters, digits, - and _ are allowed, a letter or digit first and last"
+    assert complaints(tmp_path, 'nodes: {"a/b": {role: manager}}') == [f"lab.yml:1:16: nodes.a/b: {bad}"]
+    assert complaints(tmp_path, "name: host\nnodes: {m: {role: manager}}") == [
+        "lab.yml:1:7: name: host is what agents outside labs are kept under; give the lab another name"
+    ]

@@ -114,6 +114,19 @@ def test_a_suspected_members_backends_are_a_last_resort() -> None:
     assert plan(NODE, ASSIGNED, records[:1], suspected, SANDBOXES).services[0].backends == ("10.0.1.4",)
 
 
+def test_a_dead_members_endpoints_stay_reachable() -> None:
+    """No new connection goes to a dead member's backends, not even as a last resort; old ones still find their way."""
+    dead = Peer("n3", "172.17.0.4", "dead")
+    found = plan(NODE, ASSIGNED, [record("n3", "demo", "10.0.1.5", "draining")], [dead], SANDBOXES)
+    assert [row.backends for row in found.services] == [()]
+    assert found.remotes == (RemoteRow(4097, "10.0.1.5", mac_of("10.0.1.5"), "172.17.0.4"),)
+    assert [row.address for row in found.peers] == ["172.17.0.4"]
+    taken_over = [record("n3", "demo", "10.0.1.5", "draining"), record("n2", "demo", "10.0.1.5")]
+    found = plan(NODE, ASSIGNED, taken_over, [dead, Peer("n2", "172.17.0.3")], SANDBOXES)
+    assert [row.node for row in found.remotes] == ["172.17.0.3"]
+    assert [row.backends for row in found.services] == [("10.0.1.5",)]
+
+
 def test_published_ports_stand_on_the_ingress_network() -> None:
     """A published port's backends are ingress addresses, also on a node that runs none of them."""
     rows = plan(NODE, ASSIGNED, [record("n2", "ing", "10.0.0.7")], PEERS, {}).published

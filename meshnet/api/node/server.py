@@ -14,7 +14,19 @@ from aiohttp import web
 
 from meshnet.agent.agent import Agent
 from meshnet.api.http import LIMIT, Handler, middleware
-from meshnet.api.node import attach, containers, execs, forward, images, logs, networks, starting, system, volumes
+from meshnet.api.node import (
+    attach,
+    containers,
+    execs,
+    forward,
+    images,
+    logs,
+    membership,
+    networks,
+    starting,
+    system,
+    volumes,
+)
 from meshnet.api.node.context import NODE, Node
 from meshnet.errors import MeshnetError
 
@@ -35,6 +47,7 @@ ROUTES: tuple[Route, ...] = (
     *starting.ROUTES,
     *execs.ROUTES,
     *images.ROUTES,
+    *membership.ROUTES,
     *networks.ROUTES,
     *volumes.ROUTES,
 )

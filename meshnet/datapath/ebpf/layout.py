@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import socket
 import struct
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 NO_ADDRESS = bytes(16)
+_MAPPED = bytes(10) + b"\xff\xff"  # what an IPv4 address has in front of it
 
 CONFIG_DIRECT_RETURN = 1
 INTERFACE_OUTSIDE, INTERFACE_INGRESS, INTERFACE_NODE_LOCAL = 1, 2, 4
@@ -40,6 +42,11 @@ class Packed:
         """The opposite of `pack`. struct.error if the length is wrong."""
         values: tuple[Any, ...] = struct.unpack(cls.FORMAT, raw)
         return cls(*values)
+
+    @classmethod
+    def of(cls, *values: Any) -> bytes:
+        """What a structure with these values, one for each field, packs to; without making one."""
+        return struct.pack(cls.FORMAT, *values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,16 +206,30 @@ def address(text: str) -> bytes:
     """16 bytes of an IPv4 or IPv6 address in text; "" is the zero address. ValueError if it is none."""
     if not text:
         return NO_ADDRESS
-    packed = ipaddress.ip_address(text).packed
-    return packed if len(packed) == 16 else bytes(10) + b"\xff\xff" + packed
+    try:
+        return _MAPPED + socket.inet_pton(socket.AF_INET, text)
+    except OSError:  # IPv6, or an error that is ipaddress's to say
+        packed = ipaddress.ip_address(text).packed
+    return packed if len(packed) == 16 else _MAPPED + packed
 
 
 def text(raw: bytes) -> str:
     """The opposite of `address`."""
-    if raw == NO_ADDRESS:
-        return ""
-    found = ipaddress.IPv6Address(raw)
-    return str(found.ipv4_mapped or found)
+    if raw[:12] == _MAPPED:
+        return socket.inet_ntop(socket.AF_INET, raw[12:])
+    return "" if raw == NO_ADDRESS else str(ipaddress.IPv6Address(raw))
+
+
+def mac_of(address: bytes) -> bytes:
+    """The MAC of an overlay address: `model.mac_of` for packed ones. ValueError if it is not IPv4."""
+    if len(address) != 16 or address[:12] != _MAPPED:
+        raise ValueError("only an IPv4 address has a MAC of its own")
+    return b"\x02\x42" + address[12:]
+
+
+def endpoint_kind(raw: bytes) -> int:
+    """`kind` of a packed Endpoint."""
+    return raw[20]
 
 
 def mac(text: str) -> bytes:

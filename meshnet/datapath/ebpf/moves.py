@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from meshnet.datapath.ebpf import layout
-from meshnet.datapath.ebpf.layout import Endpoint, EndpointKey, PeerName, SocketKey
+from meshnet.datapath.ebpf.layout import EndpointKey, PeerName, SocketKey
 from meshnet.datapath.ebpf.tables import Table
 
 Place = tuple[int, str]  # VNI and address
@@ -31,10 +31,10 @@ def gone(before: Table, after: Table) -> tuple[set[Place], set[Place]]:
     everything: set[Place] = set()
     removed: set[Place] = set()
     for key, value in before.items():
-        if Endpoint.unpack(value).kind not in _REACHABLE:
+        if layout.endpoint_kind(value) not in _REACHABLE:
             continue
         now = after.get(key)
-        kind = Endpoint.unpack(now).kind if now is not None else 0
+        kind = layout.endpoint_kind(now) if now is not None else 0
         if kind in _REACHABLE:
             continue
         place = EndpointKey.unpack(key)

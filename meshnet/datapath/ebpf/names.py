@@ -10,7 +10,6 @@ is applied again are compared with the map itself.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from heapq import merge
@@ -25,7 +24,6 @@ MAX_ANSWERS = 16  # DNS_MAX_ANSWERS
 _LAST_ZONE = 0xFFFF  # tc_classid has 16 bits
 _RECORDS = 2 * MAX_ANSWERS - 1
 _RECORD = 16
-_FULL = frozenset({errno.E2BIG, errno.ENOSPC, errno.ENOMEM})
 
 Table = dict[bytes, bytes]
 
@@ -35,9 +33,9 @@ class Writable(Protocol):
 
     max_entries: int
 
-    def set(self, key: bytes, value: bytes) -> None: ...
+    def put(self, entries: Mapping[bytes, bytes]) -> Mapping[bytes, int]: ...
 
-    def delete(self, key: bytes) -> bool: ...
+    def discard(self, keys: Iterable[bytes]) -> int: ...
 
     def items(self) -> Table: ...
 
@@ -80,7 +78,7 @@ def entry(number: int, name: bytes, addresses: Sequence[bytes], ttl: int) -> tup
     head = b"\xc0\x0c\0\1\0\1" + ttl.to_bytes(4, "big") + b"\0\4"
     records = b"".join(head + address for address in addresses)
     cyclic = (records * -(-_RECORDS // len(addresses)))[: _RECORDS * _RECORD]
-    return NameKey(name, number).pack(), NameValue(len(addresses), cyclic).pack()
+    return NameKey.of(name, number), NameValue.of(len(addresses), cyclic)
 
 
 def entries(rows: Iterable[ZoneRow], numbers: Mapping[bytes, int], room: int) -> tuple[Table, int]:
@@ -154,30 +152,27 @@ class Names:
         self._wanted, self._unfit = entries(rows, numbers, maps["names"].max_entries)
         self._rows = rows
         stale = [key for key, value in self._names.items() if self._wanted.get(key) != value]
+        maps["names"].discard(stale)
         for key in stale:
-            maps["names"].delete(key)
             del self._names[key]
-        for key in self._zones.keys() - numbers.keys():
-            maps["zones"].delete(key)
+        over = self._zones.keys() - numbers.keys()
+        maps["zones"].discard(over)
+        for key in over:
             del self._zones[key]
-        for key in numbers.keys() - self._zones.keys():
-            if _put(maps["zones"], key, layout.u32(numbers[key])):
-                self._zones[key] = layout.u32(numbers[key])
+        new = {key: layout.u32(number) for key, number in numbers.items() if key not in self._zones}
+        refused = maps["zones"].put(new)
+        self._zones |= {key: value for key, value in new.items() if key not in refused}
         return len(stale)
 
     def publish(self, maps: Mapping[str, Writable]) -> int:
         """Puts in what `withdraw` was told and is not there; how many it were. What does not fit is user space's."""
         if self._names is None:
             return 0
-        added = self._refused = 0
-        for key, value in self._wanted.items():
-            if key not in self._names:
-                if _put(maps["names"], key, value):
-                    self._names[key] = value
-                    added += 1
-                else:
-                    self._refused += 1
-        return added
+        new = {key: value for key, value in self._wanted.items() if key not in self._names}
+        refused = maps["names"].put(new)
+        self._names |= {key: value for key, value in new.items() if key not in refused}
+        self._refused = len(refused)
+        return len(new) - len(refused)
 
     def zone_numbers(self) -> dict[str, int]:
         """Path of a sandbox -> number of its zone, for the class of its filter."""
@@ -187,13 +182,3 @@ class Names:
             if (key := zone_key(row)) in self._zones
             for sandbox in row.sandboxes
         }
-
-
-def _put(table: Writable, key: bytes, value: bytes) -> bool:
-    try:
-        table.set(key, value)
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        return False
-    return True

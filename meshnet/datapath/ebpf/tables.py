@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from meshnet.datapath.ebpf import layout
 from meshnet.datapath.ebpf.layout import Endpoint, EndpointKey, Service
 from meshnet.datapath.rows import NetworkRow, Plan
-from meshnet.model import mac_of
 
 Table = dict[bytes, bytes]
 Tables = dict[str, Table]
@@ -123,7 +122,8 @@ def _interfaces(plan: Plan, facts: Facts) -> Table:
     if ingress and ingress.node_address and facts.node_port:
         flags = layout.INTERFACE_INGRESS | layout.INTERFACE_NODE_LOCAL
         own = ingress.node_address
-        record = layout.Interface(layout.address(own), ingress.vni, flags, ingress.mtu, _mac(own))
+        place = layout.address(own)
+        record = layout.Interface(place, ingress.vni, flags, ingress.mtu, layout.mac_of(place))
         made[layout.u32(facts.node_port)] = record.pack()
     return made
 
@@ -133,33 +133,31 @@ def _endpoints(plan: Plan, facts: Facts) -> Table:
     ipvs = {peer.address for peer in plan.peers if peer.datapath == "ipvs"}
     made: Table = {}
 
-    def put(vni: int, ip: str, mac: bytes, kind: int, *, via: str = "", ifindex: int = 0, flags: int = 0) -> None:
-        key = EndpointKey(layout.address(ip), vni).pack()
-        made[key] = Endpoint(layout.address(via), ifindex, kind, flags, mac).pack()
+    def put(vni: int, ip: str, mac: str, kind: int, *, via: str = "", ifindex: int = 0, flags: int = 0) -> None:
+        """`mac` "": the one that the address itself names."""
+        place = layout.address(ip)
+        raw_mac = layout.mac(mac) if mac else layout.mac_of(place)
+        made[EndpointKey.of(place, vni)] = Endpoint.of(layout.address(via), ifindex, kind, flags, raw_mac)
 
     for gone in plan.removed:
-        put(gone.vni, gone.ip, _mac(gone.ip), layout.REMOVED, via=gone.vip)
+        put(gone.vni, gone.ip, "", layout.REMOVED, via=gone.vip)
     for network in plan.networks:
         if network.gateway:
-            put(network.vni, network.gateway, _mac(network.gateway), layout.GATEWAY)
+            put(network.vni, network.gateway, "", layout.GATEWAY)
     for service in plan.services:
-        put(service.vni, service.vip, _mac(service.vip), layout.VIP)
+        put(service.vni, service.vip, "", layout.VIP)
     for remote in plan.remotes:
         flags = layout.ENDPOINT_IPVS if remote.node in ipvs else 0
-        put(remote.vni, remote.ip, layout.mac(remote.mac), layout.REMOTE, via=remote.node, flags=flags)
+        put(remote.vni, remote.ip, remote.mac, layout.REMOTE, via=remote.node, flags=flags)
     ingress = _ingress(plan)
     if ingress and ingress.node_address and facts.node_port:
         own = ingress.node_address
         flags = layout.ENDPOINT_NODE_LOCAL
-        put(ingress.vni, own, _mac(own), layout.LOCAL, ifindex=facts.node_port, flags=flags)
+        put(ingress.vni, own, "", layout.LOCAL, ifindex=facts.node_port, flags=flags)
     for row in plan.endpoints:
         if facts.ports.get(row.port):
-            put(row.vni, row.ip, layout.mac(row.mac), layout.LOCAL, ifindex=facts.ports[row.port])
+            put(row.vni, row.ip, row.mac, layout.LOCAL, ifindex=facts.ports[row.port])
     return made
-
-
-def _mac(ip: str) -> bytes:
-    return layout.mac(mac_of(ip))
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,10 +208,10 @@ def _balance(plan: Plan, current: Mapping[str, Table], last_set: int, made: Tabl
         )
         made[front.table][front.key] = value.pack()
         for index, backend in enumerate(front.backends):
-            made["backends"][layout.BackendKey(number, index).pack()] = backend
+            made["backends"][layout.BackendKey.of(number, index)] = backend
 
 
 def backends_of(service: Service, backends: Mapping[bytes, bytes]) -> tuple[bytes, ...] | None:
     """The addresses that a stored service's set holds, in turn; None if one of them is missing."""
-    found = [backends.get(layout.BackendKey(service.set, index).pack()) for index in range(service.count)]
+    found = [backends.get(layout.BackendKey.of(service.set, index)) for index in range(service.count)]
     return tuple(item for item in found if item is not None) if None not in found else None

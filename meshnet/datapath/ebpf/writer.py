@@ -9,7 +9,7 @@ finds either the old state or the new one.
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -24,9 +24,9 @@ class Writable(Protocol):
 
     max_entries: int
 
-    def set(self, key: bytes, value: bytes) -> None: ...
+    def put(self, entries: Mapping[bytes, bytes]) -> Mapping[bytes, int]: ...
 
-    def delete(self, key: bytes) -> bool: ...
+    def discard(self, keys: Iterable[bytes]) -> int: ...
 
 
 @dataclass(slots=True)
@@ -49,23 +49,27 @@ def write(maps: Mapping[str, Writable], current: Mapping[str, Table], wanted: Ta
     late: Table = {}
     for name in NAMES:
         before = current.get(name, {})
-        for key, value in wanted[name].items():
-            if before.get(key) == value:
-                continue
-            if name == "endpoints" and layout.Endpoint.unpack(value).kind == layout.REMOVED:
-                late[key] = value
-            elif name in ("services", "published") and _held_back(maps, name, key, value, before, broken, kept, report):
-                continue
-            elif not _put(maps[name], name, key, value, report) and name == "backends":
-                broken.add(layout.BackendKey.unpack(key).set)
-    for key, value in late.items():
-        _put(maps["endpoints"], "endpoints", key, value, report)
+        fresh = {key: value for key, value in wanted[name].items() if before.get(key) != value}
+        if name == "endpoints":
+            late = {key: value for key, value in fresh.items() if layout.endpoint_kind(value) == layout.REMOVED}
+            fresh = {key: value for key, value in fresh.items() if key not in late}
+        elif name in ("services", "published"):
+            fresh = {
+                key: value
+                for key, value in fresh.items()
+                if not _held_back(maps, name, key, value, before, broken, kept, report)
+            }
+        refused = _put(maps, name, fresh, report)
+        if name == "backends":
+            broken = {layout.BackendKey.unpack(key).set for key in refused}
+    _put(maps, "endpoints", late, report)
     for name in reversed(NAMES):
-        for key in current.get(name, {}).keys() - wanted[name].keys():
-            if name == "backends" and layout.BackendKey.unpack(key).set in kept:
-                continue
-            if maps[name].delete(key):
-                report.removed[name] = report.removed.get(name, 0) + 1
+        stale = current.get(name, {}).keys() - wanted[name].keys()
+        if name == "backends" and kept:
+            stale = {key for key in stale if layout.BackendKey.unpack(key).set not in kept}
+        gone = maps[name].discard(stale) if stale else 0
+        if gone:
+            report.removed[name] = gone
     return report
 
 
@@ -91,19 +95,17 @@ def _held_back(
     return True
 
 
-def _put(table: Writable, name: str, key: bytes, value: bytes, report: Report) -> bool:
-    try:
-        table.set(key, value)
-    except OSError as error:
-        if error.errno not in (errno.E2BIG, errno.ENOSPC, errno.ENOMEM):
-            raise
-        if error.errno == errno.ENOMEM:
+def _put(maps: Mapping[str, Writable], name: str, entries: Table, report: Report) -> Collection[bytes]:
+    """Writes entries; returns the keys of those that were refused. Without entries there need be no map."""
+    refused = maps[name].put(entries) if entries else {}
+    for code in set(refused.values()):
+        if code == errno.ENOMEM:
             _say(report, f"no memory for map {name}")
         else:
-            _say(report, f"map {name} is full ({table.max_entries} entries): {_LARGER}")
-        return False
-    report.added[name] = report.added.get(name, 0) + 1
-    return True
+            _say(report, f"map {name} is full ({maps[name].max_entries} entries): {_LARGER}")
+    if len(entries) > len(refused):
+        report.added[name] = report.added.get(name, 0) + len(entries) - len(refused)
+    return refused
 
 
 def _say(report: Report, line: str) -> None:

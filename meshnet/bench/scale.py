@@ -1,0 +1,215 @@
+"""A run of `meshnet bench scale`: what the number of services costs, on the way of packets, in time and in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from meshnet.bench import machine, prober, run, scale_mesh, scale_result
+from meshnet.bench.holder import Job
+from meshnet.bench.paths import Row, Table, Way
+from meshnet.bench.population import BACKENDS, BEHIND_VIPS, FIRST_PORT, MOST, TARGET_PORT, VIPS
+from meshnet.bench.result import Result, ResultTable
+from meshnet.bench.run import Progress
+from meshnet.bench.scale_mesh import FAR, OUT, Servers, Site
+from meshnet.bench.scale_result import Memory, Programming, Scale
+from meshnet.bench.world import World, world
+from meshnet.errors import MeshnetError
+
+SERVICES = (10, 100, 1_000, 10_000)
+SECONDS, QUICK_SECONDS = 60.0, 16.0  # of measuring, all tables together
+TIMES, QUICK_TIMES = 5, 2  # that all services are programmed
+DEAREST = 1.03  # what a connection may cost with the most services, against the fewest
+AIMS = {1_000: 1.0}  # services -> seconds in which all of them are programmed
+_HOLDERS = "holders"  # their cgroup
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """`seconds` of measuring costs, `cpu` to run on (None: the quietest). `times`: how often all services are
+    programmed, and single ones changed."""
+
+    services: tuple[int, ...] = SERVICES
+    seconds: float = SECONDS
+    cpu: int | None = None
+    times: int = TIMES
+
+
+def run_scale(options: Options, progress: Progress) -> Result:
+    """Measures. Raises MeshnetError where it cannot; nothing stays behind in any case."""
+    sites = [Site(count, index) for index, count in enumerate(_sorted(options.services))]
+    program = prober.build()
+    cpu = machine.quietest_cpu() if options.cpu is None else options.cpu
+    with world() as made, ExitStack() as stack:
+        progress("making namespaces")
+        scale_mesh.build(made, sites)
+        holders = []
+        for site in sites:
+            holder = stack.enter_context(_holder(made, site, options.times))
+            holder.wait(progress)
+            scale_mesh.one_neighbour(made, site)
+            holders.append(holder)
+        progress("programming the nodes that serve the published ports")
+        servers = Servers(made, sites)
+        stack.callback(servers.close)
+        servers.apply()
+        measured = _measure(program, made, sites, cpu, options.seconds, progress)
+        drops = servers.drops()
+        for holder in holders:
+            drops |= holder.drops()
+    about = machine.about() | {"CPU": str(cpu)}
+    scale = Scale(
+        tuple(each for holder in holders for each in holder.programming()), tuple(holder.memory() for holder in holders)
+    )
+    return Result(about, measured, drops, scale)
+
+
+def _sorted(services: Sequence[int]) -> list[int]:
+    found = sorted(set(services))
+    if not found or found[0] < 1 or found[-1] > MOST:
+        raise MeshnetError(f"numbers of services are from 1 to {MOST:,}")
+    return found
+
+
+def _measure(
+    program: Any, made: World, sites: Sequence[Site], cpu: int, seconds: float, progress: Progress
+) -> tuple[ResultTable, ...]:
+    groups = {site: scale_mesh.group(made, site) for site in sites}
+    found = tables(sites, groups)
+    return tuple(
+        run.measure(program, prober.job(table, made, cpu), cpu, table, seconds / len(found), progress)
+        for table in found
+    )
+
+
+def tables(sites: Sequence[Site], groups: dict[Site, str]) -> tuple[Table, ...]:
+    """One table for each way to a service, and one for none; one row for each number of services, fewest first."""
+    return (
+        _table(
+            "direct",
+            "No service: the backends themselves, all in turn (dnsrr)",
+            [
+                Way(s.task, FAR, BEHIND_VIPS, 7401 + s.index, 7401 + s.index, "rc", addresses=s.services * BACKENDS)
+                for s in sites
+            ],
+            sites,
+        ),
+        _table(
+            "socket",
+            "VIP at the socket, all services in turn",
+            [
+                Way(s.task, FAR, VIPS, 7421 + s.index, 7421 + s.index, "rc", addresses=s.services, group=groups[s])
+                for s in sites
+            ],
+            sites,
+            DEAREST,
+        ),
+        _table(
+            "packet",
+            "VIP per packet, all services in turn",
+            [Way(s.task, FAR, VIPS, 7441 + s.index, 7441 + s.index, "rc", addresses=s.services) for s in sites],
+            sites,
+            DEAREST,
+        ),
+        _table(
+            "published",
+            "Published port, all in turn, backends on another node",
+            [Way(OUT, s.served, s.address, FIRST_PORT, TARGET_PORT, "rc", ports=s.services) for s in sites],
+            sites,
+            DEAREST,
+        ),
+    )
+
+
+def _table(key: str, title: str, ways: Sequence[Way], sites: Sequence[Site], dearest: float = 0) -> Table:
+    first = str(sites[0].services)
+    aim = {"connect": 1 / dearest} if dearest else {}
+    rows = []
+    for site, way in zip(sites, ways, strict=True):
+        last = site is sites[-1] and site is not sites[0]
+        title_of_row = f"{site.services:,} services"
+        rows.append(Row(str(site.services), title_of_row, way, first, aim if last else {}, tolerance=0.0))
+    return Table(key, title, tuple(rows))
+
+
+class Holder:
+    """The process that programs and holds one node."""
+
+    def __init__(self, site: Site, process: subprocess.Popen[str]) -> None:
+        self._site = site
+        self._process = process
+        self._figures: dict[str, Any] = {}
+
+    def wait(self, progress: Progress) -> None:
+        """Returns when it has measured. MeshnetError if it cannot."""
+        while not self._figures:
+            said = self._read()
+            if "failed" in said:
+                raise MeshnetError(said["failed"])
+            if "step" in said:
+                progress(said["step"])
+            else:
+                self._figures = said
+
+    def programming(self) -> list[Programming]:
+        services, samples = self._site.services, self._figures["samples"]
+        return [
+            scale_result.programming(services, change, found, AIMS.get(services) if change == "all" else None)
+            for change, found in samples.items()
+        ]
+
+    def memory(self) -> Memory:
+        maps, process = self._figures["maps"], self._figures["memory"]
+        return Memory(
+            services=self._site.services,
+            maps=maps["after"],
+            maps_before=sum(maps["before"].values()),
+            pss=process["after"]["pss"],
+            pss_before=process["before"]["pss"],
+            rss=process["after"]["rss"],
+            sizes=scale_mesh.larger_maps(self._site.services),
+            left=self._figures["left_to_user_space"],
+        )
+
+    def drops(self) -> dict[str, int]:
+        """Packets dropped at its node so far, by node and reason."""
+        assert self._process.stdin is not None
+        print("statistics", file=self._process.stdin, flush=True)
+        said = self._read()
+        return {
+            f"{self._site.node}: {name}": count for name, count in said.items() if count and name.startswith("drop")
+        }
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        line = self._process.stdout.readline()
+        if not line:
+            errors = self._process.stderr.read().strip() or "no reason given"
+            raise MeshnetError(f"the process that programs {self._site.services:,} services ended: {errors}")
+        value: dict[str, Any] = json.loads(line)
+        return value
+
+
+@contextlib.contextmanager
+def _holder(made: World, site: Site, times: int) -> Iterator[Holder]:
+    job = Job(made.name, made.space(site.node), made.path(site.task), site.services, site.place, times)
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-m", "meshnet.bench.holder"]
+    group = made.group() / _HOLDERS  # where the next benchmark finds it, should this one be killed
+    group.mkdir(parents=True, exist_ok=True)
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
+        try:
+            (group / "cgroup.procs").write_text(str(process.pid))
+            assert process.stdin is not None
+            print(json.dumps(dataclasses.asdict(job)), file=process.stdin, flush=True)
+            yield Holder(site, process)
+        finally:
+            process.kill()

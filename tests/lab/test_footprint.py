@@ -1,0 +1,90 @@
+"""What a swarm costs when nothing happens: memory and CPU time of agents and managers, as `meshnet lab up` starts them.
+
+Limits are the promised ones, and below them what a meshnet that suddenly needs twice as much would not keep.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from places import LAB as PLACES
+from places import NODES, settled
+
+from meshnet.lab import daemons, file, processes
+from meshnet.testing.labs import LabUnderTest
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+PROMISED = {daemons.AGENT: 60, daemons.MANAGER: 90}  # MiB of PSS
+OWN = {daemons.AGENT: 36, daemons.MANAGER: 30}  # MiB that no other process shares: about 20 and 17
+AT_REST = {daemons.AGENT: 0.01, daemons.MANAGER: 0.0033}  # of a core: 0.006 and 0.002 on a slow machine
+WINDOW, WINDOWS = 6.0, 4  # s, and how many of them there are for one in which nothing happens
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabUnderTest]:
+    """A lab that the command brought up: its daemons are forks of that, not of a process full of tests."""
+    folder = tmp_path_factory.mktemp("footprint")
+    (folder / "lab.yml").write_text(yaml.safe_dump({**PLACES, "name": "footprint"}))
+    command = [sys.executable, "-m", "meshnet.cli", "lab"]
+    subprocess.run([*command, "up", folder], check=True, capture_output=True, timeout=60)
+    try:
+        found = LabUnderTest(file.load(folder))
+        found.network("demo")
+        found.service("whoami", replicas=3, networks=["demo"], ports=["8000:8000"])
+        settled(found, "whoami", 3)
+        yield found
+    finally:
+        subprocess.run([*command, "down", "footprint"], check=True, capture_output=True, timeout=60)
+
+
+def daemons_of(lab: LabUnderTest) -> dict[int, str]:
+    """Process -> agent or manager."""
+    return {pid: role for role in PROMISED for node in NODES for pid in processes.pids(lab.name, node, role)}
+
+
+def memory(pid: int) -> dict[str, int]:
+    """Sums over all mappings, in KiB (proc_pid_smaps_rollup)."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return {name: int(size) for name, size in re.findall(r"^(\w+): +(\d+) kB$", text, re.MULTILINE)}
+
+
+def cpu(pid: int) -> float:
+    """Seconds that its threads ran: /proc/<pid>/stat counts in ticks, the scheduler in nanoseconds."""
+    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
+
+
+def test_memory(lab: LabUnderTest) -> None:
+    """An agent takes at most 60 MiB and a manager 90 (PSS), and neither suddenly twice of what it does now."""
+    found = daemons_of(lab)
+    assert sorted(found.values()) == [daemons.AGENT] * 3 + [daemons.MANAGER]
+    for pid, role in found.items():
+        seen = memory(pid)
+        own = (seen["Private_Clean"] + seen["Private_Dirty"]) / 1024
+        print(f"{role}: PSS {seen['Pss'] / 1024:.1f} MiB, RSS {seen['Rss'] / 1024:.1f} MiB, own {own:.1f} MiB")
+        assert seen["Pss"] / 1024 <= PROMISED[role], role
+        assert own <= OWN[role], role
+
+
+def test_cpu_at_rest(lab: LabUnderTest) -> None:
+    """In a settled lab an agent takes less than 1 % of a core, and a manager less than a third of that."""
+    found = daemons_of(lab)
+    shares: dict[int, float] = {}
+    for _ in range(WINDOWS):
+        begin, before = time.monotonic(), {pid: cpu(pid) for pid in found}
+        time.sleep(WINDOW)  # a rate needs a time that passes: there is nothing to wait for
+        passed = time.monotonic() - begin
+        now = {pid: (cpu(pid) - before[pid]) / passed for pid in found}
+        shares = {pid: min(share, shares.get(pid, share)) for pid, share in now.items()}
+        if all(share <= AT_REST[found[pid]] for pid, share in shares.items()):
+            break
+    print({f"{found[pid]} {pid}": f"{share:.2%}" for pid, share in shares.items()})
+    for pid, share in shares.items():
+        assert share <= AT_REST[found[pid]], f"{found[pid]}: {share:.2%} of a core"

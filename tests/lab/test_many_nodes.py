@@ -1,0 +1,37 @@
+"""Fifty nodes on one machine: everything that nodes share with one another there, they share without harm."""
+
+from __future__ import annotations
+
+import pytest
+from places import box, vip
+from probes import inside, on
+
+from meshnet.lab import converge
+from meshnet.testing.labs import LabUnderTest
+
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(180)]
+COUNT = 50
+PATIENCE = 100.0  # s for fifty tasks on a machine that is busy; about 3 on one that is not
+LAB = {
+    "name": "fifty",
+    "underlay": {"subnet": "172.19.0.0/16"},
+    "nodes": {f"n{number}": {"role": "manager"} if number == 0 else {} for number in range(COUNT)},
+    "clients": {"client": {"address": "172.19.0.200"}},
+}
+
+
+def test_fifty_nodes(lab: LabUnderTest) -> None:
+    """They are all ready and know one another; a task on each serves its name, its VIP and every node's port."""
+    assert {node.status.state for node in lab.engine.nodes()} == {"ready"}
+    lab.network("demo")
+    lab.service("whoami", global_=True, networks=["demo"], ports=["8000:8000"], wait=False)
+    converge.wait(lab.engine, ["whoami"], lambda _: None, PATIENCE)
+    box(lab, "box", "n0", "demo")
+    found = lab.task("box.1").out("dig +short +tcp tasks.whoami").split()
+    assert len(set(found)) == COUNT
+    with inside(lab, "box.1") as probe:
+        assert len({name for name, _ in probe.ask(vip(lab), count=COUNT)}) == COUNT
+    with on(lab, "client") as probe:
+        answers = [answer for node in lab.spec.nodes for answer in probe.ask(node.address)]
+    assert {seen for _, seen in answers} == {"172.19.0.200"}
+    assert "" not in {name for name, _ in answers}
