@@ -145,7 +145,6 @@ class TaskSpec:
     networks: tuple[NetworkAttachmentConfig, ...] = ()
     log_driver: Driver | None = None
     force_update: int = count(always=True)
-    runtime: str = ""
     network_attachment_spec: NetworkAttachmentSpec | None = None
 
 

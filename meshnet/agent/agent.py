@@ -519,7 +519,9 @@ class Agent:
         return found, fresh
 
     def files(self, task: Task) -> tuple[MemoryFile, ...]:
-        return memory_files(task.spec.container_spec, {}, {})
+        secrets = {ident: secret.spec.data for ident, secret in self.assignments.secrets.items()}
+        configs = {ident: config.spec.data for ident, config in self.assignments.configs.items()}
+        return memory_files(task.spec.container_spec, secrets, configs)
 
     def happened(self, container: ContainerSpec, action: str, **attributes: str) -> None:
         shown = {**container.labels, "image": container.image, "name": container.name, **attributes}

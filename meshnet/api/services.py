@@ -8,7 +8,8 @@ from random import SystemRandom
 from aiohttp import web
 
 from meshnet.api import filters, lists, shapes, validate
-from meshnet.api.http import answer, body_as, flag, manager_of, version_of
+from meshnet.api.http import answer, body_of, flag, manager_of, version_of
+from meshnet.codec import from_json
 from meshnet.control import operations
 from meshnet.control.manager import Manager
 from meshnet.errors import MeshnetError
@@ -75,7 +76,9 @@ def _rollback(text: str) -> int:
 
 
 async def _spec(request: web.Request) -> ServiceSpec:
-    return validate.service_spec(await body_as(ServiceSpec, request), SystemRandom())
+    body = await body_of(request)
+    validate.check_runtime(body)
+    return validate.service_spec(from_json(ServiceSpec, body), SystemRandom())
 
 
 def _warnings(manager: Manager, spec: ServiceSpec) -> list[str]:

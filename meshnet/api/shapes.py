@@ -134,7 +134,8 @@ def _task_status(status: TaskStatus) -> Json:
 
 def _attached(thing: Network) -> Json:
     """A network as Swarm itself describes it, inside a task."""
-    spec: Json = {"Name": thing.spec.name, "Labels": thing.spec.labels, "DriverConfiguration": {"Name": "overlay"}}
+    spec: Json = {"Name": thing.spec.name, "Labels": thing.spec.labels}
+    spec["DriverConfiguration"] = {} if thing.spec.ingress else {"Name": "overlay"}
     for name, value in (
         ("Internal", thing.spec.internal),
         ("Attachable", thing.spec.attachable),
@@ -142,6 +143,10 @@ def _attached(thing: Network) -> Json:
     ):
         if value:
             spec[name] = True
+    if thing.spec.ingress:
+        spec["IPAMOptions"] = {"Driver": {}}
+    elif thing.spec.ipam_options.configs:
+        spec["IPAMOptions"] = {"Driver": {"Name": "default"}, "Configs": shown(thing.spec.ipam_options.configs)}
     return {
         **head(thing),
         "Spec": {**spec, "Scope": "swarm"},

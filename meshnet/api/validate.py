@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 from meshnet.api.validate_container import container, duration, resources
 from meshnet.control.constraints import parse
@@ -70,6 +71,14 @@ def made_up_name(rng: Random) -> str:
     return f"{rng.choice(FIRST_NAMES)}_{rng.choice(LAST_NAMES)}"
 
 
+def check_runtime(body: Any) -> None:
+    """Refuses a service that would run as something else than containers. `body` is the spec as it was sent."""
+    template = body.get("TaskTemplate") if isinstance(body, dict) else None
+    runtime = template.get("Runtime") if isinstance(template, dict) else None
+    if runtime not in (None, "", "container"):
+        raise invalid(f"TaskTemplate.Runtime: {runtime!r} is not supported; use container")
+
+
 def service_spec(spec: ServiceSpec, rng: Random) -> ServiceSpec:
     """A service's spec, ready to be stored but for its networks' names."""
     if not spec.name:
@@ -123,8 +132,6 @@ def _check_job(spec: ServiceSpec) -> None:
 
 
 def _template(template: TaskSpec) -> TaskSpec:
-    if template.runtime not in ("", "container"):
-        raise invalid(f"TaskTemplate.Runtime: {template.runtime!r} is not supported; use container")
     for constraint in template.placement.constraints:
         try:
             parse(constraint)
@@ -139,7 +146,7 @@ def _template(template: TaskSpec) -> TaskSpec:
         for alias in network.aliases:
             if not ALIAS.fullmatch(alias) or len(alias) > 253:
                 raise invalid(f"alias {alias!r} of network {network.target} cannot be a DNS name")
-    return replace(template, container_spec=container(template.container_spec), runtime="")
+    return replace(template, container_spec=container(template.container_spec))
 
 
 def _check_restart(policy: RestartPolicy) -> None:

@@ -51,7 +51,7 @@ def attach(view: View, node_id: str, asked: Attach, ledger: Ledger, new_id: NewI
         attachments.append(NetworkAttachment(network.id, addresses, wish.aliases))
     task = before or Task(
         id=new_id(),
-        spec=TaskSpec(network_attachment_spec=NetworkAttachmentSpec(asked.container_id), runtime="attachment"),
+        spec=TaskSpec(network_attachment_spec=NetworkAttachmentSpec(asked.container_id)),
         node_id=node_id,
         status=TaskStatus(stamp(now), "running", "attached", "", ContainerStatus(asked.container_id)),
     )

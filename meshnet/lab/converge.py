@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from meshnet.control.constraints import satisfied
 from meshnet.control.scheduler import eligible
 from meshnet.errors import MeshnetError
 from meshnet.lab.engine import PAUSE, Engine
@@ -53,7 +54,7 @@ def progress(service: Service, tasks: Sequence[Task], nodes: Sequence[Node], upd
     states: dict[str, str] = {}
     for task in sorted(wanted, key=lambda task: state_rank(task.status.state)):
         states[str(task.slot) if task.slot else names.get(task.node_id, task.node_id)] = task.status.state
-    old = [task for task in wanted if updated and task.spec != service.spec.task_template]
+    old = [task for task in wanted if updated and not _follows(task, service, nodes)]
     running = sum(task.status.state == "running" and task.node_id in ready for task in wanted if task not in old)
     if service.spec.mode.replicated is not None:
         target = service.spec.mode.replicated.replicas
@@ -63,6 +64,16 @@ def progress(service: Service, tasks: Sequence[Task], nodes: Sequence[Node], upd
     failures = [task for task in mine if task.status.err and running < target]
     newest = max(failures, key=lambda task: task.status.timestamp, default=None)
     return Progress(service.spec.name, running, target, states, newest.status.err if newest else "")
+
+
+def _follows(task: Task, service: Service, nodes: Sequence[Node]) -> bool:
+    """Whether the manager leaves the task as it is: another placement alone replaces none whose node satisfies it."""
+    template = service.spec.task_template
+    if replace(task.spec, placement=template.placement) != template:
+        return False
+    constraints = template.placement.constraints
+    node = next((node for node in nodes if node.id == task.node_id), None)
+    return task.spec == template or (node is not None and satisfied(constraints, node))
 
 
 def wait(
@@ -75,7 +86,7 @@ def wait(
     """Waits until services run as wanted; `heard` is told what every look has found.
 
     Raises MeshnetError with the last state of the first that did not converge in `timeout` seconds, or why one keeps
-    failing, and with `advice` and the service's name behind that.
+    failing or has its update paused, and with `advice` and the service's name behind that.
     """
     begun = time.monotonic()
     watch = Watch()
@@ -93,6 +104,10 @@ def wait(
         new = [task for task in mine if task.id not in old]
         if settled and not lagging:
             return
+        for service in services.values():
+            status = service.update_status
+            if lagging and status is not None and status.state.endswith("paused"):
+                raise MeshnetError(f"{service.spec.name}: {status.message}{advice and advice + service.spec.name}")
         for service in services.values() if now > begun + TROUBLED or now > begun + timeout else ():
             if not settled and (failure := keeps_failing(service, new)):
                 name = service.spec.name

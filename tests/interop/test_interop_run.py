@@ -43,7 +43,7 @@ def test_on_an_attachable_network(manager: Docker, worker: Docker) -> None:
         found = manager.out("run", "--rm", "--network", "att", "alpine", "sh", "-c", script).splitlines()
         assert found == [address, address, "alone.att.", "<html>"]
         assert "att" in worker.out("network", "ls", "--format", "{{.Name}}").split()
-        assert "is in use by task" in manager.refused("network", "rm", "att")
+        assert "is in use by" in manager.refused("network", "rm", "att")
     finally:
         worker.out("rm", "-f", "alone")
 
