@@ -26,6 +26,7 @@ from typing import Any
 from meshnet.agent import standalone
 from meshnet.agent.events import Events
 from meshnet.agent.files import memory_files
+from meshnet.agent.loganswers import LogAnswers
 from meshnet.agent.membership import Membership
 from meshnet.agent.neighbours import Neighbours
 from meshnet.agent.parts import Spaces
@@ -152,6 +153,7 @@ class Agent:
             self._unless_removed(self.manager.renewals()),
             self._announce(),
             self._resume(),
+            LogAnswers(self).run(),
             _set(self._leaving),
         )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from meshnet.api import confidential, networks, nodes, services, swarm, system
+from meshnet.api import confidential, logs, networks, nodes, services, swarm, system
 from meshnet.api.http import LIMIT, MANAGER, Handler, middleware
 from meshnet.control.manager import Manager
 from meshnet.errors import MeshnetError
@@ -30,7 +30,9 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/services/{id}/update", services.update_service),
     ("DELETE", "/services/{id}", services.remove_service),
     ("GET", "/tasks", services.list_tasks),
+    ("GET", "/services/{id}/logs", logs.service_logs),
     ("GET", "/tasks/{id}", services.inspect_task),
+    ("GET", "/tasks/{id}/logs", logs.task_logs),
     ("GET", "/secrets", confidential.list_secrets),
     ("POST", "/secrets/create", confidential.create_secret),
     ("GET", "/secrets/{id}", confidential.inspect_secret),
@@ -63,7 +65,9 @@ class ApiServer:
     """Serves a manager at `path`, a socket that only its owner can use."""
 
     def __init__(self, manager: Manager, path: Path) -> None:
-        self._runner = web.AppRunner(application(manager), access_log=None, shutdown_timeout=0.5)
+        self._runner = web.AppRunner(
+            application(manager), access_log=None, shutdown_timeout=0.5, handler_cancellation=True
+        )
         self._path = path
 
     async def start(self) -> None:

@@ -277,6 +277,44 @@ class ManagerClient:
                     current = after
                     yield after
 
+    async def questions(self) -> AsyncIterator[dict[str, Any]]:
+        """What the manager asks of this node's logs. Reconnects for ever."""
+        delay = FIRST_DELAY
+        while True:
+            try:
+                async for line in self._lines(f"/v1/nodes/{self.node_id}/questions"):
+                    delay = FIRST_DELAY
+                    message = json.loads(line)
+                    if isinstance(message, dict) and message:
+                        yield message
+            except (aiohttp.ClientError, OSError, TimeoutError, ValueError, MeshnetError) as error:
+                log.debug("the stream of questions broke: %s", tls.explained(error))
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, LAST_DELAY)
+
+    async def _lines(self, path: str) -> AsyncIterator[bytes]:
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT, sock_read=SILENCE)
+        url, context = f"https://{self._addresses[0]}{path}", self._credentials.context()
+        async with self._http().get(url, timeout=timeout, ssl=context, server_hostname=tls.SERVER_NAME) as response:
+            if response.status != 200:
+                raise await joining.refusal(response)
+            while line := await response.content.readline():
+                yield line
+
+    async def answer(self, question: str, task_id: str, lines: AsyncIterator[bytes]) -> None:
+        """Sends the log of a task to who asked. Raises MeshnetError if nobody asks any more."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT)
+        url = f"https://{self._addresses[0]}/v1/nodes/{self.node_id}/logs/{question}/{task_id}"
+        context = self._credentials.context()
+        try:
+            async with self._http().post(
+                url, data=lines, timeout=timeout, ssl=context, server_hostname=tls.SERVER_NAME
+            ) as response:
+                if response.status != 200:
+                    raise await joining.refusal(response)
+        except (aiohttp.ClientError, OSError) as error:
+            raise MeshnetError(f"the manager does not take it: {tls.explained(error)}", 503) from None
+
     async def attach(self, asked: Attach) -> Task:
         """Addresses for a container that a person starts. Raises MeshnetError if refused, or if no manager answers."""
         answer = await self._once("POST", f"/v1/nodes/{self.node_id}/attachments", to_json(asked))

@@ -24,7 +24,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from meshnet.codec import from_json, to_json
-from meshnet.control import attachments, operations
+from meshnet.control import attachments, logroutes, operations
 from meshnet.control.admission import PEER, Admission
 from meshnet.control.assignments import Feed, assignments_of, bookmark_line, delta_line, snapshot_line, trust_line
 from meshnet.control.attachments import Attach
@@ -69,6 +69,7 @@ class Dispatcher:
         app.add_routes(
             [
                 *self._admission.routes(),
+                *logroutes.routes(self._manager.logs),
                 web.post("/v1/nodes/join", self._join),
                 web.get("/v1/nodes/{id}/assignments", self._assignments),
                 web.put("/v1/nodes/{id}/status", self._status),

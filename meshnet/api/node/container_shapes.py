@@ -11,7 +11,7 @@ from typing import Any
 from meshnet.agent.agent import Agent
 from meshnet.agent.inventory import Entry
 from meshnet.agent.standalone import BRIDGE, HOST, NONE
-from meshnet.api.node import words
+from meshnet.api import words
 from meshnet.model import NetworkAttachment, mac_of
 from meshnet.sandbox.bundle import MASKED, READ_ONLY
 from meshnet.sandbox.spec import ContainerSpec, HealthConfig
