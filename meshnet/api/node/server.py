@@ -17,6 +17,7 @@ from meshnet.api.http import LIMIT, Handler, middleware
 from meshnet.api.node import (
     attach,
     containers,
+    events,
     execs,
     forward,
     images,
@@ -41,6 +42,7 @@ ROUTES: tuple[Route, ...] = (
     ("HEAD", "/_ping", system.ping),
     ("GET", "/version", system.version),
     ("GET", "/info", system.info),
+    ("GET", "/events", events.events),
     ("GET", "/containers/{id}/logs", logs.container_logs),
     ("POST", "/containers/{id}/attach", attach.attach),
     *containers.ROUTES,
