@@ -154,6 +154,11 @@ def uses_ingress(service: Service) -> bool:
     return any(port.publish_mode == "ingress" for port in service.spec.endpoint_spec.ports)
 
 
+def on_ingress(service: Service) -> bool:
+    """Whether the service's tasks are on the ingress network: any port that is published leads there."""
+    return bool(service.spec.endpoint_spec.ports)
+
+
 def addresses_of(thing: Object) -> list[tuple[str, str]]:
     """(network id, address) of everything the object holds. A task that has ended holds nothing."""
     if isinstance(thing, Service):

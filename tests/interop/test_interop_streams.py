@@ -71,6 +71,26 @@ def test_logs_of_what_has_ended(lab: LabUnderTest, node: Docker) -> None:
         lab.remove("brief")
 
 
+def test_ports_in_host_mode(lab: LabUnderTest, node: Docker) -> None:
+    """They are served on the nodes of the tasks only, shown by ps and port, and two tasks cannot share one."""
+    port = "published=8080,target=8000,mode=host"
+    node.out("service", "create", "-q", "--name", "own", "--replicas", "2", "--publish", port, "whoami")
+    try:
+        addresses = {"docker-0": "172.17.0.2", "docker-1": "172.17.0.3", "docker-2": "172.17.0.4"}
+        asked = {name: lab.client().run(f"curl -s -m 2 {ip}:8080").stdout for name, ip in addresses.items()}
+        there = {task.node for task in lab.tasks("own")}
+        assert {name for name, answer in asked.items() if answer.endswith("\n172.17.0.10\n")} == there
+        assert {name for name, answer in asked.items() if not answer} == addresses.keys() - there
+        here = Docker(lab, min(there))
+        assert here.out("port", here.container("own.")) == "8000/tcp -> 0.0.0.0:8080"
+        assert "*:8080->8000/tcp" in node.out("service", "ps", "own")
+        node.out("service", "scale", "-d", "own=4")
+        waiting = ("service", "ps", "--no-trunc", "--filter", "desired-state=running", "own")
+        eventually(lab, lambda: "host-mode port already in use on 3 nodes" in node.out(*waiting), "the fourth waits")
+    finally:
+        lab.remove("own")
+
+
 def test_events(lab: LabUnderTest, node: Docker) -> None:
     """What happened to services, networks, nodes, containers and volumes is told in order, live and afterwards."""
     shown = ("--format", "{{.Type}} {{.Action}} {{.Actor.Attributes.name}}")

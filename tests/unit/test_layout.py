@@ -68,6 +68,8 @@ EDGES = {
     "control/client.py": "the agent's end of these streams",
     "control/sqlite.py": "the store on disk",
     "control/state.py": "follows the store's watch",
+    "control/logbroker.py": "waits for lines that nodes send, and for clients to take them",
+    "control/logroutes.py": "nodes' streams of log lines, over HTTP",
     "control/admission.py": "answers nodes that ask for certificates, over HTTP",
     "control/vault.py": "reads and makes the key file beside the store",
     "control/trust/joining.py": "a node's way to its first certificate, over HTTP",

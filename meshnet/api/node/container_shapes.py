@@ -12,7 +12,7 @@ from meshnet.agent.agent import Agent
 from meshnet.agent.inventory import Entry
 from meshnet.agent.standalone import BRIDGE, HOST, NONE
 from meshnet.api import words
-from meshnet.model import NetworkAttachment, mac_of
+from meshnet.model import NetworkAttachment, PortConfig, mac_of
 from meshnet.sandbox.bundle import MASKED, READ_ONLY
 from meshnet.sandbox.spec import ContainerSpec, HealthConfig
 
@@ -69,7 +69,10 @@ def summary(agent: Agent, entry: Entry) -> Json:
         "ImageID": agent.containers.image_id(entry.spec.image),
         "Command": command_line(argv(entry)),
         "Created": int(entry.created),
-        "Ports": [],
+        "Ports": [
+            {"IP": "0.0.0.0", "PrivatePort": port.target_port, "PublicPort": port.published_port, "Type": port.protocol}
+            for port in host_ports(agent, entry)
+        ],
         "Labels": entry.spec.labels,
         "State": entry.status,
         "Status": status_text(entry),
@@ -91,6 +94,14 @@ def networks(agent: Agent, entry: Entry, aliases: list[str] | None) -> Json:
     if not found and entry.standalone is not None and entry.standalone.kept.mode in (NONE, HOST):
         return {entry.standalone.kept.mode: _endpoint(entry, NetworkAttachment(), aliases)}
     return found
+
+
+def host_ports(agent: Agent, entry: Entry) -> list[PortConfig]:
+    """The ports of its node that lead to this container alone."""
+    service = agent.assignments.services.get(entry.task.service_id) if entry.task is not None else None
+    if service is None or entry.status != "running":
+        return []
+    return [port for port in service.endpoint.ports if port.publish_mode == "host"]
 
 
 def endpoint_id(container: str, network: str) -> str:
@@ -264,7 +275,10 @@ def _network_settings(agent: Agent, entry: Entry) -> Json:
         "HairpinMode": False,
         "LinkLocalIPv6Address": "",
         "LinkLocalIPv6PrefixLen": 0,
-        "Ports": {},
+        "Ports": {
+            f"{port.target_port}/{port.protocol}": [{"HostIp": "0.0.0.0", "HostPort": str(port.published_port)}]
+            for port in host_ports(agent, entry)
+        },
         "SandboxKey": entry.spec.netns,
         "SecondaryIPAddresses": None,
         "SecondaryIPv6Addresses": None,
