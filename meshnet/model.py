@@ -130,6 +130,13 @@ class RestartPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkAttachmentSpec:
+    """Of a task without a service: the container that a person started on attachable networks."""
+
+    container_id: str = named("ContainerID", "", always=True)
+
+
+@dataclass(frozen=True, slots=True)
 class TaskSpec:
     container_spec: ContainerSpec = ContainerSpec()
     resources: ResourceRequirements | None = None
@@ -138,6 +145,7 @@ class TaskSpec:
     networks: tuple[NetworkAttachmentConfig, ...] = ()
     log_driver: Driver | None = None
     force_update: int = count(always=True)
+    network_attachment_spec: NetworkAttachmentSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,11 @@ from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
+from meshnet.agent import standalone
 from meshnet.agent.description import description
 from meshnet.agent.events import Events
 from meshnet.agent.files import memory_files
+from meshnet.agent.loganswers import LogAnswers
 from meshnet.agent.membership import Membership
 from meshnet.agent.neighbours import Neighbours
 from meshnet.agent.parts import Spaces
@@ -32,6 +34,7 @@ from meshnet.agent.reconciler import Reconciler
 from meshnet.agent.resolver import TaskResolver
 from meshnet.agent.runner import Runner, now
 from meshnet.agent.settings import AGENT_FILE, AgentSettings
+from meshnet.agent.standalone import Standalone
 from meshnet.agent.taskdir import Kept, TaskDirs
 from meshnet.agent.zones import Zones
 from meshnet.control.client import ManagerClient, RemovedError
@@ -97,6 +100,7 @@ class Agent:
         self.assignments = Assignments()
         self.runners: dict[str, Runner] = {}
         self.ended_tasks: dict[str, Kept] = {}
+        self.standalones: dict[str, Standalone] = {}
         self.credentials = Credentials(self.run_dir / "certificates")
         self.manager = ManagerClient(
             settings.managers,
@@ -144,6 +148,8 @@ class Agent:
             self._unless_removed(self._heartbeats()),
             self._unless_removed(self.manager.renewals()),
             self._announce(),
+            self._resume(),
+            LogAnswers(self).run(),
             _set(self._leaving),
         )
 
@@ -184,6 +190,8 @@ class Agent:
         """Forgets the swarm: certificate, tasks, assignments, members, and all that the kernel was given for it."""
         for runner in self.runners.values():
             await runner.abandon()
+        for one in self.standalones.values():
+            await one.abandon()
         if self.joined:
             await self.neighbours.stop()
         await self.manager.close()
@@ -224,10 +232,11 @@ class Agent:
         self.neighbours = Neighbours(self.settings, identity, self.datapath.kind, self.credentials.gossip.raw())
         self.manager.on_keys(lambda keys: self.neighbours.use_keys(keys.raw()))
         for item in kept:
-            runner = Runner(self, self.dirs, self._resolver(), item.task, item)
+            runner = Runner(self, self.dirs, self.new_resolver(), item.task, item)
             if item.serving:
                 self.publish(item.task, "ready", runner.hostname, item.container_id)
             self._add_runner(runner)
+        self.standalones = {one.id: one for one in standalone.read_all(self)}
         await self.neighbours.start(self.reconciler.changed)
         self._publish_node()
         if not kept and cached is None:
@@ -258,6 +267,16 @@ class Agent:
         self._acquainted.set()
         await self._wait_for_stop()
 
+    async def _resume(self) -> None:
+        """Takes up the containers that people started."""
+        await self._assigned.wait()
+        for one in list(self.standalones.values()):
+            try:
+                await one.resume()
+            except MeshnetError as error:
+                log.error("container %s goes on with what the kernel holds: %s", one.kept.spec.name, error)
+        await self._wait_for_stop()
+
     async def _reconcile(self) -> None:
         await self._assigned.wait()
         await self._acquainted.wait()
@@ -284,6 +303,7 @@ class Agent:
         for runner in self.runners.values():
             runner.update(None)
         await asyncio.gather(*(runner.done() for runner in self.runners.values()))
+        await asyncio.gather(*(one.stop() for one in self.standalones.values()))
         try:
             async with asyncio.timeout(LEAVE if told else 0):
                 await self.manager.reported()
@@ -294,6 +314,8 @@ class Agent:
     async def _close(self) -> None:
         for runner in self.runners.values():
             await runner.abandon()
+        for one in self.standalones.values():
+            await one.abandon()
         if self.joined:
             await self.neighbours.stop()
         await self.manager.close()
@@ -359,11 +381,12 @@ class Agent:
                 task.id in self.runners
                 or task.id in self.ended_tasks
                 or task.status.state in TERMINAL_STATES
+                or task.spec.network_attachment_spec is not None  # a container that a person started
                 or self._ending
             ):
                 continue
             if state_rank(task.desired_state) <= state_rank("running"):
-                self._add_runner(Runner(self, self.dirs, self._resolver(), task))
+                self._add_runner(Runner(self, self.dirs, self.new_resolver(), task))
             else:
                 self.report(task, TaskStatus(now(), "shutdown", "shutdown"))
 
@@ -377,7 +400,8 @@ class Agent:
         self.runners[runner.task.id] = runner
         runner.start()
 
-    def _resolver(self) -> TaskResolver:
+    def new_resolver(self) -> TaskResolver:
+        """A name server that knows nothing yet."""
         return TaskResolver(self._zones.for_networks(()), self._upstreams)
 
     # --- the world into the kernel --------------------------------------------------------------------------
@@ -400,15 +424,20 @@ class Agent:
     def _spread(self) -> None:
         """Names follow what the kernel was given."""
         for runner in self.runners.values():
-            runner.resolver.set_zone(self._zone_of(runner.task))
+            runner.resolver.set_zone(self.zone_of(runner.task))
+        for one in self.standalones.values():
+            if one.resolver is not None and one.kept.task is not None:
+                one.resolver.set_zone(self.zone_of(one.kept.task))
 
-    def _zone_of(self, task: Task) -> Zone:
+    def zone_of(self, task: Task) -> Zone:
+        """What a task can look up."""
         return self._zones.for_networks(_networks_of(task))
 
     def _attached(self, sandboxes: Mapping[str, str]) -> dict[str, list[str]]:
         """Path of a sandbox -> ids of its task's networks."""
-        known = ((path, self.runners.get(task_id)) for task_id, path in sandboxes.items())
-        return {path: _networks_of(runner.task) for path, runner in known if runner is not None}
+        tasks = {one.kept.task.id: one.kept.task for one in self.standalones.values() if one.kept.task is not None}
+        tasks |= {task_id: runner.task for task_id, runner in self.runners.items()}
+        return {path: _networks_of(tasks[task_id]) for task_id, path in sandboxes.items() if task_id in tasks}
 
     def _underlay_mtu(self) -> int:
         with Netlink() as netlink:

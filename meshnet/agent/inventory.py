@@ -19,6 +19,7 @@ from meshnet.sandbox.spec import ContainerSpec
 
 if TYPE_CHECKING:
     from meshnet.agent.agent import Agent
+    from meshnet.agent.standalone import Standalone
 
 
 CLEANED = 20.0  # s that a task gets to be cleaned up after its container has ended
@@ -26,12 +27,13 @@ CLEANED = 20.0  # s that a task gets to be cleaned up after its container has en
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One container. `container` is there while it may run, `task` if it is a task's."""
+    """One container. `container` is there while it may run, `task` if it is a task's, `standalone` if it is not."""
 
     spec: ContainerSpec
     directory: str
     container: Container | None = None
     task: Task | None = None
+    standalone: Standalone | None = None
 
     @property
     def id(self) -> str:
@@ -44,7 +46,8 @@ class Entry:
     @property
     def attachments(self) -> tuple[NetworkAttachment, ...]:
         """Its addresses on networks of the swarm."""
-        return self.task.networks_attachments if self.task is not None else ()
+        task = self.standalone.kept.task if self.standalone is not None else self.task
+        return task.networks_attachments if task is not None else ()
 
     @property
     def status(self) -> str:
@@ -68,6 +71,8 @@ class Entry:
     @property
     def created(self) -> float:
         """Seconds since 1970; so are the others, 0.0 for what has not been."""
+        if self.standalone is not None:
+            return self.standalone.kept.created
         return self._at(SPEC)
 
     @property
@@ -89,6 +94,8 @@ class Entry:
 
     def attached(self) -> asyncio.Future[Attachment]:
         """A connection to its streams; of one that was not started, as soon as it is about to be."""
+        if self.standalone is not None:
+            return self.standalone.attached()
         future: asyncio.Future[Attachment] = asyncio.get_running_loop().create_future()
         future.set_result(Attachment(self.directory))
         return future
@@ -106,6 +113,8 @@ def entries(agent: Agent) -> Iterator[Entry]:
         container = cast("Container | None", runner.container)
         if container is not None and runner.task.id not in agent.ended_tasks and not runner.finished:
             yield Entry(container.spec, container.spec.dir, container, runner.task)
+    for own in agent.standalones.values():
+        yield Entry(own.kept.spec, own.kept.spec.dir, own.container, None, own)
     for kept in agent.ended_tasks.values():
         directory = agent.dirs.ended_container(kept.task.id)
         try:
@@ -131,10 +140,15 @@ def find(agent: Agent, reference: str) -> Entry:
 
 async def exit_of(agent: Agent, entry: Entry, condition: str) -> int:
     """The exit code, once the container does not run, exits next, or (`removed`) is gone."""
-    if entry.container is not None:
+    own = entry.standalone
+    if own is not None and (condition == "next-exit" or (condition == "removed" and entry.container is None)):
+        code = await own.next_exit()
+    elif entry.container is not None:
         code = await entry.container.wait()
     else:
         code = entry.exit_code
+    if own is not None:
+        await own.ended.wait()
     if condition == "removed" and entry.task is not None:
         await _cleaned_up(agent, entry.task.id)
     return code
@@ -142,6 +156,10 @@ async def exit_of(agent: Agent, entry: Entry, condition: str) -> int:
 
 async def discard(agent: Agent, entry: Entry) -> None:
     """Takes away what is left of a container that does not run; of a task, its status stays for the manager."""
+    if entry.standalone is not None:
+        async with asyncio.timeout(CLEANED):
+            await entry.standalone.ended.wait()
+        entry.standalone.forget()
     if entry.task is None:
         return
     await _cleaned_up(agent, entry.task.id)

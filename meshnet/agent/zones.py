@@ -55,12 +55,14 @@ class Zones:
     def _endpoint_view(self, owner: str, endpoint: Endpoint) -> EndpointView:
         service = self._assignments.services.get(endpoint.service)
         name = service.spec.name if service else endpoint.service
+        full = f"{name}.{endpoint.slot or owner}.{endpoint.task}"
+        alone = endpoint.aliases[0] if endpoint.aliases else endpoint.hostname  # of a container without a service
         return EndpointView(
             service_id=endpoint.service,
             service_name=name,
             slot=endpoint.slot,
             task_id=endpoint.task,
-            task_name=f"{name}.{endpoint.slot or owner}.{endpoint.task}",
+            task_name=full if endpoint.service else alone,
             container_id=endpoint.container,
             hostname=endpoint.hostname,
             ip=endpoint.ip,

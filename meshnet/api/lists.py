@@ -135,7 +135,8 @@ def tasks(view: View, filters: Filters) -> list[Task]:
     return _ordered(
         task
         for task in view.tasks.values()
-        if (not service_ids or task.service_id in service_ids)
+        if task.spec.network_attachment_spec is None
+        and (not service_ids or task.service_id in service_ids)
         and (not node_ids or task.node_id in node_ids)
         and any_prefix(filters, "id", task.id)
         and any_prefix(filters, "name", _name(view, task))

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from aiohttp import web
 
-from meshnet.api import confidential, networks, nodes, services, swarm, system
+from meshnet.agent.events import Events
+from meshnet.api import confidential, events, logs, networks, nodes, services, swarm, system
 from meshnet.api.http import LIMIT, MANAGER, Handler, middleware
 from meshnet.control.manager import Manager
 from meshnet.errors import MeshnetError
@@ -17,6 +18,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("HEAD", "/_ping", system.ping),
     ("GET", "/version", system.version),
     ("GET", "/info", system.info),
+    ("GET", "/events", events.events),
     ("GET", "/swarm", swarm.inspect_swarm),
     ("GET", "/swarm/unlockkey", swarm.unlock_key),
     ("POST", "/swarm/update", swarm.update_swarm),
@@ -30,7 +32,9 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/services/{id}/update", services.update_service),
     ("DELETE", "/services/{id}", services.remove_service),
     ("GET", "/tasks", services.list_tasks),
+    ("GET", "/services/{id}/logs", logs.service_logs),
     ("GET", "/tasks/{id}", services.inspect_task),
+    ("GET", "/tasks/{id}/logs", logs.task_logs),
     ("GET", "/secrets", confidential.list_secrets),
     ("POST", "/secrets/create", confidential.create_secret),
     ("GET", "/secrets/{id}", confidential.inspect_secret),
@@ -53,6 +57,7 @@ def application(manager: Manager) -> web.Application:
     """The routes over one manager."""
     app = web.Application(middlewares=[middleware], client_max_size=LIMIT)
     app[MANAGER] = manager
+    app[events.HUB] = Events()
     for method, path, handler in ROUTES:
         app.router.add_route(method, path, handler)
         app.router.add_route(method, r"/v{version:\d+\.\d+}" + path, handler)
@@ -63,11 +68,15 @@ class ApiServer:
     """Serves a manager at `path`, a socket that only its owner can use."""
 
     def __init__(self, manager: Manager, path: Path) -> None:
-        self._runner = web.AppRunner(application(manager), access_log=None, shutdown_timeout=0.5)
+        self._manager, app = manager, application(manager)
+        self._swarm = events.SwarmEvents(app[events.HUB])
+        # A client that goes away ends what is only done for it: following logs and events.
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5, handler_cancellation=True)
         self._path = path
 
     async def start(self) -> None:
         """Listens. Raises MeshnetError if the socket cannot be made."""
+        self._manager.state.listen(self._swarm.changed)
         await self._runner.setup()
         before = os.umask(0o177)
         try:

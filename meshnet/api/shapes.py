@@ -13,7 +13,7 @@ from meshnet.codec import shown
 from meshnet.control.allocator import VNI_OPTION
 from meshnet.control.defaults import interpolated
 from meshnet.control.view import View, alive, iteration_of, wanted
-from meshnet.model import Network, Node, Service, ServiceSpec, Task, TaskSpec, TaskStatus, mac_of, task_name
+from meshnet.model import Network, Node, Service, ServiceSpec, Task, TaskSpec, mac_of, task_name
 
 API_VERSION = "1.41"
 MINIMUM_API_VERSION = "1.12"
@@ -115,7 +115,7 @@ def task(thing: Task, view: View) -> Json:
         # Clients count a job's slots from 0, and those of other services from 1, as Swarm does.
         "Slot": thing.slot - 1 if thing.job_iteration and thing.slot else thing.slot,
         "NodeID": thing.node_id,
-        "Status": _task_status(thing.status),
+        "Status": _task_status(thing, view),
         "DesiredState": "complete" if thing.job_iteration and thing.desired_state == "running" else thing.desired_state,
         "NetworksAttachments": [
             {"Network": _attached(view.networks[item.network_id]), "Addresses": list(item.addresses)}
@@ -128,9 +128,13 @@ def task(thing: Task, view: View) -> Json:
     return {key: item for key, item in described.items() if key in always or item not in ("", 0, [], None)}
 
 
-def _task_status(status: TaskStatus) -> Json:
-    described = {name: item for name, item in shown(status).items() if item is not None}
-    return {"Timestamp": status.timestamp, **described, "PortStatus": {}}
+def _task_status(thing: Task, view: View) -> Json:
+    """With the ports of its node that lead to the task alone while it runs."""
+    service = view.services.get(thing.service_id)
+    host = [port for port in service.endpoint.ports if port.publish_mode == "host"] if service is not None else []
+    described = {name: item for name, item in shown(thing.status).items() if item is not None}
+    ports = {"Ports": [shown(port) for port in host]} if host and thing.status.state == "running" else {}
+    return {"Timestamp": thing.status.timestamp, **described, "PortStatus": ports}
 
 
 def _attached(thing: Network) -> Json:

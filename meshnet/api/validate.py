@@ -187,12 +187,6 @@ def _port(port: PortConfig) -> PortConfig:
         raise MeshnetError(f'invalid protocol for a published port: "{port.protocol}"; use tcp or udp')
     if port.publish_mode not in ("ingress", "host"):
         raise MeshnetError(f'invalid publish mode: "{port.publish_mode}"; use ingress or host')
-    if port.publish_mode == "host":
-        raise MeshnetError(
-            f"port {port.published_port or port.target_port}: publishing with mode=host is not served yet; "
-            "leave mode out to publish on every node",
-            501,
-        )
     if not 1 <= port.target_port <= LAST_PORT:
         raise invalid(f"EndpointSpec: target port {port.target_port} is not between 1 and {LAST_PORT}")
     if not 0 <= port.published_port <= LAST_PORT:

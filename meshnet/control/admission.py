@@ -44,6 +44,10 @@ ROLES = {
     "/v1/nodes/join": MEMBERS,
     "/v1/nodes/{id}/assignments": MEMBERS,
     "/v1/nodes/{id}/status": MEMBERS,
+    "/v1/nodes/{id}/attachments": MEMBERS,
+    "/v1/nodes/{id}/questions": MEMBERS,
+    "/v1/nodes/{id}/logs/{question}/{task}": MEMBERS,
+    "/v1/nodes/{id}/attachments/{task}": MEMBERS,
 }
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

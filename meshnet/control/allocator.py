@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from meshnet import ipam
 from meshnet.control.objects import Cursor, stamp
-from meshnet.control.view import View, addresses_of, networks_of, uses_ingress
+from meshnet.control.view import View, addresses_of, networks_of, on_ingress, uses_ingress
 from meshnet.errors import ConflictError, MeshnetError
 from meshnet.model import (
     EndpointSpec,
@@ -196,7 +196,7 @@ def _ports(ledger: Ledger, spec: EndpointSpec, held: Iterable[PortConfig]) -> tu
     spare = [port for port in held if all(port != asked for asked in spec.ports)]
     ports = []
     for asked in spec.ports:
-        if asked.published_port or asked.publish_mode != "ingress":
+        if asked.published_port:
             ports.append(asked)
             continue
         known = next((port for port in spare if dataclasses.replace(port, published_port=0) == asked), None)
@@ -209,7 +209,7 @@ def _ports(ledger: Ledger, spec: EndpointSpec, held: Iterable[PortConfig]) -> tu
 
 def task_networks(view: View, service: Service) -> list[str]:
     """The networks that a task of the service is on, ingress first."""
-    ingress = [view.ingress.id] if view.ingress and uses_ingress(service) else []
+    ingress = [view.ingress.id] if view.ingress and on_ingress(service) else []
     return ingress + networks_of(service)
 
 

@@ -23,6 +23,7 @@ import aiohttp
 
 from meshnet.codec import from_json, to_json
 from meshnet.control.assignments import follow, for_disk, trust_of
+from meshnet.control.attachments import Attach
 from meshnet.control.operations import Join
 from meshnet.control.trouble import Trouble
 from meshnet.control.trust import joining, tls
@@ -31,7 +32,7 @@ from meshnet.control.trust.gossipkeys import GossipKeys
 from meshnet.control.trust.identity import issuer_of, key_text, new_key, renewal_time, request_text, root_digest
 from meshnet.errors import MeshnetError, NotFoundError
 from meshnet.files import replace_text
-from meshnet.model import Assignments, TaskStatus, state_rank
+from meshnet.model import Assignments, Task, TaskStatus, state_rank
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -277,6 +278,65 @@ class ManagerClient:
                 if after is not None and after is not current:
                     current = after
                     yield after
+
+    async def questions(self) -> AsyncIterator[dict[str, Any]]:
+        """What the manager asks of this node's logs. Reconnects for ever."""
+        delay = FIRST_DELAY
+        while True:
+            try:
+                async for line in self._lines(f"/v1/nodes/{self.node_id}/questions"):
+                    delay = FIRST_DELAY
+                    message = json.loads(line)
+                    if isinstance(message, dict) and message:
+                        yield message
+            except (aiohttp.ClientError, OSError, TimeoutError, ValueError, MeshnetError) as error:
+                log.debug("the stream of questions broke: %s", tls.explained(error))
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, LAST_DELAY)
+
+    async def _lines(self, path: str) -> AsyncIterator[bytes]:
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT, sock_read=SILENCE)
+        url, context = f"https://{self._addresses[0]}{path}", self._credentials.context()
+        async with self._http().get(url, timeout=timeout, ssl=context, server_hostname=tls.SERVER_NAME) as response:
+            if response.status != 200:
+                raise await joining.refusal(response)
+            while line := await response.content.readline():
+                yield line
+
+    async def answer(self, question: str, task_id: str, lines: AsyncIterator[bytes]) -> None:
+        """Sends the log of a task to who asked. Raises MeshnetError if nobody asks any more."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT)
+        url = f"https://{self._addresses[0]}/v1/nodes/{self.node_id}/logs/{question}/{task_id}"
+        context = self._credentials.context()
+        try:
+            async with self._http().post(
+                url, data=lines, timeout=timeout, ssl=context, server_hostname=tls.SERVER_NAME
+            ) as response:
+                if response.status != 200:
+                    raise await joining.refusal(response)
+        except (aiohttp.ClientError, OSError) as error:
+            raise MeshnetError(f"the manager does not take it: {tls.explained(error)}", 503) from None
+
+    async def attach(self, asked: Attach) -> Task:
+        """Addresses for a container that a person starts. Raises MeshnetError if refused, or if no manager answers."""
+        answer = await self._once("POST", f"/v1/nodes/{self.node_id}/attachments", to_json(asked))
+        return from_json(Task, answer["Task"])
+
+    async def detach(self, task_id: str) -> None:
+        """Lets such addresses go; MeshnetError if no manager answers. None to let go is no error."""
+        with contextlib.suppress(NotFoundError):
+            await self._once("DELETE", f"/v1/nodes/{self.node_id}/attachments/{task_id}", None)
+
+    async def _once(self, method: str, path: str, body: Any) -> Any:
+        """Asks each known manager once: for what somebody waits for. Raises MeshnetError."""
+        for _ in range(len(self._addresses)):
+            url, context = f"https://{self._addresses[0]}{path}", self._credentials.context()
+            timeout = aiohttp.ClientTimeout(total=TIMEOUT)
+            try:
+                return await joining.ask(self._http(), method, url, context, body, timeout)
+            except (aiohttp.ClientError, OSError, TimeoutError):
+                self._rotate()
+        raise MeshnetError("no manager of the swarm answers", 503)
 
     async def close(self) -> None:
         if self._writing is not None:

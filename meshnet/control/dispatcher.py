@@ -3,6 +3,8 @@
     POST /v1/nodes/join                            a `Join` -> {"ID", "Heartbeat", "Managers", "Trust"}
     GET  /v1/nodes/{id}/assignments[?watch=1]      newline-delimited JSON (see `assignments`): everything, then changes
     PUT  /v1/nodes/{id}/status                     {"Tasks": {id: TaskStatus}, "Trust"} -> {"Heartbeat", "Managers"}
+    POST /v1/nodes/{id}/attachments                an `Attach` -> {"Task"}: addresses for a container of no service
+    DELETE /v1/nodes/{id}/attachments/{task}       lets them go
 
 How a node comes to a certificate, and who may use which route, is in `admission`. A report is a heartbeat, also an
 empty one; a node is ready from its first one on. A node that the manager does not know any more is answered 404.
@@ -21,10 +23,11 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from meshnet.codec import from_json
-from meshnet.control import operations
+from meshnet.codec import from_json, to_json
+from meshnet.control import attachments, logroutes, operations
 from meshnet.control.admission import PEER, Admission
 from meshnet.control.assignments import Feed, assignments_of, bookmark_line, delta_line, snapshot_line, trust_line
+from meshnet.control.attachments import Attach
 from meshnet.control.objects import Change, SealedTrust
 from meshnet.control.operations import Join
 from meshnet.errors import MeshnetError
@@ -66,9 +69,12 @@ class Dispatcher:
         app.add_routes(
             [
                 *self._admission.routes(),
+                *logroutes.routes(self._manager.logs),
                 web.post("/v1/nodes/join", self._join),
                 web.get("/v1/nodes/{id}/assignments", self._assignments),
                 web.put("/v1/nodes/{id}/status", self._status),
+                web.post("/v1/nodes/{id}/attachments", self._attach),
+                web.delete("/v1/nodes/{id}/attachments/{task}", self._detach),
             ]
         )
         self._runner = web.AppRunner(
@@ -138,6 +144,26 @@ class Dispatcher:
         if statuses:
             await self._manager.state.write(lambda view: operations.report_tasks(view, node_id, statuses))
         return web.json_response(self._terms())
+
+    async def _attach(self, request: web.Request) -> web.Response:
+        node_id = request[PEER].identity.node
+        asked = from_json(Attach, await read_json(request))
+        manager = self._manager
+        task_id = ""
+
+        def decide(view: Any) -> Any:
+            nonlocal task_id
+            changes, task = attachments.attach(view, node_id, asked, manager.ledger(view), manager.new_id, time.time())
+            task_id = task.id
+            return changes
+
+        await manager.state.write(decide)
+        return web.json_response({"Task": to_json(manager.view.tasks[task_id])})
+
+    async def _detach(self, request: web.Request) -> web.Response:
+        node_id, task_id = request[PEER].identity.node, request.match_info["task"]
+        await self._manager.state.write(lambda view: attachments.detach(view, node_id, task_id))
+        return web.json_response({})
 
     def _terms(self) -> dict[str, Any]:
         return {"Heartbeat": self._manager.heartbeat, "Managers": [self._manager.advertise]}

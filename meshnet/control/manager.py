@@ -23,6 +23,7 @@ from meshnet.clusterspec import ClusterSpec, DispatcherConfig, OrchestrationConf
 from meshnet.control import operations
 from meshnet.control.allocator import Ledger
 from meshnet.control.dispatcher import Dispatcher
+from meshnet.control.logbroker import LogBroker
 from meshnet.control.nodes import Heartbeats, down, left, ready
 from meshnet.control.objects import Change, Changes, Cluster, new_id
 from meshnet.control.settings import Settings
@@ -56,6 +57,7 @@ class Manager:
         self._store: SqliteStore
         self._heartbeats = Heartbeats(settings.heartbeat, settings.grace)
         self.keeper = Keeper(data_dir, settings.key_period, settings.expiry)
+        self.logs = LogBroker()
         self._dispatcher = Dispatcher(self)
         self._dirty: set[str] = set()
         self._work = asyncio.Event()
@@ -100,7 +102,12 @@ class Manager:
 
     def statistics(self) -> dict[str, int]:
         """Counters since the start."""
-        return {"rounds": self._rounds, "revision": self.view.rev, **self._dispatcher.statistics()}
+        return {
+            "rounds": self._rounds,
+            "revision": self.view.rev,
+            **self._dispatcher.statistics(),
+            **self.logs.statistics(),
+        }
 
     async def start(self) -> None:
         """Opens the store, listens, and begins to work. Raises MeshnetError if the port or the store cannot be had."""
@@ -125,6 +132,7 @@ class Manager:
             await self._store.close()
             raise
         self.state.listen(self._changed)
+        self.state.listen(self.logs.changed)
         self._heartbeats.start(self.view.nodes.values(), time.monotonic())
         self._dirty.update(self.view.services, self.view.tasks_of)
         self._work.set()

@@ -254,7 +254,8 @@ def remove_node(view: View, node: Node, force: bool) -> Changes:
         raise precondition(f"node {node.id} {text}")
     if node.status.state == "ready" and not force:
         raise precondition(f"node {node.id} is not down and can't be removed")
-    return Changes(drop=(node,))
+    attached = [task for task in view.tasks_on.get(node.id, {}).values() if task.spec.network_attachment_spec]
+    return Changes(drop=(node, *attached))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -46,6 +46,8 @@ class Outcome:
 
 def reconcile(view: View, service_id: str, now: float, new_id: Callable[[], str], history: int = 5) -> Outcome:
     """What the service's tasks must become. `history` is how many tasks a place keeps, the running one included."""
+    if not service_id:
+        return Outcome()  # containers that people started: see control/attachments.py
     service = view.services.get(service_id)
     tasks = view.tasks_of.get(service_id, {}).values()
     work = _Work(view, service, now, new_id, history)

@@ -136,7 +136,7 @@ def wanted(task: Task) -> bool:
 
 def counts(task: Task) -> bool:
     """Whether the task counts for its node when tasks are spread: it is there and wanted."""
-    return bool(task.node_id) and alive(task) and wanted(task)
+    return bool(task.node_id and task.service_id) and alive(task) and wanted(task)
 
 
 def iteration_of(service: Service) -> Version | None:
@@ -152,6 +152,11 @@ def networks_of(service: Service) -> list[str]:
 def uses_ingress(service: Service) -> bool:
     """Whether a port is published on every node, so that the tasks must be on the ingress network."""
     return any(port.publish_mode == "ingress" for port in service.spec.endpoint_spec.ports)
+
+
+def on_ingress(service: Service) -> bool:
+    """Whether the service's tasks are on the ingress network: any port that is published leads there."""
+    return bool(service.spec.endpoint_spec.ports)
 
 
 def addresses_of(thing: Object) -> list[tuple[str, str]]:

@@ -104,7 +104,7 @@ def plan(
         remotes=remotes,
         peers=tuple(sorted((PeerRow(p.address, p.datapath) for p in members.values()), key=lambda row: row.address)),
         services=_services(assignments, ready, by_id),
-        published=_published(assignments, ready, ingress),
+        published=_published(assignments, ready, ingress, local),
         removed=_removed(gone, assignments, by_id, taken),
     )
 
@@ -229,22 +229,22 @@ def _services(
 
 
 def _published(
-    assignments: Assignments, ready: Mapping[tuple[str, str], tuple[str, ...]], ingress: NetworkRow | None
+    assignments: Assignments,
+    ready: Mapping[tuple[str, str], tuple[str, ...]],
+    ingress: NetworkRow | None,
+    local: set[tuple[int, str]],
 ) -> tuple[PublishedRow, ...]:
+    """Ports of every node, and in host mode those of services that have a task here, with that alone behind them."""
     if ingress is None:
         return ()
-    rows = [
-        PublishedRow(
-            service=service.id,
-            protocol=port.protocol,
-            port=port.published_port,
-            target_port=port.target_port,
-            backends=ready.get((service.id, ingress.id), ()),
-        )
-        for service in assignments.services.values()
-        for port in service.endpoint.ports
-        if port.publish_mode == "ingress" and port.published_port
-    ]
+    rows = []
+    for service in assignments.services.values():
+        backends = ready.get((service.id, ingress.id), ())
+        here = tuple(ip for ip in backends if (ingress.vni, ip) in local)
+        for port in service.endpoint.ports:
+            behind = backends if port.publish_mode == "ingress" else here
+            if port.published_port and (behind or port.publish_mode == "ingress"):
+                rows.append(PublishedRow(service.id, port.protocol, port.published_port, port.target_port, behind))
     return tuple(sorted(rows, key=lambda row: (row.protocol, row.port)))
 
 

@@ -43,12 +43,11 @@ def _long(value: Value) -> list[PortConfig]:
     if "target" not in keys:
         value.error("target is missing: the port inside the task")
         return []
-    if "mode" in keys and keys["mode"].choice("ingress", "host") == "host":
-        keys["mode"].error("ports published with mode: host are not served yet; leave it out to publish on every node")
     port = PortConfig(
         name=keys["name"].text() if "name" in keys else "",
         protocol=keys["protocol"].choice("tcp", "udp") if "protocol" in keys else "tcp",
         target_port=keys["target"].integer(1, 65535),
         published_port=keys["published"].integer(0, 65535) if "published" in keys else 0,
+        publish_mode=keys["mode"].choice("ingress", "host") if "mode" in keys else "ingress",
     )
     return [port]

@@ -28,6 +28,7 @@ def fake_agent(directory: Path, role: str, joined: bool = True) -> Any:
         containers=containers,
         runners={},
         ended_tasks={},
+        standalones={},
     )
 
 

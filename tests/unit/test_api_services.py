@@ -125,7 +125,6 @@ def test_global_and_random_ports(tmp_path: Path) -> None:
             400,
             "EndpointSpec: port published with ingress mode can't be used with dnsrr mode",
         ),
-        (service("x", EndpointSpec={"Ports": [published(8083, "host")]}), 501, "mode=host is not served yet"),
         (service("x", EndpointSpec={"Mode": "foo"}), 400, 'invalid resolution mode: "foo"'),
         (
             service("x", TaskTemplate=template(Placement={"Constraints": ["node.hostname=a"]})),

@@ -184,8 +184,8 @@ def test_what_is_not_in_force_is_said() -> None:
         ("services: {a: {image: i, ports: ['127.0.0.1:1:1']}}", ["1:34: services.a.ports[0]: '127.0.0.1:1:1' is no"]),
         ("services: {a: {image: i, ports: [80/sctp]}}", ["1:34: services.a.ports[0]: '80/sctp' is no port"]),
         (
-            "services: {a: {image: i, ports: [{target: 80, mode: host}]}}",
-            ["1:53: services.a.ports[0].mode: ports published with mode: host are not served yet"],
+            "services: {a: {image: i, ports: [{target: 80, mode: mesh}]}}",
+            ["1:53: services.a.ports[0].mode:"],
         ),
         ("services: {a: {image: i, ports: [{published: 80}]}}", ["1:34: services.a.ports[0]: target is missing"]),
         (

@@ -133,6 +133,17 @@ def test_published_ports_stand_on_the_ingress_network() -> None:
     assert [(row.port, row.target_port, row.backends) for row in rows] == [(8000, 80, ("10.0.0.7",))]
 
 
+def test_a_port_in_host_mode_is_the_nodes_own() -> None:
+    """A port published in host mode leads to the local task alone, and nowhere on a node without one."""
+    ports = (PortConfig("", "tcp", 80, 8000, "host"),)
+    service = replace(WEB, endpoint=replace(WEB.endpoint, ports=ports))
+    assigned = replace(ASSIGNED, services={"web": service})
+    records = [record("n1", "ing", "10.0.0.6"), record("n2", "ing", "10.0.0.7")]
+    (row,) = plan(NODE, assigned, records, PEERS, SANDBOXES).published
+    assert (row.port, row.target_port, row.backends) == (8000, 80, ("10.0.0.6",))
+    assert plan(NODE, assigned, records, PEERS, {}).published == ()
+
+
 def test_a_removed_address_acts_for_its_service_until_reused() -> None:
     """A tombstone names the VIP that takes over, and disappears when the address lives again."""
     gone = [Gone("demo", "10.0.1.9", "web"), Gone("ing", "10.0.0.9", "web")]

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from meshnet.api import logform
 from meshnet.api.http import flag
-from meshnet.api.node import hijack, logs
+from meshnet.api.node import hijack
 from meshnet.api.node.containers import entry_of
 from meshnet.errors import ConflictError
 from meshnet.sandbox import logs as kept
@@ -35,7 +36,7 @@ async def attach(request: web.Request) -> web.StreamResponse:
     A container that was not started yet is attached to before its program runs, so that nothing is missed.
     """
     entry = entry_of(request)
-    outputs = frozenset(name for name in hijack.NUMBERS if flag(request, name))
+    outputs = frozenset(name for name in logform.NUMBERS if flag(request, name))
     wanted = Wanted(flag(request, "stdin"), outputs, flag(request, "logs"), flag(request, "stream"))
     if entry.status == "exited" and wanted.stream:
         raise ConflictError(f"You cannot attach to a stopped container, start it first: {entry.id}")
@@ -45,10 +46,10 @@ async def attach(request: web.Request) -> web.StreamResponse:
     try:
         if wanted.past:
             for line in kept.select(entry.log, Query(outputs)):
-                writer.write(logs.packed(line, timestamps=False, raw=entry.spec.tty))
+                writer.write(logform.packed(line, timestamps=False, raw=entry.spec.tty))
             await writer.drain()
-        if future is not None:
-            attachment = await future
+        if future is not None and await _ready(future):
+            attachment = future.result()
             await _both(attachment, wanted, entry.spec.tty, reader, writer)
     finally:
         if future is not None:
@@ -56,6 +57,12 @@ async def attach(request: web.Request) -> web.StreamResponse:
         if attachment is not None:
             attachment.close()
     return hijack.Taken()
+
+
+async def _ready(future: asyncio.Future[Attachment]) -> bool:
+    """Waits for the container's start; False if it cannot be started."""
+    await asyncio.wait([future])
+    return not future.cancelled()
 
 
 async def _both(
@@ -68,7 +75,7 @@ async def _both(
             if not stream:
                 break
             if stream in wanted.outputs:
-                writer.write(data if tty else hijack.frame(hijack.NUMBERS[stream], data))
+                writer.write(data if tty else logform.frame(logform.NUMBERS[stream], data))
                 await writer.drain()
     finally:
         if entering is not None:

@@ -10,8 +10,9 @@ from typing import Any
 
 from meshnet.agent.agent import Agent
 from meshnet.agent.inventory import Entry
-from meshnet.api.node import words
-from meshnet.model import NetworkAttachment, mac_of
+from meshnet.agent.standalone import BRIDGE, HOST, NONE
+from meshnet.api import words
+from meshnet.model import NetworkAttachment, PortConfig, mac_of
 from meshnet.sandbox.bundle import MASKED, READ_ONLY
 from meshnet.sandbox.spec import ContainerSpec, HealthConfig
 
@@ -68,7 +69,10 @@ def summary(agent: Agent, entry: Entry) -> Json:
         "ImageID": agent.containers.image_id(entry.spec.image),
         "Command": command_line(argv(entry)),
         "Created": int(entry.created),
-        "Ports": [],
+        "Ports": [
+            {"IP": "0.0.0.0", "PrivatePort": port.target_port, "PublicPort": port.published_port, "Type": port.protocol}
+            for port in host_ports(agent, entry)
+        ],
         "Labels": entry.spec.labels,
         "State": entry.status,
         "Status": status_text(entry),
@@ -79,12 +83,25 @@ def summary(agent: Agent, entry: Entry) -> Json:
 
 
 def network_mode(entry: Entry) -> str:
-    return "default"
+    """As it was asked for; a task's is `default`."""
+    mode = entry.standalone.kept.mode if entry.standalone is not None else "default"
+    return "default" if mode == BRIDGE else mode
 
 
 def networks(agent: Agent, entry: Entry, aliases: list[str] | None) -> Json:
     """Network name -> the container's endpoint there."""
-    return {_network_name(agent, item): _endpoint(entry, item, aliases) for item in entry.attachments}
+    found = {_network_name(agent, entry, item): _endpoint(entry, item, aliases) for item in entry.attachments}
+    if not found and entry.standalone is not None and entry.standalone.kept.mode in (NONE, HOST):
+        return {entry.standalone.kept.mode: _endpoint(entry, NetworkAttachment(), aliases)}
+    return found
+
+
+def host_ports(agent: Agent, entry: Entry) -> list[PortConfig]:
+    """The ports of its node that lead to this container alone."""
+    service = agent.assignments.services.get(entry.task.service_id) if entry.task is not None else None
+    if service is None or entry.status != "running":
+        return []
+    return [port for port in service.endpoint.ports if port.publish_mode == "host"]
 
 
 def endpoint_id(container: str, network: str) -> str:
@@ -92,16 +109,18 @@ def endpoint_id(container: str, network: str) -> str:
     return sha256(f"{container}/{network}".encode()).hexdigest()
 
 
-def _network_name(agent: Agent, item: NetworkAttachment) -> str:
+def _network_name(agent: Agent, entry: Entry, item: NetworkAttachment) -> str:
     network = agent.assignments.networks.get(item.network_id)
+    if network is not None and network.spec.ingress and entry.standalone is not None:
+        return BRIDGE
     return network.spec.name if network is not None else item.network_id
 
 
 def _endpoint(entry: Entry, item: NetworkAttachment, aliases: list[str] | None) -> Json:
-    running = entry.status == "running"
-    _, _, prefix = item.addresses[0].partition("/")
+    running = entry.status == "running" and bool(item.addresses)
+    prefix = item.addresses[0].partition("/")[2] if item.addresses else ""
     return {
-        "IPAMConfig": {"IPv4Address": item.address},
+        "IPAMConfig": {"IPv4Address": item.address} if item.addresses else None,
         "Links": None,
         "Aliases": None if aliases is None else [*item.aliases, *aliases],
         "NetworkID": item.network_id,
@@ -199,7 +218,7 @@ def _host_config(entry: Entry) -> Json:
         "NetworkMode": network_mode(entry),
         "PortBindings": {},
         "RestartPolicy": {"Name": "" if entry.task is not None else "no", "MaximumRetryCount": 0},
-        "AutoRemove": False,
+        "AutoRemove": entry.standalone is not None and entry.standalone.kept.auto_remove,
         "CgroupnsMode": "host",
         "IpcMode": "private",
         "ShmSize": 64 * 2**20,
@@ -256,7 +275,10 @@ def _network_settings(agent: Agent, entry: Entry) -> Json:
         "HairpinMode": False,
         "LinkLocalIPv6Address": "",
         "LinkLocalIPv6PrefixLen": 0,
-        "Ports": {},
+        "Ports": {
+            f"{port.target_port}/{port.protocol}": [{"HostIp": "0.0.0.0", "HostPort": str(port.published_port)}]
+            for port in host_ports(agent, entry)
+        },
         "SandboxKey": entry.spec.netns,
         "SecondaryIPAddresses": None,
         "SecondaryIPv6Addresses": None,

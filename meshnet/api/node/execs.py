@@ -9,6 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
+from meshnet.api import logform
 from meshnet.api.http import answer
 from meshnet.api.node import hijack, pipes
 from meshnet.api.node.containers import entry_of, running, size_of
@@ -85,11 +86,11 @@ async def _serve(found: Exec, execution: Execution, reader: asyncio.StreamReader
     """Both directions until the program has ended and all it wrote is sent. The client's end cancels this."""
     tty = found.request.tty
     outputs = []
-    for name, number in hijack.NUMBERS.items():
+    for name, number in logform.NUMBERS.items():
         descriptor = getattr(execution, name)
         if descriptor is not None:
             setattr(execution, name, None)
-            begun = execution.started if number == hijack.STDERR else None
+            begun = execution.started if number == logform.STDERR else None
             outputs.append(pipes.outward(descriptor, writer, None if tty else number, begun))
     tasks = [asyncio.ensure_future(work) for work in outputs]
     stdin, execution.stdin = execution.stdin, None
@@ -100,7 +101,7 @@ async def _serve(found: Exec, execution: Execution, reader: asyncio.StreamReader
         await _all_sent(tasks[: len(outputs)], writer)
         if execution.error:
             text = f"{execution.error}\r\n".encode()
-            writer.write(text if tty else hijack.frame(hijack.STDOUT, text))
+            writer.write(text if tty else logform.frame(logform.STDOUT, text))
         await writer.drain()
     finally:
         for task in tasks:
@@ -123,7 +124,7 @@ async def _unattended(node: Node, found: Exec) -> None:
     if execution is None:
         return
     try:
-        for name in hijack.NUMBERS:
+        for name in logform.NUMBERS:
             descriptor = getattr(execution, name)
             if descriptor is not None:
                 setattr(execution, name, None)

@@ -1,30 +1,21 @@
 """Taking a connection over for raw streams in both directions, as the Engine does for exec and attach.
 
 A client that asks for it (`Upgrade: tcp`) gets 101 UPGRADED, others 200; from then on the connection carries bytes.
-With a terminal they are the terminal's own; without, what is written to stdout and stderr comes in frames of one byte
-of stream number, three zeros, four bytes of length (big-endian), and the text.
+With a terminal they are the terminal's own; without, they come in frames (`logform`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import select
-import struct
 from typing import Any
 
 from aiohttp import web
 
+from meshnet.api.logform import RAW
 from meshnet.api.shapes import API_VERSION
 
-STDIN, STDOUT, STDERR = 0, 1, 2
-NUMBERS = {"stdout": STDOUT, "stderr": STDERR}
 BUFFER = 64 * 1024
-RAW = "application/vnd.docker.raw-stream"
-
-
-def frame(stream: int, data: bytes) -> bytes:
-    """One piece of a multiplexed stream."""
-    return struct.pack(">BxxxL", stream, len(data)) + data
 
 
 class Taken(web.StreamResponse):

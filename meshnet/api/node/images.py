@@ -16,9 +16,8 @@ from aiohttp import web
 
 from meshnet.agent import inventory
 from meshnet.agent.agent import Agent
-from meshnet.api import filters
+from meshnet.api import filters, words
 from meshnet.api.http import answer, flag
-from meshnet.api.node import words
 from meshnet.api.node.context import agent_of, node_of
 from meshnet.api.node.uploads import uploaded
 from meshnet.errors import ConflictError, MeshnetError, NotFoundError

@@ -7,7 +7,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from meshnet.api.node import hijack
+from meshnet.api import logform
 
 CHUNK = 32 * 1024
 
@@ -49,7 +49,7 @@ async def outward(
         while data := await read(source):
             if begun is not None and not await begun():
                 return
-            to.write(data if stream is None else hijack.frame(stream, data))
+            to.write(data if stream is None else logform.frame(stream, data))
             await to.drain()
 
 

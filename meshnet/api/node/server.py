@@ -14,7 +14,20 @@ from aiohttp import web
 
 from meshnet.agent.agent import Agent
 from meshnet.api.http import LIMIT, Handler, middleware
-from meshnet.api.node import attach, containers, execs, forward, images, logs, membership, networks, system, volumes
+from meshnet.api.node import (
+    attach,
+    containers,
+    events,
+    execs,
+    forward,
+    images,
+    logs,
+    membership,
+    networks,
+    starting,
+    system,
+    volumes,
+)
 from meshnet.api.node.context import NODE, Node
 from meshnet.errors import MeshnetError
 
@@ -29,9 +42,11 @@ ROUTES: tuple[Route, ...] = (
     ("HEAD", "/_ping", system.ping),
     ("GET", "/version", system.version),
     ("GET", "/info", system.info),
+    ("GET", "/events", events.events),
     ("GET", "/containers/{id}/logs", logs.container_logs),
     ("POST", "/containers/{id}/attach", attach.attach),
     *containers.ROUTES,
+    *starting.ROUTES,
     *execs.ROUTES,
     *images.ROUTES,
     *membership.ROUTES,

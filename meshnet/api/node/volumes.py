@@ -12,9 +12,8 @@ from aiohttp import web
 
 from meshnet.agent import inventory
 from meshnet.agent.agent import Agent
-from meshnet.api import filters
+from meshnet.api import filters, words
 from meshnet.api.http import answer, flag
-from meshnet.api.node import words
 from meshnet.api.node.context import agent_of, body
 from meshnet.codec import from_json
 from meshnet.errors import ConflictError, MeshnetError, NotFoundError

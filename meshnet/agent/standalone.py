@@ -1,0 +1,296 @@
+"""A container that a person started by themselves: created first, started and stopped any number of times.
+
+Its addresses come from the manager as those of a task without a service, and only while it runs. What it writes into
+its own file system goes when it ends, as a task's does; volumes stay. It outlives its agent, and is adopted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import logging
+import os
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from meshnet import names
+from meshnet.codec import from_json, to_json
+from meshnet.control.attachments import Attach, Wish
+from meshnet.errors import ConflictError, MeshnetError
+from meshnet.files import replace_text
+from meshnet.model import Task
+from meshnet.sandbox import spec as specs
+from meshnet.sandbox.attaching import Attachment
+from meshnet.sandbox.container import Container
+from meshnet.sandbox.spec import ContainerSpec
+
+if TYPE_CHECKING:
+    from meshnet.agent.agent import Agent
+    from meshnet.agent.resolver import TaskResolver
+
+log = logging.getLogger(__name__)
+FILE = "standalone.json"
+NOT_STARTED = 127
+NONE, HOST, BRIDGE = "none", "host", "bridge"
+
+
+@dataclass(slots=True)
+class Kept:
+    """What is kept of it on disk. `mode` is none, host, bridge or the name of a network; `task` its attachment."""
+
+    spec: ContainerSpec
+    mode: str
+    networks: tuple[Wish, ...] = ()
+    auto_remove: bool = False
+    created: float = field(default_factory=time.time)
+    task: Task | None = None
+
+    def dump(self) -> str:
+        return json.dumps(
+            {
+                "spec": specs.dump(self.spec),
+                "mode": self.mode,
+                "networks": [to_json(wish) for wish in self.networks],
+                "auto_remove": self.auto_remove,
+                "created": self.created,
+                "task": to_json(self.task) if self.task is not None else None,
+            }
+        )
+
+    @classmethod
+    def load(cls, text: str) -> Kept:
+        """Reads what `dump` wrote. ValueError, KeyError, TypeError or MeshnetError if the text is not that."""
+        values: dict[str, Any] = json.loads(text)
+        task = values["task"]
+        return cls(
+            specs.load(values["spec"]),
+            values["mode"],
+            tuple(from_json(Wish, wish) for wish in values["networks"]),
+            values["auto_remove"],
+            values["created"],
+            from_json(Task, task) if task is not None else None,
+        )
+
+
+class Standalone:
+    """One such container on one node."""
+
+    def __init__(self, agent: Agent, kept: Kept) -> None:
+        self.kept = kept
+        self.container: Container | None = None
+        self.ended = asyncio.Event()  # set while it does not run
+        self.ended.set()
+        self.runs = 0
+        self.resolver: TaskResolver | None = None
+        self._agent = agent
+        self._lock = asyncio.Lock()
+        self._starts: list[asyncio.Future[Container | None]] = []
+        self._waiting: list[asyncio.Future[Attachment]] = []
+        self._watching: asyncio.Task[None] | None = None
+
+    @property
+    def id(self) -> str:
+        return self.kept.spec.id
+
+    @property
+    def place(self) -> Path:
+        return self._agent.run_dir / "containers" / self.id
+
+    def keep(self) -> None:
+        """Writes what must last."""
+        self.place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        replace_text(self.place / FILE, self.kept.dump())
+
+    def attached(self) -> asyncio.Future[Attachment]:
+        """A connection to its streams, at once or as soon as it is about to be started."""
+        future: asyncio.Future[Attachment] = asyncio.get_running_loop().create_future()
+        if self.container is not None and self.container.status == "running":
+            future.set_result(Attachment(self.kept.spec.dir))
+        else:
+            self._waiting.append(future)
+        return future
+
+    async def next_exit(self) -> int:
+        """The exit code of the present run, or of the next one if it does not run; 127 if it cannot be started."""
+        container = self.container
+        if container is None:
+            future: asyncio.Future[Container | None] = asyncio.get_running_loop().create_future()
+            self._starts.append(future)
+            container = await future
+        return await container.wait() if container is not None else NOT_STARTED
+
+    async def start(self) -> bool:
+        """Runs it; False if it runs already. Raises MeshnetError for what keeps it from starting."""
+        async with self._lock:
+            if not self.ended.is_set():
+                return False
+            shutil.rmtree(self.kept.spec.dir, ignore_errors=True)
+            try:
+                await self._bring_up()
+            except BaseException:
+                await asyncio.shield(self._give_up())
+                raise
+            self.ended.clear()
+            self.runs += 1
+            self._watch()
+            return True
+
+    async def _bring_up(self) -> None:
+        agent, kept = self._agent, self.kept
+        await self._wire()
+        spec = kept.spec
+        if kept.task is not None:
+            address = kept.task.networks_attachments[0].address
+            spec = dataclasses.replace(spec, hosts=f"{spec.hosts}{address}\t{spec.hostname}\n")
+        self.container = await agent.containers.create(spec)
+        for future in [one for one in self._waiting if not one.done()]:
+            future.set_result(Attachment(spec.dir))
+        self._waiting.clear()
+        await self.container.start()
+        self._told(self.container)
+        self._publish("ready")
+        agent.happened(spec, "start")
+
+    def _told(self, container: Container | None) -> None:
+        for future in [one for one in self._starts if not one.done()]:
+            future.set_result(container)
+        self._starts.clear()
+
+    async def _give_up(self) -> None:
+        """It cannot be started: whoever waits for it hears so, and one that removes itself is gone."""
+        await self._take_down()
+        self.container = None
+        for future in self._waiting:
+            future.cancel()
+        self._waiting.clear()
+        if self.kept.auto_remove:
+            self.forget()
+        self._told(None)
+
+    async def _wire(self) -> None:
+        """Its namespace with its addresses; the node's own for `host`."""
+        agent, kept = self._agent, self.kept
+        if kept.mode == HOST:
+            return
+        agent.spaces.create(os.path.basename(kept.spec.netns))
+        if not kept.networks:
+            return
+        kept.task = await agent.manager.attach(Attach(self.id, kept.networks))
+        self.keep()
+        self._publish("starting")
+        await agent.wire(kept.task, kept.spec.netns)
+        self.resolver = agent.new_resolver()
+        await self.resolver.start(kept.spec.netns)
+        self.resolver.set_zone(agent.zone_of(kept.task))
+
+    def _publish(self, state: str) -> None:
+        if self.kept.task is not None:
+            self._agent.publish(self.kept.task, state, self.kept.spec.hostname, self.id)
+
+    async def change_networks(self, networks: tuple[Wish, ...]) -> None:
+        """Puts it on these networks; one that runs at once. Raises MeshnetError, and then nothing has changed."""
+        if self.kept.mode == HOST:
+            raise ConflictError("container sharing network namespace with another container or host cannot be changed")
+        async with self._lock:
+            kept, agent = self.kept, self._agent
+            if not self.ended.is_set():
+                if not networks:
+                    raise MeshnetError("a container that runs cannot leave its only network; stop it first", 501)
+                before = kept.task
+                kept.task = await agent.manager.attach(Attach(self.id, networks))
+                for item in before.networks_attachments if before is not None else ():
+                    if all(item.network_id != now.network_id for now in kept.task.networks_attachments):
+                        agent.neighbours.withdraw(item.network_id, kept.task.id)
+                self._publish("ready")
+                await agent.wire(kept.task, kept.spec.netns)
+            kept.networks = networks
+            self.keep()
+
+    def _watch(self) -> None:
+        self._watching = asyncio.create_task(self._end_with_program(), name=f"container {self.kept.spec.name}")
+
+    async def _end_with_program(self) -> None:
+        assert self.container is not None
+        code = await self.container.wait()
+        await self._take_down()
+        self._agent.happened(self.kept.spec, "die", exitCode=str(code))
+        self.container = None
+        self.ended.set()
+        if self.kept.auto_remove:
+            self.forget()
+            self._agent.happened(self.kept.spec, "destroy")
+
+    async def _take_down(self) -> None:
+        """Takes away what a run had; its log and how it ended stay."""
+        agent, kept = self._agent, self.kept
+        if kept.task is not None:
+            agent.withdraw(kept.task)
+        steps = [self.container.end()] if self.container is not None else []
+        steps += [self.resolver.stop()] if self.resolver is not None else []
+        steps += [agent.unwire(kept.task), agent.manager.detach(kept.task.id)] if kept.task is not None else []
+        for step in steps:
+            try:
+                await step
+            except (MeshnetError, OSError) as error:
+                log.error("container %s: cleaning up: %s", kept.spec.name, error)
+        self.resolver, kept.task = None, None
+        if kept.mode != HOST:
+            agent.spaces.delete(os.path.basename(kept.spec.netns))
+        if self.place.exists():
+            self.keep()
+
+    async def resume(self) -> None:
+        """After a restart of the agent: takes over what runs, and takes down what has ended."""
+        self.container = await self._agent.containers.adopt(self.kept.spec.dir)
+        if self.container is None:
+            return
+        self.ended.clear()
+        if self.kept.task is not None and self.container.status == "running":
+            self._publish("ready")
+            self.resolver = self._agent.new_resolver()
+            await self.resolver.start(self.kept.spec.netns)
+            await self._agent.wire(self.kept.task, self.kept.spec.netns)
+        self._watch()
+
+    async def stop(self) -> None:
+        """Ends it in order, if it runs."""
+        if self.container is not None:
+            await self.container.stop()
+        await self.ended.wait()
+
+    def forget(self) -> None:
+        """Takes away all that is left of one that does not run."""
+        self._agent.standalones.pop(self.id, None)
+        for future in self._waiting:
+            future.cancel()
+        shutil.rmtree(self.place, ignore_errors=True)
+
+    async def abandon(self) -> None:
+        """The agent ends; the container goes on."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+        if self.container is not None:
+            self.container.release()
+        if self.resolver is not None:
+            await self.resolver.stop()
+
+
+def read_all(agent: Agent) -> list[Standalone]:
+    """Those that an earlier agent of this node has made."""
+    found = []
+    for file in sorted((agent.run_dir / "containers").glob(f"*/{FILE}")):
+        try:
+            found.append(Standalone(agent, Kept.load(file.read_text())))
+        except (OSError, ValueError, KeyError, TypeError, MeshnetError) as error:
+            log.warning("%s cannot be read, its container is not taken up: %s", file, error)
+    return found
+
+
+def own_namespace(agent: Agent, ident: str) -> str:
+    """The path of a namespace for a container with this id."""
+    return names.netns_path(names.task_netns(agent.lab, agent.node, ident))
