@@ -237,6 +237,9 @@ class Agent:
                 self.publish(item.task, "ready", runner.hostname, item.container_id)
             self._add_runner(runner)
         self.standalones = {one.id: one for one in standalone.read_all(self)}
+        for one in self.standalones.values():
+            if one.kept.task is not None:
+                self.hold(one.kept.task, one.kept.spec.netns)
         await self.neighbours.start(self.reconciler.changed)
         self._publish_node()
         if not kept and cached is None:
@@ -479,6 +482,9 @@ class Agent:
 
     async def acknowledged(self, record: int) -> bool:
         return await self.neighbours.acknowledged(record)
+
+    def hold(self, task: Task, netns: str) -> None:
+        self.reconciler.hold(task.id, netns)
 
     async def wire(self, task: Task, netns: str) -> None:
         await self.reconciler.wire(task.id, netns, len(task.networks_attachments))

@@ -96,6 +96,8 @@ class Host(Protocol):
         """Waits, bounded, until every live member has seen a record."""
         ...
 
+    def hold(self, task: Task, netns: str) -> None: ...
+
     async def wire(self, task: Task, netns: str) -> None:
         """Returns when the data path holds the task's endpoints.
 

@@ -117,6 +117,10 @@ class Reconciler:
         async with self._turn:
             await self._turn.wait_for(lambda: self.plan is not None)
 
+    def hold(self, task_id: str, netns: str) -> None:
+        """Counts a sandbox that an earlier agent wired: no plan takes away what it has before `wire` is called."""
+        self._sandboxes[task_id] = netns
+
     async def wire(self, task_id: str, netns: str, interfaces: int) -> None:
         """Returns once a plan with that many interfaces of the task was applied.
 

@@ -96,6 +96,9 @@ class Runner:
         return self._life is not None and self._life.done()
 
     def start(self) -> None:
+        if self._kept is not None and self._host.spaces.exists(os.path.basename(self.netns)):
+            # The first plan may be made before the task is taken up; what it has in the kernel stays.
+            self._host.hold(self.task, self.netns)
         self._life = asyncio.create_task(self._live(), name=f"task {self.task.id}")
 
     def update(self, task: Task | None) -> None:

@@ -247,6 +247,8 @@ class Standalone:
         """After a restart of the agent: takes over what runs, and takes down what has ended."""
         self.container = await self._agent.containers.adopt(self.kept.spec.dir)
         if self.container is None:
+            if self.kept.task is not None:
+                await self._take_down()
             return
         self.ended.clear()
         if self.kept.task is not None and self.container.status == "running":

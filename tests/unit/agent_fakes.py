@@ -184,6 +184,9 @@ class FakeHost:
         self.said.append("acknowledged" if self.confirmed else "not acknowledged")
         return self.confirmed
 
+    def hold(self, task: Task, netns: str) -> None:
+        self.said.append("hold")
+
     async def wire(self, task: Task, netns: str) -> None:
         await self.wiring.passed()
         self.said.append("wire")

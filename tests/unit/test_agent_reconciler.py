@@ -109,6 +109,20 @@ def test_a_task_is_wired_and_unwired() -> None:
     live(scenario)
 
 
+def test_what_an_earlier_agent_wired_is_held() -> None:
+    """A sandbox that is held is in the first plan, before anybody has asked for it to be wired."""
+
+    async def scenario() -> None:
+        world = World()
+        world.reconciler.hold("t1", "/run/netns/t1")
+        async with world.running():
+            await world.reconciler.first()
+            assert world.reconciler.plan is not None
+            assert [row.netns for row in world.reconciler.plan.endpoints] == ["/run/netns/t1"]
+
+    live(scenario)
+
+
 def test_nothing_is_done_while_nothing_changes() -> None:
     """One look at the start, one per change, and one after each repair period."""
 

@@ -235,7 +235,7 @@ def test_a_task_of_the_last_agent_is_taken_over(tmp_path: Path, served: bool) ->
         await life.begin()
         await life.running()
         announced = "ready" if served else "starting"
-        assert life.said == ["adopt", announced, "wire", "dns", *JOINED]
+        assert life.said == ["hold", "adopt", announced, "wire", "dns", *JOINED]
         life.container.exits(0)
         assert await life.over() == ("complete", "")
 
@@ -252,7 +252,7 @@ def test_a_stop_that_meets_an_adoption_drains(tmp_path: Path) -> None:
         await life.until("adopt", "ready")
         stopped(life)
         assert await life.over() == ("shutdown", "")
-        assert life.said == ["adopt", "ready", *LEFT, *MISSED]
+        assert life.said == ["hold", "adopt", "ready", *LEFT, *MISSED]
 
     live(scenario)
 
