@@ -110,7 +110,7 @@ def wait(
             if lagging and status is not None and status.state.endswith("paused"):
                 raise MeshnetError(f"{service.spec.name}: {status.message}{advice and advice + service.spec.name}")
         for service in services.values() if now > begun + TROUBLED or now > begun + timeout else ():
-            if not settled and (failure := keeps_failing(service, new)):
+            if (lagging or not settled) and (failure := keeps_failing(service, new)):
                 name = service.spec.name
                 raise MeshnetError(f"{name} keeps failing: {failure}{advice and advice + name}")
         if lagging and now > begun + timeout:

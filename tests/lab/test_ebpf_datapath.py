@@ -13,7 +13,7 @@ import subprocess
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -294,14 +294,16 @@ def test_removed_backend(pair: Pair) -> None:
 def test_full_map_names_itself(pair: Pair) -> None:
     """A map that is too small is named with what to do, and everything else is applied."""
     context = NodeContext(LAB, "c", "eth0", f"/run/meshnet/{LAB}/c")
-    small = Ebpf(context, {"backends": 1}, pair.spaces["b"])
+    small = Ebpf(context, {"services": 1}, pair.spaces["b"])
+    whole = pair.plan("b")
+    whole = replace(whole, services=(*whole.services, ServiceRow("t", DEMO, "10.0.1.200", ())))
 
     async def check() -> None:
         await pair.paths["b"].destroy()
         try:
-            with pytest.raises(MeshnetError, match="map backends is full"):
-                await small.apply(pair.plan("b"))
-            assert (await small.observe()).networks == pair.plan("b").networks
+            with pytest.raises(MeshnetError, match="map services is full"):
+                await small.apply(whole)
+            assert (await small.observe()).networks == whole.networks
         finally:
             await small.destroy()
 
