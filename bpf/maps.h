@@ -77,7 +77,7 @@ struct {
 	__type(value, __u32);
 } targets SEC(".maps");
 
-/* {set, index} -> backend's address. */
+/* {set, index} -> backend's address, of services that have many. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -195,6 +195,22 @@ inlined void count_event(__u32 event)
 
 	if (counter)
 		*counter += 1;
+}
+
+/* The address of a service's backend with number `index` < count. 0: the set is being exchanged. */
+inlined int backend_of(const struct service *service, __u32 index, struct address *address)
+{
+	struct backend_key key = { .set = service->set, .index = index };
+	const struct address *found;
+
+	if (likely(!service->set)) {
+		*address = service->few[index % FEW_BACKENDS];
+		return 1;
+	}
+	found = bpf_map_lookup_elem(&backends, &key);
+	if (found)
+		*address = *found;
+	return !!found;
 }
 
 inlined const struct config *config_get(void)

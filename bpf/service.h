@@ -10,9 +10,7 @@
  * Returns 0 or a drop. */
 inlined int pick(const struct service *service, struct endpoint_key *backend)
 {
-	struct backend_key key = { .set = service->set };
 	__u32 count = service->count, turn = service->turn, *turns_taken;
-	struct address *found;
 
 	if (!count)
 		return DROP(NO_BACKEND);
@@ -21,11 +19,8 @@ inlined int pick(const struct service *service, struct endpoint_key *backend)
 		return DROP(NO_BACKEND);
 	backend->vni = service->vni;
 	for (int i = 0; i < PICK_TRIES; i++) {
-		key.index = __sync_fetch_and_add(turns_taken, 1) % count;
-		found = bpf_map_lookup_elem(&backends, &key);
-		if (!found)
+		if (!backend_of(service, __sync_fetch_and_add(turns_taken, 1) % count, &backend->ip))
 			continue;
-		backend->ip = *found;
 		if (reachable(bpf_map_lookup_elem(&endpoints, backend)))
 			return 0;
 	}

@@ -152,18 +152,13 @@ inlined const struct service *service_of(struct bpf_sock_addr *ctx, const struct
 /* Whose turn it is. 0 if there is no backend. */
 inlined int pick(const struct service *service, const struct peer_name *asked, struct peer_name *backend)
 {
-	struct backend_key key = { .set = service->set };
-	const struct address *address;
 	__u32 turn = service->turn, count = service->count;
 	__u32 *counter = bpf_map_lookup_elem(&turns, &turn);
 
 	if (!counter || !count)
 		return 0;
-	key.index = __sync_fetch_and_add(counter, 1) % count;
-	address = bpf_map_lookup_elem(&backends, &key);
-	if (!address)
+	if (!backend_of(service, __sync_fetch_and_add(counter, 1) % count, &backend->address))
 		return 0;
-	backend->address = *address;
 	backend->port = service->target_port ? service->target_port : asked->port;
 	return 1;
 }

@@ -95,17 +95,21 @@ struct subnet_key {
 _Static_assert(sizeof(struct subnet_key) == 20, "subnet_key");
 
 /* Who gets new connections: `services` by VIP (an overlay address names its network uniquely), and `published` by
- * port. The backends are elements 0..count-1 of `set` in `backends`. To change them: write a new set, then this,
- * then delete the old set; no packet sees a gap. */
+ * port. Up to FEW_BACKENDS backends are in here: with many services each is found in a place of its own, far from any
+ * cache, and one such place is enough. More are elements 0..count-1 of `set` in `backends`; to change them: write a
+ * new set, then this, then delete the old set. No packet sees a gap either way. */
+#define FEW_BACKENDS 16 /* a power of two */
+
 struct service {
 	__u32 vni;          /* the network of VIP and backends; published: the ingress network */
-	__u32 set;          /* never 0, and not used again soon */
+	__u32 set;          /* 0: all backends are in `few`; else not used again soon */
 	__u32 count;        /* 0: no backends, connections are refused at once */
 	__u32 turn;         /* index in `turns`, one per service and published port */
 	__be16 target_port; /* published: the port at the backend; VIP: 0 */
 	__u16 unused;
+	struct address few[FEW_BACKENDS];
 };
-_Static_assert(sizeof(struct service) == 20, "service");
+_Static_assert(sizeof(struct service) == 276, "service");
 
 struct published_key {
 	__be16 port;
@@ -114,7 +118,7 @@ struct published_key {
 };
 _Static_assert(sizeof(struct published_key) == 4, "published_key");
 
-/* Key of `backends`; the value is the backend's address. */
+/* Key of `backends`; the value is the address of a backend of a service that has many. */
 struct backend_key {
 	__u32 set;
 	__u32 index;

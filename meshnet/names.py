@@ -6,7 +6,7 @@ import hashlib
 
 RUN = "/run/meshnet"
 BPFFS = "/sys/fs/bpf"
-PIN_VERSION = 2
+PIN_VERSION = 3
 
 
 def node_netns(lab: str, node: str) -> str:

@@ -17,13 +17,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import os
 import time
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
 from meshnet.agent import standalone
+from meshnet.agent.description import description
 from meshnet.agent.events import Events
 from meshnet.agent.files import memory_files
 from meshnet.agent.loganswers import LogAnswers
@@ -38,7 +38,6 @@ from meshnet.agent.standalone import Standalone
 from meshnet.agent.taskdir import Kept, TaskDirs
 from meshnet.agent.zones import Zones
 from meshnet.control.client import ManagerClient, RemovedError
-from meshnet.control.operations import Join
 from meshnet.control.trust.credentials import Credentials
 from meshnet.datapath.base import NodeContext
 from meshnet.datapath.plan import LocalNode, plan
@@ -52,9 +51,6 @@ from meshnet.model import (
     TERMINAL_STATES,
     Assignments,
     Endpoint,
-    Engine,
-    NodeDescription,
-    Resources,
     Service,
     Task,
     TaskStatus,
@@ -108,7 +104,7 @@ class Agent:
         self.credentials = Credentials(self.run_dir / "certificates")
         self.manager = ManagerClient(
             settings.managers,
-            self.description(),
+            description(settings),
             self.credentials,
             settings.token,
             self.run_dir / ASSIGNMENTS,
@@ -337,17 +333,6 @@ class Agent:
 
     # --- identity -------------------------------------------------------------------------------------------
 
-    def description(self) -> Join:
-        """What the node says of itself when it joins."""
-        settings = self.settings
-        engine = Engine("meshnet", {"datapath": settings.datapath})
-        return Join(
-            addr=settings.address,
-            role=settings.role,
-            labels=settings.labels,
-            description=NodeDescription(hostname=settings.node, engine=engine, resources=_resources()),
-        )
-
     async def _identity(self) -> str:
         """The node's id, as its certificate says. A node that is a member already does not wait for its manager."""
         if self.credentials and self.credentials.gossip.keys and not self.credentials.expired(time.time()):
@@ -536,9 +521,3 @@ async def _set(event: asyncio.Event) -> None:
 
 def _networks_of(task: Task) -> list[str]:
     return [attachment.network_id for attachment in task.networks_attachments]
-
-
-def _resources() -> Resources:
-    """The machine's processors and memory, as the Engine counts them."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Resources((os.cpu_count() or 1) * 1_000_000_000, memory)

@@ -20,6 +20,7 @@ import aiohttp
 
 from meshnet import names
 from meshnet.agent.settings import MANAGER_FILE, ManagerSettings
+from meshnet.control.trust.joining import refusal
 from meshnet.errors import MeshnetError
 from meshnet.kernel.bpf import cgroup2_root
 
@@ -72,6 +73,15 @@ async def asked(run_dir: str, path: str) -> dict[str, Any] | None:
             found: dict[str, Any] | None = await answer.json() if answer.status == 200 else None
             return found
     return None
+
+
+async def tell(run_dir: str, path: str, body: Any) -> None:
+    """POST to the manager's own API on this node. Raises MeshnetError with its words if it refuses."""
+    connector = aiohttp.UnixConnector(str(Path(run_dir, SOCKET)))
+    url = f"http://manager{path}"
+    async with aiohttp.ClientSession(connector=connector) as http, http.post(url, json=body) as answer:
+        if answer.status != 200:
+            raise await refusal(answer)
 
 
 async def stop(lab: str, node: str) -> None:

@@ -9,14 +9,15 @@ import asyncio
 import ipaddress
 from dataclasses import dataclass, field, replace
 from random import SystemRandom
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
 from meshnet.agent import managing
+from meshnet.agent.description import description
 from meshnet.agent.settings import ManagerSettings
 from meshnet.control.trust import joining, swarm, tls, tokens
-from meshnet.control.trust.rotation import CAConfig
+from meshnet.control.trust.rotation import ca_config
 from meshnet.errors import MeshnetError
 from meshnet.ipam import DEFAULT_POOLS, DEFAULT_SIZE
 
@@ -35,27 +36,8 @@ LAST_MANAGER = (
 
 
 @dataclass(frozen=True, slots=True)
-class Orchestration:
-    task_history_retention_limit: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Dispatcher:
-    heartbeat_period: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class SwarmSpec:
-    """The parts of the Engine's SwarmSpec that a new swarm is made of. Durations in ns, 0 is the default."""
-
-    orchestration: Orchestration = Orchestration()
-    dispatcher: Dispatcher = Dispatcher()
-    ca_config: CAConfig = field(default=CAConfig(), metadata={"name": "CAConfig"})
-
-
-@dataclass(frozen=True, slots=True)
 class InitRequest:
-    """The body of POST /swarm/init."""
+    """The body of POST /swarm/init. `spec` goes to the new manager as an update of its swarm."""
 
     listen_addr: str = ""
     advertise_addr: str = ""
@@ -66,7 +48,7 @@ class InitRequest:
     force_new_cluster: bool = False
     auto_lock_managers: bool = False
     availability: str = ""
-    spec: SwarmSpec = SwarmSpec()
+    spec: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +78,7 @@ class Membership:
             found = await managing.start(manager)
             token = str(found["JoinTokens"]["Manager"])
             try:
+                await managing.tell(manager.run_dir, f"/swarm/update?version={found['Version']['Index']}", asked.spec)
                 return await self._enter((manager.advertise,), token, availability)
             except BaseException:
                 if self._agent.member:
@@ -111,7 +94,9 @@ class Membership:
             if not asked.remote_addrs:
                 raise MeshnetError("at least 1 RemoteAddr is required to join")
             tokens.parse(asked.join_token)
-            self._own_address(asked.advertise_addr, "advertise", self._agent.settings.address)
+            own = self._agent.settings.address
+            self._own_address(asked.advertise_addr, "advertise", own)
+            self._own_address(asked.data_path_addr, "data path", own)
             managers = tuple(_with_port(address) for address in asked.remote_addrs)
             await self._enter(managers, asked.join_token, _availability(asked.availability))
 
@@ -136,7 +121,7 @@ class Membership:
     async def _enter(self, managers: tuple[str, ...], token: str, availability: str) -> str:
         """Gets a certificate from one of the managers, and begins the membership."""
         agent, credentials = self._agent, self._agent.credentials
-        node, silent, told = replace(agent.description(), availability=availability), "", 0
+        node, silent, told = replace(description(agent.settings), availability=availability), "", 0
         async with aiohttp.ClientSession() as http:
             for address in managers:
                 try:
@@ -164,8 +149,8 @@ class Membership:
             raise MeshnetError("ForceNewCluster: not supported: a swarm has one manager, whose store must be kept", 501)
         if asked.auto_lock_managers:
             raise MeshnetError("AutoLockManagers: not supported: managers that must be unlocked", 501)
-        own, spec = self._agent.settings, asked.spec
-        if spec.ca_config.external_cas or spec.ca_config.signing_ca_cert:
+        own, ca = self._agent.settings, ca_config(asked.spec)
+        if ca.external_cas or ca.signing_ca_cert:
             raise MeshnetError("CAConfig: a new swarm makes its own CA; give it another with docker swarm ca", 501)
         listen = _address(asked.listen_addr or "0.0.0.0", "listen")
         if listen[0] not in ("0.0.0.0", own.address):
@@ -173,10 +158,10 @@ class Membership:
         address, port = self._own_address(asked.advertise_addr, "advertise", own.address)
         if ":" not in asked.advertise_addr:
             port = listen[1]
+        self._own_address(asked.data_path_addr, "data path", own.address)
         pools = asked.default_addr_pool or DEFAULT_POOLS
         size = asked.subnet_size or DEFAULT_SIZE
         _check_pools(pools, size)
-        history, period = spec.orchestration.task_history_retention_limit, spec.dispatcher.heartbeat_period
         return ManagerSettings(
             lab=own.lab,
             node=own.node,
@@ -185,12 +170,11 @@ class Membership:
             advertise=f"{address}:{port}",
             avoid=own.avoid,
             images=tuple(self._agent.containers.image_names()),
-            heartbeat=period / 1e9 if period else own.heartbeat,
+            heartbeat=own.heartbeat,
             pools=pools,
             pool_size=size,
             data_path_port=_data_port(asked.data_path_port),
-            history=5 if history is None else history,
-            expiry=swarm.checked_expiry(spec.ca_config.node_cert_expiry or swarm.EXPIRY),
+            expiry=swarm.checked_expiry(ca.node_cert_expiry or swarm.EXPIRY),
         )
 
     def _own_address(self, text: str, what: str, own: str) -> tuple[str, int]:

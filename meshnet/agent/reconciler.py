@@ -14,10 +14,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from meshnet.datapath.base import Datapath
-from meshnet.datapath.rows import Plan
+from meshnet.datapath.rows import Changes, Plan
 from meshnet.errors import MeshnetError
 
 log = logging.getLogger(__name__)
+
+
+# Tables whose names are no plural of what is in them, or not a person's word for it.
+_CALLED = {
+    "attached": "attached tasks",
+    "config": "settings",
+    "published": "published ports",
+    "rulesets": "firewall tables",
+    "sysctls": "kernel settings",
+}
 
 
 class NotWiredError(MeshnetError):
@@ -31,6 +41,22 @@ class Pauses:
     repair: float = 30.0
     retry: float = 0.5
     patience: float = 10.0
+
+
+def described(changes: Changes) -> str:
+    """What a data path did, in words: `the kernel got 2 endpoints, 1 service; lost 1 backend`."""
+    parts = [
+        f"{verb} " + ", ".join(f"{count} {_counted(kind, count)}" for kind, count in sorted(counts.items()) if count)
+        for verb, counts in (("got", changes.added), ("lost", changes.removed))
+        if any(counts.values())
+    ]
+    return "the kernel " + "; ".join(parts)
+
+
+def _counted(kind: str, count: int) -> str:
+    """A table's name, which is a plural, as that many of its things are called."""
+    name = _CALLED.get(kind, kind.replace("_", " "))
+    return name.removesuffix("es" if name.endswith("sses") else "s") if count == 1 else name
 
 
 class Reconciler:
@@ -78,7 +104,7 @@ class Reconciler:
                 log.error("%s; trying again every %g s", error, self._pauses.retry)
         else:
             if changes:
-                log.info("applied: +%s -%s", changes.added, changes.removed)
+                log.info("%s", described(changes))
         self._looked()
         async with self._turn:
             self._error = error

@@ -23,7 +23,8 @@ from meshnet.agent.containers import container_spec
 from meshnet.agent.parts import Container, Host, Resolver
 from meshnet.agent.reconciler import NotWiredError
 from meshnet.agent.taskdir import Kept, TaskDirs
-from meshnet.errors import MeshnetError
+from meshnet.errors import MeshnetError, NoSpaceError
+from meshnet.files import is_full
 from meshnet.model import ContainerStatus, Task, TaskStatus, state_rank
 from meshnet.sandbox.listening import wait_listening
 
@@ -128,8 +129,12 @@ class Runner:
         except MeshnetError as error:
             end = EndedError("failed" if self._started else "rejected", str(error))
         except Exception as error:
-            log.exception("task %s", self.task.id)
-            end = EndedError("failed", f"{type(error).__name__}: {error}")
+            if isinstance(error, OSError) and is_full(error):
+                place = os.path.dirname(error.filename or "") or str(self._dirs.path(self.task.id))
+                end = EndedError("failed" if self._started else "rejected", str(NoSpaceError(place)))
+            else:
+                log.exception("task %s", self.task.id)
+                end = EndedError("failed", f"{type(error).__name__}: {error}")
         await self._clean(end)
 
     async def _cut_short(self, work: Coroutine[Any, Any, None]) -> bool:
@@ -301,6 +306,9 @@ class Runner:
         """Whether a step of the cleaning up was done; if not, the log says why."""
         try:
             await work
+        except MeshnetError as error:
+            log.error("task %s: cleaning up: %s", self.task.id, error)
+            return False
         except Exception:
             log.exception("task %s: cleaning up", self.task.id)
             return False

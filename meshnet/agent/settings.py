@@ -67,10 +67,9 @@ class AgentSettings:
 class ManagerSettings:
     """One manager: `listen` is address:port for agents, `advertise` the same as they reach it, if it differs.
 
-    `avoid` are subnets that no network may meet. `heartbeat` in s, `expiry` of certificates in ns,
-    `key_period` of gossip keys in s; `pools` and
-    `pool_size` are where networks get their subnets from; `history` is how many tasks a place of a service keeps.
-    Empty and 0 stand for the defaults.
+    `avoid` are subnets that no network may meet. `heartbeat` in s, `expiry` of certificates in ns, `key_period` of
+    gossip keys in s; `pools` and `pool_size` are where networks get their subnets from. Empty and 0 stand for the
+    defaults.
     """
 
     lab: str
@@ -83,7 +82,6 @@ class ManagerSettings:
     heartbeat: float = 5.0
     pools: tuple[str, ...] = ()
     pool_size: int = 0
-    history: int = 5
     expiry: int = 0
     key_period: float = 0.0
     data_path_port: int = 4789

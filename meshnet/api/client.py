@@ -75,7 +75,9 @@ class EngineClient:
     def _await_answer(self, connection: _Connection) -> None:
         """Returns when an answer begins. TimeoutError if the server does not even greet, or after `TIMEOUT`."""
         deadline = time.monotonic() + TIMEOUT
-        while not select.select([connection.sock], [], [], PATIENCE)[0]:
+        answers = select.poll()
+        answers.register(connection.sock, select.POLLIN)
+        while not answers.poll(PATIENCE * 1000):
             if time.monotonic() > deadline or not self._greets():
                 raise TimeoutError
 

@@ -112,7 +112,8 @@ def task(thing: Task, view: View) -> Json:
         "Labels": {},
         "Spec": task_spec(thing.spec),
         "ServiceID": thing.service_id,
-        "Slot": thing.slot,
+        # Clients count a job's slots from 0, and those of other services from 1, as Swarm does.
+        "Slot": thing.slot - 1 if thing.job_iteration and thing.slot else thing.slot,
         "NodeID": thing.node_id,
         "Status": _task_status(thing, view),
         "DesiredState": "complete" if thing.job_iteration and thing.desired_state == "running" else thing.desired_state,

@@ -51,9 +51,10 @@ def measure(job: Job, path: Ebpf, say: Callable[[str], None]) -> dict[str, objec
     MeshnetError where the kernel refuses something.
     """
     node = _Node(job, path)
-    empty, known = population.world(job.place, 0), population.world(job.place, job.services)
+    empty = population.world(job.place, 0)
     node.program(empty)
     before, maps_before = memory(), map_memory(job)
+    known = population.world(job.place, job.services)
     found: dict[str, list[Sample]] = {change: [] for change in CHANGES}
     for number in range(job.times):
         say(f"programming {job.services:,} services: {number + 1} of {job.times}")

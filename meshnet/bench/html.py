@@ -37,8 +37,9 @@ def _page(result: Result, changes: Mapping[Key, Change]) -> Iterator[str]:
         yield from _table(table, changes)
     if result.scale:
         for heading, note, rows in scale_report.grids(result.scale):
-            table_rows = "".join(map(_line, rows))
-            yield f'<h2>{escape(heading)}</h2><table>{table_rows}</table><p class="note">{escape(note)}</p>'
+            cells = "".join(map(_line, rows))
+            yield f'<h2>{escape(heading)}</h2><table>{cells}</table><p class="note">{escape(note)}</p>'
+        yield from (f'<p class="note">{escape(line)}</p>' for line in scale_report.notes(result.scale))
     yield "<h2>Where and how</h2><dl>"
     for name, value in result.about.items():
         yield f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>"

@@ -105,7 +105,7 @@ def records(place: Place, index: int, first: int = 0, state: str = "ready") -> l
     found = []
     for slot in range(first, BACKENDS):
         number = index * BACKENDS + slot
-        task = f"t{number:024}"
+        task = f"t{number:011}" + "t" * 13
         common = Endpoint(
             task, task, slot + 1, f"s{index:024}", hostname=task[:12], container=f"c{number:011}", state=state
         )
@@ -161,16 +161,15 @@ def name_rows(known: World, sandbox: str, found: Plan) -> Plan:
 
 
 def map_sizes(count: int, defaults: Mapping[str, int]) -> dict[str, int]:
-    """The maps that must be larger than `defaults` for `count` services, and one more while they change.
+    """The maps that must be larger than `defaults` for `count` services and one more.
 
-    VIPs and published ports share `turns`; sets of backends are there twice while they are exchanged.
+    VIPs and published ports share `turns`. So few backends are in their services' own entries.
     """
-    fronts, backends = count + 1, 2 * (count + 1) * BACKENDS
+    fronts = count + 1
     needed = {
         "services": fronts,
         "published": fronts,
         "turns": 2 * fronts,
-        "backends": backends + 2 * BACKENDS,
-        "endpoints": backends + fronts + 16,
+        "endpoints": 2 * BACKENDS * fronts + fronts + 16,
     }
     return {name: size for name, size in needed.items() if size > defaults.get(name, 0)}

@@ -56,7 +56,7 @@
 static const char letters[OPERATIONS + 1] = "rbuc"; /* request, bulk, udp, connect */
 
 struct path {
-	char id[32], operations[8];
+	char id[32], server_name[256], operations[8];
 	int client_ns, server_ns, port, server_port, pid, group;
 	struct sockaddr_in to; /* the first of all */
 	long addresses, ports, next;
@@ -296,11 +296,27 @@ static int operate(struct path *path, int operation)
 	}
 }
 
+/* The server of an earlier path of this process in the same namespace and port serves this one too. */
+static int share_server(struct path *path)
+{
+	for (const struct path *other = paths; other < path; other++) {
+		if (!other->listener || other->group != path->group || other->server_port != path->server_port ||
+		    strcmp(other->server_name, path->server_name))
+			continue;
+		path->listener = other->listener;
+		path->server_udp = other->server_udp;
+		return 1;
+	}
+	return 0;
+}
+
 static int open_server(struct path *path)
 {
 	struct sockaddr_in here = { .sin_family = AF_INET, .sin_port = htons(path->server_port) };
 	int one = 1;
 
+	if (share_server(path))
+		return 0;
 	enter(path->server_ns);
 	path->listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	path->server_udp = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
@@ -429,6 +445,7 @@ static void read_path(const char *line)
 	path->group = group_count - 1;
 	path->client_ns = open_ns(client);
 	path->server_ns = open_ns(server);
+	strcpy(path->server_name, server);
 	path->to.sin_family = AF_INET;
 	path->to.sin_port = htons(path->port);
 	if (inet_pton(AF_INET, address, &path->to.sin_addr) != 1)

@@ -7,11 +7,12 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from meshnet.bench.paths import OPERATIONS, Table
+from meshnet.bench.paths import OPERATIONS, Row, Table
 from meshnet.bench.world import World
 from meshnet.errors import MeshnetError
 from meshnet.kernel.bpfbuild import CACHE, in_use
@@ -35,9 +36,11 @@ class Slice:
 
 @dataclass(slots=True)
 class Samples:
-    """What the prober said of one table: slices by row and operation, and why a path gave none."""
+    """What the prober said of one table: slices by row and operation, how many operations they had together, and why a
+    path gave none."""
 
     slices: dict[tuple[str, str], list[Slice]] = field(default_factory=dict)
+    operations: Counter[tuple[str, str]] = field(default_factory=Counter)
     failures: dict[tuple[str, str], str] = field(default_factory=dict)
     rounds: int = 0
 
@@ -70,18 +73,19 @@ def build(source: Path = SOURCE) -> Path:
 def job(table: Table, world: World, cpu: int, group: str = "") -> str:
     """The text that the prober reads; see pp.c. `group` is the cgroup of ways that name none, "" for the caller's."""
     lines = [f"cpu {cpu}", f"softirqd {softirqd(cpu)}", f"rounds {_ROUNDS}"]
-    here = ""
+    ways: dict[str, list[Row]] = {}
     for row in table.rows:
-        way = row.way
-        if (way.group or group) != here:
-            here = way.group or group
-            lines.append(f"cgroup {here}")
-        places = f"{world.path(way.client)} {world.path(way.server)}"
-        lines.append(
-            f"path {row.key} {places} {way.address} {way.port} {way.server_port} {way.operations} {way.process}"
-            f" {way.addresses} {way.ports}"
-        )
+        ways.setdefault(row.way.group or group, []).append(row)
+    for here, rows in sorted(ways.items()):  # those in the caller's group first
+        lines += [f"cgroup {here}"] if here else []
+        lines += [_path(row, world) for row in rows]
     return "\n".join(lines) + "\n"
+
+
+def _path(row: Row, world: World) -> str:
+    way = row.way
+    places = f"{world.path(way.client)} {world.path(way.server)} {way.address} {way.port} {way.server_port}"
+    return f"path {row.key} {places} {way.operations} {way.process} {way.addresses} {way.ports}"
 
 
 def probe(program: Path, text: str, more: Callable[[Samples], bool]) -> Samples:
@@ -125,6 +129,7 @@ def read(line: str, samples: Samples) -> None:
         key, letter, count, cpu, wall, switches = words[2], words[3], *map(int, words[4:])
         one = Slice(int(words[1]), cpu / count, wall / count, switches > 0)
         samples.slices.setdefault((key, _LETTERS[letter]), []).append(one)
+        samples.operations[key, _LETTERS[letter]] += count
     elif words[0] == "fail":
         samples.failures[words[1], _LETTERS[words[2]]] = " ".join(words[3:])
     elif words[0] == "round":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,10 +49,10 @@ class Stage:
 
 def run(options: Options, progress: Progress) -> Result:
     """Measures. Raises MeshnetError where it cannot; nothing stays behind in any case."""
-    _chosen(tables({}, ()), options.only)  # a name that is wrong is refused before anything is made
+    choose(tables({}, ()), options.only)  # a name that is wrong is refused before anything is made
     program = prober.build()
     with stage(options.cpu, progress) as made:
-        chosen = _chosen(tables(made.proxies, made.missing), options.only)
+        chosen = choose(tables(made.proxies, made.missing), options.only)
         paths = sum(len(table.rows) for table in chosen)
         measured = []
         for table in chosen:
@@ -94,7 +94,8 @@ def _no_ipvs() -> tuple[Missing, ...]:
     return ()
 
 
-def _chosen(all_tables: tuple[Table, ...], only: tuple[str, ...]) -> tuple[Table, ...]:
+def choose(all_tables: Sequence[Table], only: Sequence[str]) -> tuple[Table, ...]:
+    """The tables with these keys, or all. MeshnetError if there is no such table."""
     known = {table.key: table for table in all_tables}
     for key in only:
         if key not in known:

@@ -1,5 +1,6 @@
 """The namespaces of `meshnet bench scale`: for each number of services a node that has them all, a task on it, and a
-node that serves its published ports; one client outside, and one place where all backends behind VIPs are.
+node that serves its published ports; one client outside, one place where all backends behind VIPs are, and one client
+that asks these without meshnet.
 
 That place is no node of meshnet's, so that it costs the same whatever the number: a plain VXLAN device, and a route
 that makes every backend's address its own. Published ports end at a node of meshnet's, since it translates: the
@@ -35,8 +36,8 @@ from meshnet.kernel import bpfbuild
 from meshnet.kernel.bpf import cgroup2_root
 from meshnet.model import mac_of
 
-FAR, OUT = "far", "out"
-_UNDERLAY = {FAR: "172.17.0.2", OUT: "172.17.0.3"}
+FAR, NEAR, OUT = "far", "near", "out"
+_UNDERLAY = {FAR: "172.17.0.2", NEAR: "172.17.0.3", OUT: "172.17.0.4"}
 _FAR_MAC = "02:02:02:02:02:02"
 _MTU = 1450
 # One task stands for all backends of published ports, so connections of one client to different ports may look alike
@@ -144,7 +145,17 @@ def build(world: World, sites: Sequence[Site]) -> None:
 
 
 def _far(world: World, sites: Sequence[Site]) -> None:
-    clients = [(site.place.task, site.address) for site in sites]
+    """Where the backends are, and the client without meshnet."""
+    near, gateway = address(GATEWAYS[DEMO], 255), GATEWAYS[DEMO]
+    clients = [(site.place.task, site.address) for site in sites] + [(near, _UNDERLAY[NEAR])]
+    world.ip(
+        NEAR,
+        f"link add vx type vxlan id {DEMO} dstport 4789 local {_UNDERLAY[NEAR]} remote {_UNDERLAY[FAR]}",
+        f"link set vx address {mac_of(near)} mtu {_MTU} up",
+        f"addr add {near}/32 dev vx",
+        f"neigh add {gateway} lladdr {_FAR_MAC} dev vx nud permanent",
+        f"route add {BEHIND_VIPS}/11 via {gateway} dev vx onlink",
+    )
     world.ip(
         FAR,
         f"link add vx type vxlan id {DEMO} dstport 4789 local {_UNDERLAY[FAR]} nolearning",

@@ -20,7 +20,8 @@ def lines(scale: Scale) -> Iterator[str]:
         for row in rows:
             yield "".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         yield f"  {note}"
-    yield from _sizes(scale)
+    for line in notes(scale):
+        yield f"  {line}"
 
 
 def grids(scale: Scale) -> tuple[Grid, Grid]:
@@ -69,14 +70,15 @@ def _memory(found: Memory) -> tuple[str, ...]:
     )
 
 
-def _sizes(scale: Scale) -> Iterator[str]:
+def notes(scale: Scale) -> Iterator[str]:
+    """Maps that had to be larger, and names that did not fit."""
     for found in scale.memory:
         if found.sizes:
             sizes = ", ".join(f"{name}: {size}" for name, size in found.sizes.items())
-            yield f"  {found.services:,} services need larger maps; in lab.yml: maps: {{{sizes}}}"
+            yield f"{found.services:,} services need larger maps; in lab.yml: maps: {{{sizes}}}"
     for found in scale.memory:
         if found.left:
             yield (
-                f"  {found.services:,} services: {found.left:,} names do not fit the map `names`, and are "
+                f"{found.services:,} services: {found.left:,} names do not fit the map `names`, and are "
                 "answered by the tasks' name servers alone"
             )

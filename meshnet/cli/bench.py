@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -100,7 +101,7 @@ def scale(
     """What 10, 100, 1,000 and 10,000 services of 10 backends cost.
 
     On the way of packets, in time to program them, and in memory. Everything happens in namespaces that are made for
-    it and removed at the end. It takes three to four minutes.
+    it and removed at the end. It takes three to five minutes, most of them for programming 10,000 services.
     """
     from meshnet.bench import result
     from meshnet.bench import scale as scaling
@@ -156,3 +157,22 @@ def dns(seconds: float, json_file: Path | None) -> None:
         print(line)
     if json_file:
         json_file.write_text(json.dumps(found, indent=1) + "\n")
+
+
+@bench.command(short_help="What the BPF programs take of an operation.")
+@click.option("--seconds", type=click.FloatRange(min=0.1), default=0.5, show_default=True, help="For each path.")
+@click.option("--table", "only", multiple=True, metavar="NAME", help="These paths only; may be repeated.")
+@click.option("--json", "json_file", type=FILE, help="Write the result there.")
+def programs(seconds: float, only: tuple[str, ...], json_file: Path | None) -> None:
+    """What each BPF program takes of an operation: how often it runs, and for how long.
+
+    The paths and tables are those of `meshnet bench paths`, measured one path at a time.
+    """
+    from meshnet.bench import programs as measuring
+
+    with render.Progress() as progress:
+        found = measuring.run(only, seconds, progress)
+    for line in measuring.lines(found):
+        print(line)
+    if json_file:
+        json_file.write_text(json.dumps([dataclasses.asdict(each) for each in found], indent=1) + "\n")

@@ -37,6 +37,8 @@ def up(directory: str, bare: bool) -> None:
     message(f"{lab.name} is up: {counted} ({time.monotonic() - begun:.1f} s)")
     if settings := exports(lab.name):
         message(f"first: export {settings}")
+    if bare:
+        message(f'make a swarm: eval "$(meshnet lab env {lab.nodes[0].name})"; docker swarm init')
     message(f"look around: meshnet lab inspect {lab.name}; meshnet lab exec {lab.hosts[-1].name} -- ip addr")
     message(f"take it down: meshnet lab down {lab.name}")
 

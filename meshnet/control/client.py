@@ -25,6 +25,7 @@ from meshnet.codec import from_json, to_json
 from meshnet.control.assignments import follow, for_disk, trust_of
 from meshnet.control.attachments import Attach
 from meshnet.control.operations import Join
+from meshnet.control.trouble import Trouble
 from meshnet.control.trust import joining, tls
 from meshnet.control.trust.credentials import Credentials
 from meshnet.control.trust.gossipkeys import GossipKeys
@@ -87,6 +88,7 @@ class ManagerClient:
         self._unwritten: Assignments | None = None
         self._writing: asyncio.TimerHandle | None = None
         self._session: aiohttp.ClientSession | None = None
+        self._silence = Trouble(log, "manager", time.monotonic)
 
     @property
     def node_id(self) -> str:
@@ -357,12 +359,15 @@ class ManagerClient:
         delay = FIRST_DELAY
         while True:
             try:
-                return await attempt(self._addresses[0])
+                answer = await attempt(self._addresses[0])
+                self._silence.ends()
+                return answer
             except MeshnetError as error:
+                self._silence.ends()
                 if error.status < 500:
                     raise
             except (aiohttp.ClientError, OSError, TimeoutError) as failure:
-                log.info("manager %s cannot be asked: %s", self._addresses[0], tls.explained(failure))
+                self._silence.goes_on(f"{self._addresses[0]} cannot be asked: {tls.explained(failure)}")
             self._rotate()
             await asyncio.sleep(delay)
             delay = min(delay * 2, LAST_DELAY)
@@ -390,5 +395,9 @@ class ManagerClient:
         self._writing = None
         if self._cache is None or self._unwritten is None:
             return
-        replace_text(self._cache, json.dumps(to_json(for_disk(self._unwritten))))
+        try:
+            replace_text(self._cache, json.dumps(to_json(for_disk(self._unwritten))))
+        except OSError as error:
+            log.warning("the assignments are kept in memory alone until they change again: %s", error)
+            return
         self._unwritten = None

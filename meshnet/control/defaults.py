@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from meshnet.containerspec import DNSConfig, Resources
+from meshnet.containerspec import DNSConfig, Limit, Resources
 from meshnet.errors import MeshnetError
 from meshnet.model import (
     SECOND,
@@ -100,6 +100,26 @@ def interpolated(spec: ServiceSpec) -> ServiceSpec:
         ),
         update_config=None if spec.mode.job else update_of(spec),
         rollback_config=None if spec.mode.job else update_of(spec, rollback=True),
+    )
+
+
+def same(one: TaskSpec, other: TaskSpec) -> bool:
+    """Whether two templates mean the same. A client that reads a spec with its defaults and sends it back, as docker-py
+    does for every change, has changed nothing; in Swarm that replaces all tasks."""
+    return one is other or one == other or _meant(one) == _meant(other)
+
+
+def _meant(spec: TaskSpec) -> TaskSpec:
+    resources, restart = _resources(spec.resources), restart_of(spec)
+    return replace(
+        spec,
+        container_spec=_container(spec.container_spec),
+        resources=ResourceRequirements(resources.limits or Limit(), resources.reservations or NOTHING),
+        restart_policy=replace(
+            restart,
+            delay=RESTART_DELAY if restart.delay is None else restart.delay,
+            window=restart.window or 0,
+        ),
     )
 
 

@@ -66,6 +66,7 @@ class Manager:
         self._sleepers: set[str] = set()
         self._loops: list[asyncio.Task[Any]] = []
         self._rounds = 0
+        self._complained = ""
 
     @property
     def view(self) -> View:
@@ -206,11 +207,19 @@ class Manager:
             services, self._dirty = self._dirty, set()
             try:
                 await self._settle(services)
-            except Exception:
-                # A full disk, for one: what is marked stays marked, and the reason is in the log.
-                log.exception("the controllers failed; trying again in %g s", RETRY)
+            except Exception as error:
+                # What is marked stays marked, and the reason is in the log.
+                self._failed("the controllers", error)
                 self._dirty |= services
                 asyncio.get_running_loop().call_later(RETRY, self._work.set)
+
+    def _failed(self, what: str, error: Exception) -> None:
+        """A full disk, for one, is a line and not a traceback per second."""
+        if not isinstance(error, MeshnetError):
+            log.error("%s failed; trying again in %g s", what, RETRY, exc_info=error)
+        elif str(error) != self._complained:
+            self._complained = str(error)
+            log.error("%s failed: %s; trying again every %g s", what, error, RETRY)
 
     async def _settle(self, services: set[str]) -> None:
         wake: float | None = None
@@ -223,6 +232,7 @@ class Manager:
             return done.changes
 
         await self.state.write(decide)
+        self._complained = ""
         self._rounds += 1
         if wake is not None:
             self._sleepers |= services
@@ -258,7 +268,11 @@ class Manager:
                 continue
             for node_id in self._heartbeats.expired(time.monotonic()):
                 log.warning("node %s is down: no heartbeat", node_id)
-                await self.state.write(partial(_changed_node, node_id=node_id, change=down))
+                try:
+                    await self.state.write(partial(_changed_node, node_id=node_id, change=down))
+                except Exception as error:
+                    self._failed("node health", error)
+                    self._heartbeats.again(node_id, time.monotonic() + RETRY)
 
 
 def _changed_node(view: View, node_id: str, change: Callable[[Node], Node]) -> Changes:

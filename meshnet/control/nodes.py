@@ -53,6 +53,10 @@ class Heartbeats:
             del self._until[node_id]
         return over
 
+    def again(self, node_id: str, until: float) -> None:
+        """Has a node that was named be named again at `until`: what follows from it could not be written."""
+        self._until.setdefault(node_id, until)
+
     def next_expiry(self) -> float | None:
         return min(self._until.values(), default=None)
 

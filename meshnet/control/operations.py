@@ -6,11 +6,13 @@ Refusals carry Swarm's own words where Swarm refuses the same, and the HTTP stat
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 from collections.abc import Callable, Iterable
 
 from meshnet.clusterspec import ClusterChange, ClusterSpec, RaftConfig
 from meshnet.control.allocator import Ledger, give_network, give_node, give_service
 from meshnet.control.confidential import check_references
+from meshnet.control.defaults import same
 from meshnet.control.objects import Changes, Cluster, stamp
 from meshnet.control.refusals import check_version, exists, invalid, precondition
 from meshnet.control.view import View, alive, wanted
@@ -40,6 +42,7 @@ from meshnet.model import (
 
 NewId = Callable[[], str]
 INGRESS = "ingress"
+HOSTNAME = 253  # characters that a name has at most (RFC 1035)
 KEPT_SPECS = 5
 SHORTEST_HEARTBEAT = SECOND // 10
 
@@ -153,7 +156,7 @@ def _rerun(updated: Service, before: Service) -> Service:
     if updated.job_status is None:
         return updated
     status = updated.job_status
-    if updated.spec.task_template != before.spec.task_template:
+    if not same(updated.spec.task_template, before.spec.task_template):
         status = JobStatus(Version(status.job_iteration.index + 1))
     return dataclasses.replace(updated, previous_specs=(), job_status=status)
 
@@ -274,8 +277,7 @@ def join_node(view: View, join: Join, ledger: Ledger, new_id: NewId, manager_add
     Labels given with the first join are the node's own from then on. `manager_addr` is this manager's host:port.
     Returns the changes and the node's id.
     """
-    if not join.description.hostname or not join.addr:
-        raise MeshnetError("a node that joins must say its hostname and its address")
+    _check_join(join)
     node = view.nodes.get(join.id)
     if node is None:
         node = Node(id=join.id or new_id(), spec=NodeSpec("", join.labels, join.role, join.availability))
@@ -289,6 +291,20 @@ def join_node(view: View, join: Join, ledger: Ledger, new_id: NewId, manager_add
     )
     joined = give_node(ledger, joined)
     return (Changes((joined, *ledger.cursors())) if joined != node else Changes()), joined.id
+
+
+def _check_join(join: Join) -> None:
+    """Refuses what no node says of itself: whoever has a token may send anything."""
+    if not join.description.hostname or not join.addr:
+        raise MeshnetError("a node that joins must say its hostname and its address")
+    if len(join.description.hostname) > HOSTNAME:
+        raise MeshnetError(f"Description.Hostname: at most {HOSTNAME} characters")
+    try:
+        ipaddress.IPv4Address(join.addr)
+    except ValueError:
+        raise MeshnetError(f"Addr: {join.addr[:40]!r} is no IPv4 address") from None
+    if join.availability not in ("active", "pause", "drain"):
+        raise MeshnetError("Availability: active, pause or drain is needed")
 
 
 def report_tasks(view: View, node_id: str, statuses: dict[str, TaskStatus]) -> Changes:

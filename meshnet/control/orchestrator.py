@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from meshnet.control.allocator import task_networks
 from meshnet.control.constraints import satisfied
-from meshnet.control.defaults import restart_of
+from meshnet.control.defaults import restart_of, same
 from meshnet.control.jobs import to_start
 from meshnet.control.objects import seconds, stamp
 from meshnet.control.restart import ENDED_ALONE, failures_before, restarts, starts_at
@@ -168,7 +168,7 @@ class _Work:
         tasks = self.places[place]
         if any(wanted(other) for other in tasks.values()):
             return
-        if alive(task) or task.spec != template or restarts(restart_of(template), task, tasks.values()):
+        if alive(task) or not same(task.spec, template) or restarts(restart_of(template), task, tasks.values()):
             self._create(service, place)
 
     def _create(self, service: Service, place: Place) -> None:
@@ -221,7 +221,7 @@ class _Work:
         if any(wanted(task) for task in tasks.values()):
             return True
         last = max(tasks.values(), key=_age)
-        return last.status.state in ENDED_ALONE and last.spec == service.spec.task_template
+        return last.status.state in ENDED_ALONE and same(last.spec, service.spec.task_template)
 
     def _usefulness(self, place: Place) -> tuple[bool, int]:
         """Least useful first: slots without a running task, then the highest."""
@@ -242,7 +242,7 @@ class _Work:
             if self._wanted_in(node.id) or not eligible(node, template.placement.constraints):
                 continue
             last = max(tasks.values(), key=_age, default=None)
-            ended_alone = last is not None and last.status.state in ENDED_ALONE and last.spec == template
+            ended_alone = last is not None and last.status.state in ENDED_ALONE and same(last.spec, template)
             if last is None or not ended_alone or restarts(restart_of(template), last, tasks.values()):
                 self._create(service, node.id)
 
@@ -296,10 +296,10 @@ def outdated(view: View, service: Service, task: Task, networks: Iterable[str]) 
     As in Swarm, another placement alone makes no task outdated whose node satisfies it.
     """
     template = service.spec.task_template
-    if task.spec is not template and task.spec != template:
+    if not same(task.spec, template):
         node = view.nodes.get(task.node_id)
         moved = dataclasses.replace(task.spec, placement=template.placement)
-        if node is None or moved != template or not satisfied(template.placement.constraints, node):
+        if node is None or not same(moved, template) or not satisfied(template.placement.constraints, node):
             return True
     attached = {item.network_id for item in task.networks_attachments}
     return task.status.state != "new" and attached != set(networks)

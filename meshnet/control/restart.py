@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from meshnet.control.defaults import restart_delay, restart_of
+from meshnet.control.defaults import restart_delay, restart_of, same
 from meshnet.control.objects import ended_at, seconds
 from meshnet.control.view import alive, wanted
 from meshnet.model import SECOND, Node, RestartPolicy, Task, TaskSpec
@@ -29,7 +29,9 @@ def restarts(policy: RestartPolicy, task: Task, slot: Iterable[Task]) -> bool:
         return True
     since = ended_at(task) - policy.window / SECOND if policy.window else 0.0
     ended = [
-        item for item in slot if item.status.state in ENDED_ALONE and item.spec == task.spec and ended_at(item) >= since
+        item
+        for item in slot
+        if item.status.state in ENDED_ALONE and same(item.spec, task.spec) and ended_at(item) >= since
     ]
     return len(ended) <= policy.max_attempts
 
@@ -51,14 +53,14 @@ def starts_at(task: Task, slot: Iterable[Task], nodes: Mapping[str, Node]) -> fl
     if not ended:
         return 0.0
     latest = max(ended, key=lambda item: (ended_at(item), item.id))
-    if latest.status.state not in ENDED_ALONE or latest.spec != task.spec:
+    if latest.status.state not in ENDED_ALONE or not same(latest.spec, task.spec):
         return 0.0
     return ended_at(latest) + _delay(task)
 
 
 def failures_before(slot: Iterable[Task], spec: TaskSpec) -> int:
     """How many tasks of the spec failed in a row before a new one for the slot, each soon after it began to run."""
-    ended = [item for item in slot if not alive(item) and item.status.state in ENDED_ALONE and item.spec == spec]
+    ended = [item for item in slot if not alive(item) and item.status.state in ENDED_ALONE and same(item.spec, spec)]
     if not ended:
         return 0
     latest = max(ended, key=lambda item: (ended_at(item), item.id))

@@ -10,6 +10,7 @@ always keeps the last `keep` revisions for those who reconnect.
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from meshnet.control.store import Batch, Compacted, Compare, Event, Item, Op, Put, TxnResult
+from meshnet.errors import NoSpaceError
 
 T = TypeVar("T")
 Listing = tuple[list[Item], int]
@@ -171,13 +173,20 @@ class SqliteStore:
                     self._db.execute(statement, (limit,))
                 self._db.execute("UPDATE meta SET value = ? WHERE name = 'compact_rev'", (limit,))
             self._db.execute("COMMIT")
-        except BaseException:
+        except BaseException as error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error) and self._full(error):
+                raise NoSpaceError(str(self._path.parent)) from None
             raise
         self._rev = rev
         if compact:
             self._compact_rev = limit
+
+    def _full(self, error: sqlite3.Error) -> bool:
+        """SQLite says so itself, but for files that it maps: those are an I/O error."""
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        return code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and not os.statvfs(self._path).f_bavail)
 
     def _publish(self, batch: Batch) -> None:
         for watcher in tuple(self._watchers):

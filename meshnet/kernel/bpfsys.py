@@ -20,6 +20,7 @@ MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_NEXT_KEY = 0, 1, 2, 3, 4
 OBJ_PIN, OBJ_GET, PROG_ATTACH, PROG_DETACH, PROG_TEST_RUN = 6, 7, 8, 9, 10
 PROG_GET_FD_BY_ID, GET_INFO, PROG_QUERY = 13, 15, 16
 LOOKUP_BATCH, UPDATE_BATCH, DELETE_BATCH = 24, 26, 27
+ENABLE_STATS = 32
 _COUNT = 32  # where a batch's number of entries is in the attributes
 
 F_ALLOW_MULTI, F_REPLACE = 2, 4
@@ -217,6 +218,17 @@ def prog_info(fd: int) -> ProgInfo:
     kind, ident, tag, jited = struct.unpack_from("=II8sI", raw)
     (verified,) = struct.unpack_from("=I", raw, 216)
     return ProgInfo(kind, ident, tag.hex(), raw[64:80].split(b"\0")[0].decode(), jited > 0, verified)
+
+
+def prog_runs(fd: int) -> tuple[int, int]:
+    """Nanoseconds that a program ran, and how often, while statistics were enabled."""
+    time_ns, count = struct.unpack_from("=QQ", _info(fd, 232), 192)
+    return time_ns, count
+
+
+def enable_stats() -> int:
+    """Lets the kernel measure all programs' runs as long as the fd that is returned is open (Linux 5.8)."""
+    return _call(ENABLE_STATS, _attr("I", 0))
 
 
 def prog_by_id(ident: int) -> int:

@@ -85,7 +85,7 @@ class Stack:
     external: tuple[Value, ...] = ()
     subnets: tuple[tuple[Value, IPv4Network], ...] = ()
     images: tuple[tuple[Value, str], ...] = ()
-    users: tuple[tuple[Value, str, str], ...] = ()  # where it stands, image, user
+    users: tuple[Value, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
@@ -113,7 +113,7 @@ def parse(root: Value) -> Stack:
         if "image" in entries:
             images.append((entries["image"], container.image))
         if "user" in entries and container.user:
-            users.append((entries["user"], container.image, container.user))
+            users.append(entries["user"])
         warnings += _ignored(name, entries)
     if not services:
         root.error("there are no services in it")
@@ -302,6 +302,8 @@ def _healthcheck(value: Value) -> Healthcheck:
         test = _words(keys["test"])
         if not test or test[0] not in ("NONE", "CMD", "CMD-SHELL"):
             keys["test"].error("a list begins with NONE, CMD or CMD-SHELL")
+        elif test[0] != "NONE" and not test[1:]:
+            keys["test"].error(f"a command is needed behind {test[0]}")
     elif "test" in keys:
         test = ("CMD-SHELL", _text(keys["test"]))
     return Healthcheck(

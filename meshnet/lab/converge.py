@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from meshnet.control.constraints import satisfied
+from meshnet.control.defaults import same
 from meshnet.control.scheduler import eligible
 from meshnet.errors import MeshnetError
 from meshnet.lab.engine import PAUSE, Engine
@@ -69,11 +70,11 @@ def progress(service: Service, tasks: Sequence[Task], nodes: Sequence[Node], upd
 def _follows(task: Task, service: Service, nodes: Sequence[Node]) -> bool:
     """Whether the manager leaves the task as it is: another placement alone replaces none whose node satisfies it."""
     template = service.spec.task_template
-    if replace(task.spec, placement=template.placement) != template:
+    if not same(replace(task.spec, placement=template.placement), template):
         return False
     constraints = template.placement.constraints
     node = next((node for node in nodes if node.id == task.node_id), None)
-    return task.spec == template or (node is not None and satisfied(constraints, node))
+    return same(task.spec, template) or (node is not None and satisfied(constraints, node))
 
 
 def wait(
@@ -138,7 +139,7 @@ def keeps_failing(service: Service, tasks: Sequence[Task]) -> str:
     """Why the slot of a service's present spec that failed often failed last; "" if there is none."""
     failed: dict[tuple[int, str], list[Task]] = {}
     for task in tasks:
-        if task.service_id == service.id and task.status.state in ENDED and task.spec == service.spec.task_template:
+        if task.service_id == service.id and task.status.state in ENDED and same(task.spec, service.spec.task_template):
             failed.setdefault((task.slot, "" if task.slot else task.node_id), []).append(task)
     worst = max(failed.values(), key=len, default=[])
     if len(worst) < MANY_FAILURES:

@@ -148,7 +148,6 @@ def run_manager(settings: ManagerSettings) -> None:
         Settings(
             lab=settings.lab,
             heartbeat=settings.heartbeat,
-            history=settings.history,
             pools=settings.pools or DEFAULT_POOLS,
             pool_size=settings.pool_size or DEFAULT_SIZE,
             avoid=settings.avoid,

@@ -125,7 +125,7 @@ def _lab(root: Value, directory: Path, problems: Problems) -> Lab:
             catalogue.check(image)
         except MeshnetError as error:
             value.error(str(error))
-    _check_users(stack, catalogue)
+    _check_images(stack, catalogue)
     if not problems:
         rehearse(stack.placed_networks, stack.placed_services, str(subnet))
     return Lab(
@@ -330,17 +330,26 @@ def _images(value: Value | None, directory: Path) -> dict[str, Any]:
     return found
 
 
-def _check_users(stack: compose.Stack, catalogue: Images) -> None:
-    """A user that the image does not have is known now, unless the image is an archive, which is unpacked later."""
-    for value, image, user in stack.users:
+def _check_images(stack: compose.Stack, catalogue: Images) -> None:
+    """Users that an image does not have, and images with nothing to run, are known now, unless the image is an
+    archive, which is unpacked later."""
+    users_at = {value.name.removesuffix(".user"): value for value in stack.users}
+    for place, service in stack.placed_services:
+        container = service.task_template.container_spec
         try:
-            root = catalogue.find(image).lower
-            if os.path.isdir(root):
-                users.lookup(user, users.read(root, "etc/passwd"), users.read(root, "etc/group"))
+            image = catalogue.find(container.image)
         except NotFoundError:
             continue
-        except MeshnetError as error:
-            value.error(str(error))
+        if not os.path.isdir(image.lower):
+            continue
+        if not (container.command or container.args or image.entrypoint or image.command):
+            place.error(f"a command is missing: the image {container.image} names none")
+        if place.name in users_at:
+            try:
+                passwd, group = users.read(image.lower, "etc/passwd"), users.read(image.lower, "etc/group")
+                users.lookup(container.user, passwd, group)
+            except MeshnetError as error:
+                users_at[place.name].error(str(error))
 
 
 def _stack(value: Value | None, directory: Path, underlay: IPv4Network, problems: Problems) -> compose.Stack:

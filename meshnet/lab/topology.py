@@ -51,7 +51,7 @@ def create(lab: Lab) -> None:
         underlay = stack.enter_context(Netlink(names.underlay_netns(lab.name)))
         underlay.send(bridge_add(BRIDGE, mtu=lab.mtu))
         bridge = underlay.index(BRIDGE)
-        requests = [_finish(BRIDGE, names.mark(lab.name, "underlay", "bridge", BRIDGE))]
+        requests = [*_finish(BRIDGE, names.mark(lab.name, "underlay", "bridge", BRIDGE))]
         for host in lab.hosts:
             inside = netns.open(names.node_netns(lab.name, host.name))
             stack.callback(os.close, inside)
@@ -61,7 +61,7 @@ def create(lab: Lab) -> None:
         with Netlink(names.node_netns(lab.name, host.name)) as inside_link:
             inside_link.send(
                 address_add(inside_link.index(DEVICE), host.address, lab.prefix),
-                _finish(DEVICE, names.mark(lab.name, host.name, "underlay", DEVICE)),
+                *_finish(DEVICE, names.mark(lab.name, host.name, "underlay", DEVICE)),
             )
             if len(lab.hosts) > MANY:
                 index = inside_link.index(DEVICE)
@@ -72,11 +72,12 @@ def create(lab: Lab) -> None:
 def _cable(lab: Lab, host: LabNode | LabClient, bridge: int, inside: int) -> list[Request]:
     outer = VethEnd(port(host.name), mtu=lab.mtu, master=bridge)
     inner = VethEnd(DEVICE, mac=mac_of(host.address), mtu=lab.mtu, netns=inside)
-    return [veth_add(outer, inner), _finish(outer.name, names.mark(lab.name, host.name, "cable", outer.name))]
+    return [veth_add(outer, inner), *_finish(outer.name, names.mark(lab.name, host.name, "cable", outer.name))]
 
 
-def _finish(link: str, mark: str) -> Request:
-    return link_set(link, up=True, alias=mark, quiet=True)
+def _finish(link: str, mark: str) -> list[Request]:
+    """Quiet before it is up, or the kernel would give it an IPv6 address, and every host would hear of it."""
+    return [link_set(link, alias=mark, quiet=True), link_set(link, up=True)]
 
 
 def plug(lab: Lab, host: str, plugged: bool) -> None:

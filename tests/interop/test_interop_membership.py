@@ -51,6 +51,10 @@ def states(docker: Docker) -> dict[str, str]:
     return dict(row.split() for row in rows)
 
 
+def own_id(docker: Docker) -> str:
+    return docker.out("info", "--format", "{{.Swarm.NodeID}}")
+
+
 def swarm_state(docker: Docker) -> str:
     return docker.out("info", "--format", "{{.Swarm.LocalNodeState}}")
 
@@ -92,8 +96,9 @@ def test_init_join_and_leave_by_hand(bare: LabUnderTest) -> None:
     assert not [one for one in netns.names(space) if one.startswith(space)]
     assert "mnt" not in bare.node(THIRD).out("ip -o link")
     bare.wait_until(lambda: len([t for t in bare.tasks("whoami") if t.node != THIRD]) == 3, what="its task elsewhere")
-    third.out("swarm", "join", "--token", token, f"{ADDRESS}:2377")
+    third.out("swarm", "join", "--token", token, "--availability", "drain", f"{ADDRESS}:2377")
     assert states(first)[THIRD] == "Ready"
+    assert first.out("node", "inspect", "--format", "{{.Spec.Availability}}", own_id(third)) == "drain"
 
     assert "Removing the last manager erases all current state of the swarm" in first.refused("swarm", "leave")
     assert first.out("swarm", "leave", "--force") == "Node left the swarm."
@@ -116,6 +121,8 @@ def test_what_init_and_join_refuse(bare: LabUnderTest) -> None:
         (["--advertise-addr", "10.9.9.9"], "advertise address 10.9.9.9 is not an address of this node"),
         (["--listen-addr", "eth7"], "listen address must be an IP address or network interface"),
         (["--data-path-port", "80"], "Datapath port number must be between 1024 and 49151"),
+        (["--data-path-addr", "10.9.9.9"], "data path address 10.9.9.9 is not an address of this node"),
+        (["--dispatcher-heartbeat", "1ms"], "at least 100ms is needed"),
         (["--cert-expiry", "1m"], "minimum certificate expiry time is 1h0m0s"),
         (["--default-addr-pool", "10.5.0.0/16", "--default-addr-pool-mask-length", "8"], "SubnetSize: 8"),
         (["--external-ca", "protocol=cfssl,url=https://x"], "a new swarm makes its own CA"),
@@ -212,3 +219,21 @@ def test_a_node_that_is_removed_is_in_no_swarm(bare: LabUnderTest) -> None:
     assert {task.node for task in bare.tasks()} == {FIRST}
     second.out("swarm", "join", "--token", token, ADDRESS)
     assert states(first) == {FIRST: "Ready", SECOND: "Ready"}
+
+
+def test_a_membership_that_cannot_begin_again_is_left(bare: LabUnderTest) -> None:
+    """A member whose keys are lost while the manager is away waits for it, and can be told to leave instead."""
+    first, second, _ = dockers(bare)
+    first.out("swarm", "init")
+    token = first.out("swarm", "join-token", "-q", "worker")
+    second.out("swarm", "join", "--token", token, ADDRESS)
+    for node in (SECOND, FIRST):
+        nodes.kill(state.load(bare.name), node)
+    (directory(bare, SECOND) / "certificates" / "gossip-keys.json").unlink()
+    nodes.start(state.load(bare.name), SECOND)
+    assert second.refused("swarm", "join", "--token", token, ADDRESS) == MEMBER
+    assert second.out("swarm", "leave") == "Node left the swarm."
+    assert swarm_state(second) == "inactive"
+    nodes.start(state.load(bare.name), FIRST)
+    second.out("swarm", "join", "--token", token, ADDRESS)
+    assert states(first)[SECOND] == "Ready"

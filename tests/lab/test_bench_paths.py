@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from meshnet.bench import run, world
+from meshnet.bench import programs, run, world
 from meshnet.bench.proxy import installed
 from meshnet.kernel import netns
 from meshnet.kernel.bpf import cgroup2_root
@@ -76,3 +76,18 @@ def test_killed_its_remains_are_swept() -> None:
     assert leftovers(process.pid) != []
     assert f"bench{process.pid}" in world.sweep()
     wait_until(lambda: leftovers(process.pid) == [])
+
+
+def test_programs_are_counted() -> None:
+    """On a local overlay path one program runs for each packet: twice for a request and its answer, and nothing else;
+    afterwards nobody's programs are measured any more."""
+    before = Path("/proc/sys/kernel/bpf_stats_enabled").read_text()
+    found = programs.run(("overlay-local",), 0.1, lambda text: None)
+    (request,) = (each for each in found if (each.title, each.operation) == ("meshnet", "request"))
+    (share,) = (share for share in request.shares if share.program != "meshnet_connect4")
+    assert (share.node, share.program) == ("a", "endpoint")
+    assert share.runs == pytest.approx(2, abs=0.1)
+    assert 10 < share.ns < 10000
+    assert not any(each.title == "plain veth pair" for each in found)
+    assert Path("/proc/sys/kernel/bpf_stats_enabled").read_text() == before
+    assert leftovers(os.getpid()) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -47,6 +48,18 @@ def make() -> Iterator[Make]:
         down(name)
     for name in made:
         assert leftovers.find(name) == []
+
+
+def test_the_underlay_speaks_no_ipv6(make: Make) -> None:
+    """No device of the underlay gets an IPv6 address, so no host hears multicast that it would have to drop."""
+    lab = make(lab_named(f"v{os.getpid()}"))
+
+    def addresses(space: str) -> list[str]:
+        with Netlink(space) as inside:
+            wait_until(lambda: all(link.up for link in inside.links()))
+            return [one.address for one in inside.addresses(socket.AF_INET6)]
+
+    assert {address for space in topology.namespaces(lab) for address in addresses(space)} <= {"::1"}
 
 
 def test_the_underlay_is_no_firewalls_business(make: Make) -> None:

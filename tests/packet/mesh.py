@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import itertools
 import os
+import re
 import socket
 import subprocess
 import threading
@@ -24,8 +25,11 @@ from meshnet.datapath.base import NodeContext
 from meshnet.datapath.ebpf.datapath import Ebpf
 from meshnet.datapath.rows import EndpointRow, NetworkRow, PeerRow, Plan, PublishedRow, RemoteRow, ServiceRow
 from meshnet.kernel import netns
+from meshnet.kernel.bpf import cgroup2_root
 from meshnet.kernel.netlink import Netlink
 from meshnet.kernel.requests import VethEnd, address_add, bridge_add, link_set, veth_add
+from meshnet.lab import state
+from meshnet.lab.down import down
 from meshnet.model import mac_of
 
 DEMO, INGRESS = 4097, 4096
@@ -45,10 +49,23 @@ OFFLOADS = ("tx", "rx", "tso", "gso", "gro")
 LARGE = 1 << 20
 
 
+def sweep() -> list[str]:
+    """Removes what meshes left whose process was killed; returns their names. A lab of a person is no mesh."""
+    places = [cgroup2_root() / "meshnet", Path(names.BPFFS, "meshnet")]
+    found = {each.name for place in places if place.is_dir() for each in place.iterdir()}
+    found |= {name.split("-")[1] for name in netns.names("mn-p")}
+    meshes = {name for name in found if re.fullmatch(r"p\d+", name)} - set(state.up())
+    dead = sorted(name for name in meshes if not Path("/proc", name[1:]).exists())
+    for name in dead:
+        down(name)
+    return dead
+
+
 class Mesh:
     """The nodes, wired by the eBPF data path from plans."""
 
     def __init__(self) -> None:
+        sweep()
         self.lab = f"p{os.getpid()}"
 
         def make(label: str) -> str:

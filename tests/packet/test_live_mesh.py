@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import functools
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from mesh import (
@@ -26,10 +30,12 @@ from mesh import (
     inside,
     raises,
     serving,
+    sweep,
 )
 
 from meshnet import names
 from meshnet.kernel import netns
+from meshnet.kernel.bpf import cgroup2_root
 
 pytestmark = [
     pytest.mark.root,
@@ -239,3 +245,19 @@ def test_the_node_itself_asks(mesh: Mesh) -> None:
     """The node's ingress address and tasks of the ingress network reach each other through its own interface."""
     assert ask_tcp(mesh.spaces["a"], WEB_A) == ("local", "10.0.0.2")
     assert ask_tcp(mesh.spaces["a"], WEB_B) == ("remote", "10.0.0.2")
+
+
+def test_what_a_killed_mesh_left_is_swept() -> None:
+    """Namespaces, pins and groups of a mesh whose process is gone are removed by the next one."""
+    program = (
+        "import os, signal; from mesh import Mesh; made = Mesh(); made.apply(); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parent) as process:
+        assert process.wait(30) == -signal.SIGKILL
+    name = f"p{process.pid}"
+    group = cgroup2_root() / "meshnet" / name
+    assert group.is_dir()
+    assert netns.names(f"mn-{name}-")
+    assert name in sweep()
+    assert (group.is_dir(), netns.names(f"mn-{name}-")) == (False, [])
+    assert not Path(names.BPFFS, "meshnet", name).exists()

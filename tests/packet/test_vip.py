@@ -31,7 +31,8 @@ from world import (
     tunneled,
 )
 
-from meshnet.datapath.rows import Plan, RemovedRow, ServiceRow
+from meshnet.datapath.ebpf import layout
+from meshnet.datapath.rows import Plan, RemoteRow, RemovedRow, ServiceRow
 from meshnet.model import mac_of
 from meshnet.testing.bpf_run import DROP, REDIRECT, PacketNode, Result
 
@@ -373,7 +374,22 @@ def test_slots_run_out(node: PacketNode) -> None:
 
 def test_backends_exchanged(node: PacketNode) -> None:
     """Exchanging the backends leaves no gap: the next connection goes to a new one, no set is left over."""
-    for backends in ((LOCAL,), (REMOTE,), (LOCAL, REMOTE), (LOCAL,)) * 3:
+    many = (LOCAL, REMOTE) * layout.FEW_BACKENDS
+    for backends in ((LOCAL,), (REMOTE,), (LOCAL, REMOTE), many, many[1:], (REMOTE,), many[::-1], (LOCAL,)) * 2:
         node.apply(only(*backends))
         assert send(node, TCP(sport=4000, dport=80, flags="S")).drops == {}
-        assert len(node.objects.maps["backends"].items()) == len(backends) + 7  # seven of published ports
+        held = len(node.objects.maps["backends"].items())
+        assert held == (len(backends) if len(backends) > layout.FEW_BACKENDS else 0)
+
+
+@pytest.mark.parametrize("count", [1, 2, layout.FEW_BACKENDS, layout.FEW_BACKENDS + 1, 40])
+def test_however_many_backends_all_have_their_turn(node: PacketNode, count: int) -> None:
+    """Consecutive connections take the ready backends in turn, whether a service has few of them or many."""
+    backends = [f"10.0.1.{100 + number}" for number in range(count)]
+    plan = only(*backends)
+    rows = tuple(RemoteRow(DEMO, ip, mac_of(ip), OTHER) for ip in backends)
+    node.apply(dataclasses.replace(plan, remotes=(*plan.remotes, *rows)))
+    results = [send(node, TCP(sport=4000 + turn, dport=80, flags="S")) for turn in range(2 * count)]
+    chosen = [result.packet[IP:2].dst for result in results]
+    assert chosen[count:] == chosen[:count]
+    assert sorted(chosen[:count]) == sorted(backends)

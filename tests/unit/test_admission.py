@@ -270,6 +270,32 @@ def test_a_tampered_request_makes_no_node(tmp_path: Path) -> None:
     run(scenario)
 
 
+@pytest.mark.parametrize(
+    ("says", "words"),
+    [
+        ({"Addr": "nowhere"}, "Addr: 'nowhere' is no IPv4 address"),
+        ({"Addr": ""}, "its hostname and its address"),
+        ({"Description": {"Hostname": "x" * 300}}, "Hostname: at most 253"),
+        ({"Availability": "sometimes"}, "Availability: active, pause or drain"),
+        ({"Labels": 5}, "Labels: an object is needed"),
+    ],
+)
+def test_newcomers_that_say_nonsense(tmp_path: Path, says: dict[str, Any], words: str) -> None:
+    """A good token is not enough: what a newcomer says of itself must make sense, or no node comes of it."""
+
+    async def scenario() -> None:
+        async with swarm(tmp_path) as it, session() as http:
+            url, keeper = f"https://{it.manager.listen_address}/v1/certificates", it.manager.keeper
+            node = {"Addr": "127.0.0.1", "Description": {"Hostname": "x"}, **says}
+            body = {"Token": keeper.tokens()["Worker"], "CSR": request_text(new_key(RNG)), "Node": node}
+            context = tls.client_context(keeper.trust.root.certificate)
+            with pytest.raises(MeshnetError, match=words):
+                await joining.ask(http, "POST", url, context, body, joining.TIMEOUT)
+            assert not it.manager.view.nodes
+
+    run(scenario)
+
+
 def test_the_manager_token_makes_a_manager(tmp_path: Path) -> None:
     """The token decides the role, and the certificate carries it."""
 
@@ -449,12 +475,12 @@ def test_gossip_keys_rotate(tmp_path: Path) -> None:
 
 
 def test_a_removed_node(tmp_path: Path) -> None:
-    """A node that was removed has a certificate, and is refused all the same; its client says so and ends."""
+    """A node that was removed is refused despite its certificate, its client ends, and others change the gossip key."""
 
     async def scenario() -> None:
         async with swarm(tmp_path, FAST) as it:
-            node = await it.node("docker-1")
-            ident = node.client.node_id
+            node, other = await it.node("docker-1"), await it.node("docker-2")
+            ident, known = node.client.node_id, other.credentials.gossip.keys
 
             def remove(view: Any) -> Changes:
                 return remove_node(view, view.nodes[ident], force=True)
@@ -462,11 +488,14 @@ def test_a_removed_node(tmp_path: Path) -> None:
             await it.manager.state.write(remove)
             with pytest.raises(RemovedError, match="not in this swarm any more"):
                 await node.client.heartbeats()
-            await eventually(lambda: it.manager.statistics()["streams"] == 0, "its stream has ended")
+            await eventually(lambda: it.manager.statistics()["streams"] == 1, "its stream has ended")
             with pytest.raises(RemovedError):
                 async for _ in node.client.assignments():
                     pass
             assert it.manager.statistics()["refused_unknown_node"] >= 1
+            await eventually(
+                lambda: not set(known) & set(other.credentials.gossip.keys), "the key that it knew is gone"
+            )
 
     run(scenario)
 

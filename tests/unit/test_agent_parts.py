@@ -20,7 +20,7 @@ from meshnet.agent.zones import Zones
 from meshnet.datapath.plan import Located
 from meshnet.datapath.rows import EndpointRow, NetworkRow, Plan, PublishedRow, RemoteRow, ServiceRow
 from meshnet.dns.zone import Zone, listing
-from meshnet.errors import MeshnetError
+from meshnet.errors import MeshnetError, NoSpaceError
 from meshnet.files import replace_text
 from meshnet.gossip.meta import MemberMeta
 from meshnet.gossip.types import Member
@@ -243,3 +243,14 @@ def test_the_views_of_a_node() -> None:
         "Meanings": {"drop.no_flow": "it"},
     }
     assert json.loads(json.dumps(lb)) == lb
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    """What does not fit leaves the old file, and the error is one line that says where it is full."""
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "file.new").symlink_to("/dev/full")
+    with pytest.raises(NoSpaceError, match=f"^no space left in {tmp_path}: free some, or see with df what fills it$"):
+        replace_text(tmp_path / "file", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "old"
+    replace_text(tmp_path / "file", "new")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from agent_fakes import eventually
 
-from meshnet.agent.reconciler import NotWiredError, Pauses, Reconciler
+from meshnet.agent.reconciler import NotWiredError, Pauses, Reconciler, described
 from meshnet.datapath.base import Capability
 from meshnet.datapath.rows import Changes, EndpointRow, Plan
 from meshnet.errors import MeshnetError
@@ -198,3 +198,13 @@ def test_an_unforeseen_error_ends_the_loop() -> None:
             await world.reconciler.run()
 
     live(scenario)
+
+
+def test_what_was_done_is_said_in_words() -> None:
+    """The log tells what changed as a person would."""
+    assert described(Changes({"endpoints": 1, "published": 2, "addresses": 1}, {})) == (
+        "the kernel got 1 address, 1 endpoint, 2 published ports"
+    )
+    assert described(Changes({"sysctls": 1}, {"ingress_flows": 3, "backends": 1})) == (
+        "the kernel got 1 kernel setting; lost 1 backend, 3 ingress flows"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
@@ -165,9 +166,13 @@ def test_stopped_in_the_middle_of_its_start(tmp_path: Path, step: str) -> None:
     ("step", "error", "end"),
     [
         ("creating", MeshnetError("no image app"), ("rejected", "no image app")),
-        ("creating", OSError(28, "No space left"), ("failed", "OSError: [Errno 28] No space left")),
         ("wiring", NotWiredError("/run/netns/x: gone"), ("rejected", "/run/netns/x: gone")),
         ("starting", MeshnetError("exec format error"), ("failed", "exec format error")),
+        (
+            "creating",
+            OSError(errno.ENOSPC, "No space left on device", "/run/x/rootfs"),
+            ("rejected", "no space left in /run/x: free some, or see with df what fills it"),
+        ),
     ],
 )
 def test_a_step_that_fails(tmp_path: Path, step: str, error: Exception, end: tuple[str, str]) -> None:

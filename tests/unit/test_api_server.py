@@ -20,6 +20,7 @@ from swarm import SETTINGS, FakeNode, eventually
 
 from meshnet.api import client
 from meshnet.api.client import EngineClient
+from meshnet.control.sqlite import SqliteStore
 from meshnet.errors import ConflictError, MeshnetError, NotFoundError
 
 
@@ -323,6 +324,32 @@ def test_bad_requests(tmp_path: Path) -> None:
         assert await api.get("/services") == []
 
     served(tmp_path, scenario)
+
+
+def test_a_full_disk(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A write that does not fit is refused with the place that is full and changes nothing; then all goes on."""
+
+    async def scenario(api: Api) -> None:
+        store = api.process.manager.state._store
+        assert isinstance(store, SqliteStore)
+
+        async def pages(pragma: str) -> int:
+            return int((await store._run(lambda: store._db.execute(f"PRAGMA {pragma}").fetchone()))[0])
+
+        await api.post("/networks/create", {"Name": "before"})
+        most = await pages("max_page_count")
+        await pages(f"max_page_count={await pages('page_count')}")
+        wide = {"Name": "wide", "Labels": {"much": "x" * 20_000}}
+        said = f"no space left in {tmp_path / 'store'}: free some, or see with df what fills it"
+        for _ in range(2):
+            assert await api.refused("POST", "/networks/create", wide) == (507, said)
+        assert {network["Name"] for network in await api.get("/networks")} == {"before", "ingress"}
+        await pages(f"max_page_count={most}")
+        await api.post("/networks/create", wide)
+        assert {network["Name"] for network in await api.get("/networks")} == {"before", "ingress", "wide"}
+
+    served(tmp_path, scenario)
+    assert "Traceback" not in caplog.text
 
 
 def test_client_errors(tmp_path: Path) -> None:

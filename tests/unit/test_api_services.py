@@ -215,3 +215,41 @@ def test_unknown_images_are_warned_about(tmp_path: Path) -> None:
         ]
 
     served(tmp_path, scenario, replace(SETTINGS, images=("app",)))
+
+
+def test_rolling_back_over_the_api(tmp_path: Path) -> None:
+    """`rollback=previous` or a number takes an earlier spec; what is no such thing, or is not there, is refused."""
+
+    async def scenario(api: Api) -> None:
+        made = await api.post("/services/create", service("web", Mode={"Replicated": {"Replicas": 0}}))
+
+        async def change(image: str, **query: Any) -> Any:
+            shown = await api.get("/services/web")
+            body = shown["Spec"]
+            body["TaskTemplate"]["ContainerSpec"]["Image"] = image
+            return await api.post("/services/web/update", body, version=shown["Version"]["Index"], **query)
+
+        async def image() -> Any:
+            return (await api.get("/services/web"))["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"]
+
+        version = (await api.get("/services/web"))["Version"]["Index"]
+        for option, words in (
+            ("previous", f"service {made['ID']} does not have a previous spec"),
+            ("next", "unrecognized rollback option next: previous, or a number from 1 to 5, is needed"),
+            ("6", "unrecognized rollback option 6"),
+        ):
+            refusal = await api.refused("POST", "/services/web/update", {}, version=version, rollback=option)
+            assert (refusal[0], words in refusal[1]) == (400, True), refusal
+        for number in (2, 3, 4):
+            assert await change(f"app:{number}") == {"Warnings": None}
+        assert (await api.get("/services/web"))["PreviousSpec"]["TaskTemplate"]["ContainerSpec"]["Image"] == "app:3"
+        await change("ignored:1", rollback="previous")
+        assert await image() == "app:3"
+        assert (await api.get("/services/web"))["UpdateStatus"]["Message"] in (
+            "manually requested rollback",
+            "rollback completed",
+        )
+        await change("ignored:1", rollback="3")
+        assert await image() == "app:1"
+
+    served(tmp_path, scenario)

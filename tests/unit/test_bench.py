@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from meshnet.bench import compare, html, plots, prober, report, result, statistics
+from meshnet.bench import compare, html, plots, prober, proxy, report, result, statistics
 from meshnet.bench.paths import OPERATIONS, Missing
 from meshnet.bench.prober import Samples, Slice
 from meshnet.bench.result import Measured, Pressure, Result, ResultRow, ResultTable
@@ -116,6 +116,12 @@ def test_tables_are_sound() -> None:
         places = [(row.way.server, row.way.server_port) for row in table.rows]
         assert len(set(places)) == len(places)
         assert all(set(row.aim) <= set(OPERATIONS) for row in table.rows)
+
+
+def test_advice_starts_nothing() -> None:
+    """What is missing is got by the project's own setup, under which Debian's packages start no service."""
+    assert proxy.MISSING.fix == "scripts/setup .venv haproxy (it starts no service, as apt-get alone would)"
+    assert "policy-rc.d" in (Path(__file__).parents[2] / "scripts/setup").read_text()
 
 
 def test_results_survive_json(tmp_path: Path) -> None:

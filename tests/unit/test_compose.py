@@ -272,6 +272,10 @@ def test_what_is_not_in_force_is_said() -> None:
             ],
         ),
         (
+            "services: {a: {image: i, healthcheck: {test: [CMD]}}}",
+            ["1:46: services.a.healthcheck.test: a command is needed behind CMD"],
+        ),
+        (
             "services: {a: {image: i, healthcheck: {test: x, interval: 1us}}}",
             ["1:59: services.a.healthcheck.interval: at least 1ms is needed"],
         ),

@@ -12,11 +12,12 @@ import aiohttp
 import pytest
 from swarm import SETTINGS, FakeNode, eventually, run, spec, swarm
 
+from meshnet.control import manager as manager_module
 from meshnet.control.manager import Manager
 from meshnet.control.operations import remove_service
 from meshnet.control.settings import Settings
 from meshnet.control.trust.tls import SERVER_NAME
-from meshnet.errors import MeshnetError
+from meshnet.errors import MeshnetError, NoSpaceError
 from meshnet.model import Global, Replicated, RestartPolicy, ServiceMode
 
 FAST = replace(SETTINGS, heartbeat=0.2)
@@ -303,3 +304,34 @@ def test_a_node_that_leaves_is_down_at_once(tmp_path: Path) -> None:
             assert it.manager.view.nodes[second.client.node_id].status.state == "down"
 
     run(scenario)
+
+
+def test_controllers_on_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While nothing can be written the log has one line and no traceback; a lost node is still found out afterwards."""
+    monkeypatch.setattr(manager_module, "RETRY", 0.01)
+    settings = replace(SETTINGS, heartbeat=0.1)
+
+    async def scenario() -> None:
+        async with swarm(tmp_path, settings) as it:
+            node = await it.node("docker-1")
+            write = it.manager.state.write
+            tries = 0
+
+            async def full(_: Any) -> Any:
+                nonlocal tries
+                tries += 1
+                raise NoSpaceError("/run/x")
+
+            monkeypatch.setattr(it.manager.state, "write", full)
+            await node.stop()
+            await eventually(lambda: tries > 3, "the manager wants to write")
+            monkeypatch.setattr(it.manager.state, "write", write)
+            nodes = it.manager.view.nodes
+            await eventually(lambda: nodes[node.client.node_id].status.state == "down", "the node is down")
+
+    run(scenario)
+    full = [record for record in caplog.records if "no space left in /run/x" in record.message]
+    assert len(full) == 1
+    assert full[0].exc_info is None

@@ -51,6 +51,9 @@ PLAN = Plan(
 )
 
 
+MANY = tuple(f"10.0.1.{number}" for number in range(20, 37))  # more than a service has in its own entry
+
+
 def endpoint(made: tables.Tables, ip: str, vni: int) -> layout.Endpoint:
     return layout.Endpoint.unpack(made["endpoints"][layout.EndpointKey(layout.address(ip), vni).pack()])
 
@@ -116,7 +119,7 @@ def test_internal_network_is_no_way_out() -> None:
 
 
 def test_services_lead_to_their_backends_in_turn() -> None:
-    """A VIP's set holds its backends in the plan's order; a published port's has the target port."""
+    """A VIP leads to its backends in the plan's order; a published port has the target port too."""
     made = tables.tables(PLAN, FACTS, {})
     vip = service(made, "10.0.1.2")
     found = tables.backends_of(vip, made["backends"])
@@ -127,36 +130,49 @@ def test_services_lead_to_their_backends_in_turn() -> None:
     assert (port.vni, layout.from_be16(port.target_port), port.count) == (4096, 80, 1)
     assert list(made["published"]) == [b"\x1f\x40\x06\x00"]
     assert port.turn != vip.turn
-    assert 0 not in (port.set, vip.set)
+
+
+@pytest.mark.parametrize(("count", "stored"), [(0, 0), (1, 0), (16, 0), (17, 17), (40, 40)])
+def test_few_backends_are_in_the_service_itself(count: int, stored: int) -> None:
+    """Up to sixteen need no entry but the service's; all of more are in a set of their own."""
+    backends = tuple(f"10.0.1.{10 + number}" for number in range(count))
+    made = tables.tables(with_backends(*backends), FACTS, {})
+    assert len(made["backends"]) == stored
+    vip = service(made, "10.0.1.2")
+    found = tables.backends_of(vip, made["backends"])
+    assert found is not None
+    assert tuple(map(layout.text, found)) == backends
+    assert (vip.set > 0) == (stored > 0)
 
 
 def test_same_plan_gives_the_same_contents() -> None:
     """Computed again from what the maps hold, nothing differs: a restart changes nothing."""
-    first = tables.tables(PLAN, FACTS, {})
-    assert tables.tables(PLAN, FACTS, first) == first
+    for plan in (PLAN, with_backends(*MANY)):
+        first = tables.tables(plan, FACTS, {})
+        assert tables.tables(plan, FACTS, first) == first
 
 
 def test_changed_backends_get_a_new_set() -> None:
     """Other backends are another set, the place in `turns` stays, and a set that is gone is not used again."""
-    first = tables.tables(PLAN, FACTS, {})
-    second = tables.tables(with_backends("10.0.1.6"), FACTS, first)
+    first = tables.tables(with_backends(*MANY), FACTS, {})
+    second = tables.tables(with_backends(*MANY[1:], "10.0.1.6"), FACTS, first)
     before, after = service(first, "10.0.1.2"), service(second, "10.0.1.2")
     assert after.turn == before.turn
     assert after.set not in {layout.BackendKey.unpack(key).set for key in first["backends"]}
-    third = tables.tables(with_backends(), FACTS, second, last_set=40)
+    third = tables.tables(with_backends(*MANY), FACTS, second, last_set=40)
     assert service(third, "10.0.1.2").set == 41
-    assert service(third, "10.0.1.2").count == 0
+    assert service(tables.tables(with_backends(), FACTS, third), "10.0.1.2").count == 0
 
 
 def test_incomplete_set_is_written_again() -> None:
     """A set that an interrupted apply left incomplete is replaced, not kept."""
-    first = tables.tables(PLAN, FACTS, {})
+    first = tables.tables(with_backends(*MANY), FACTS, {})
     half = {name: dict(table) for name, table in first.items()}
     half["backends"].pop(next(iter(half["backends"])))
-    again = tables.tables(PLAN, FACTS, half)
+    again = tables.tables(with_backends(*MANY), FACTS, half)
     found = tables.backends_of(service(again, "10.0.1.2"), again["backends"])
     assert found is not None
-    assert len(found) == 2
+    assert len(found) == len(MANY)
 
 
 def test_unknown_ports_and_namespaces_are_left_out() -> None:
@@ -222,11 +238,15 @@ class Kernel:
 def test_backends_change_without_a_gap() -> None:
     """The new set is written, then the service is switched, then the old set goes."""
     kernel = Kernel()
-    kernel.apply(PLAN)
-    report = kernel.apply(with_backends("10.0.1.6"))
-    assert kernel.log == [("set", "backends"), ("set", "services"), ("delete", "backends"), ("delete", "backends")]
-    assert report.added == {"backends": 1, "services": 1}
-    assert report.removed == {"backends": 2}
+    kernel.apply(with_backends(*MANY))
+    report = kernel.apply(with_backends(*MANY[::-1]))
+    assert kernel.log == [("set", "backends")] * 17 + [("set", "services")] + [("delete", "backends")] * 17
+    assert report.added == {"backends": 17, "services": 1}
+    assert report.removed == {"backends": 17}
+    kernel.apply(with_backends("10.0.1.6"))
+    assert kernel.log == [("set", "services")] + [("delete", "backends")] * 17
+    kernel.apply(with_backends("10.0.1.5"))
+    assert kernel.log == [("set", "services")]
 
 
 def test_removal_comes_last() -> None:
@@ -261,10 +281,10 @@ def test_full_map_is_reported_and_the_rest_is_done() -> None:
 
 def test_service_keeps_its_old_backends_if_the_new_do_not_fit() -> None:
     """A set that cannot be written whole is not switched to; the old one keeps serving."""
-    kernel = Kernel(backends=3)
-    kernel.apply(PLAN)
+    kernel = Kernel(backends=20)
+    kernel.apply(with_backends(*MANY))
     before = kernel.current()["services"]
-    report = kernel.apply(with_backends("10.0.1.6", "10.0.1.7", "10.0.1.8"))
+    report = kernel.apply(with_backends(*MANY[::-1]))
     assert kernel.current()["services"] == before
     held = service(kernel.current(), "10.0.1.2")
     assert tables.backends_of(held, kernel.current()["backends"]) is not None

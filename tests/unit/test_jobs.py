@@ -155,6 +155,8 @@ def test_a_job_over_the_api(tmp_path: Path, mode: dict[str, object]) -> None:
             (task, *_) = await api.get("/tasks", filters={"desired-state": {"complete": True}})
             assert (task["DesiredState"], task["Status"]["State"]) == ("complete", "complete")
             assert task["JobIteration"] == {}
+            slots = sorted(task.get("Slot", 0) for task in await api.get("/tasks"))
+            assert slots == ([0] if total == 1 else [0, 1]), "the docker command counts them from 0"
             kind = "global-job" if "GlobalJob" in mode else "replicated-job"
             assert len(await api.get("/services", filters={"mode": [kind]})) == 1
         finally:

@@ -250,6 +250,18 @@ def test_what_a_manager_would_refuse(tmp_path: Path, text: str, line: str) -> No
     assert complaints(tmp_path, "nodes: {m: {role: manager}}\nservices: stack.yml") == [line]
 
 
+def test_an_image_with_nothing_to_run(tmp_path: Path) -> None:
+    """A root file system that names no command needs one in the compose file."""
+    (tmp_path / "root").mkdir()
+    lab = "nodes: {m: {role: manager}}\nimages: {app: {rootfs: root}}\nservices: stack.yml"
+    (tmp_path / "stack.yml").write_text("services:\n  a: {image: app}\n")
+    assert complaints(tmp_path, lab) == [
+        "stack.yml:2:6: services.a: a command is missing: the image app names none",
+    ]
+    (tmp_path / "stack.yml").write_text("services:\n  a: {image: app, command: /bin/app}\n")
+    assert lab_of(tmp_path, lab).services
+
+
 def test_one_mistake_is_one_complaint(tmp_path: Path) -> None:
     """A manager whose name is refused is not said to be missing as well; `host` is no lab's name."""
     bad = "'a/b' is no name: letters, digits, - and _ are allowed, a letter or digit first and last"

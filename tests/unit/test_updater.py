@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from swarm import spec
 from swarm_world import World
 
-from meshnet.control.defaults import DEADLINE_LABEL
+from meshnet.control.defaults import DEADLINE_LABEL, interpolated
 from meshnet.control.objects import seconds
 from meshnet.control.view import alive, wanted
 from meshnet.errors import MeshnetError
@@ -189,6 +189,16 @@ def test_rolling_back_by_hand() -> None:
     world.rollback(web)
     world.run()
     assert len(world.running(web)) == 5
+
+
+def test_defaults_that_are_sent_back_change_nothing() -> None:
+    """A spec that comes back with its defaults filled in replaces no task: docker-py sends it so when it scales."""
+    world, web = made(2, FAST)
+    before = {task.id for task in world.running(web)}
+    world.update(web, lambda s: replace(interpolated(s), mode=ServiceMode(Replicated(3))))
+    world.run()
+    assert before < {task.id for task in world.running(web)}
+    assert state(world, web) == ""
 
 
 def test_five_specs_are_kept() -> None:

@@ -40,7 +40,7 @@ from meshnet.control.trust.swarm import Trust
 from meshnet.control.view import View
 from meshnet.errors import MeshnetError
 from meshnet.gossip.rng import Random
-from meshnet.model import SECOND, TLSInfo
+from meshnet.model import SECOND, Node, TLSInfo
 
 log = logging.getLogger(__name__)
 KEY_FILE = "store.key"
@@ -63,6 +63,7 @@ class Keeper:
         self._renew_at = 0.0
         self._held: dict[str, int] = {}
         self._heard: dict[str, tuple[str, str]] = {}
+        self._removed = False
         self._look = asyncio.Event()
 
     async def start(self, state: State) -> None:
@@ -135,7 +136,9 @@ class Keeper:
         while True:
             self._look.clear()
             try:
+                rekey = self._removed and not self.trust.gossip.fresh
                 await self.change(self._moved)
+                self._removed = self._removed and not rekey
                 if time.time() >= self._renew_at:
                     self.listener.use(self._context())
                 due = min(self.trust.gossip.since + self._period, self._renew_at)
@@ -149,7 +152,10 @@ class Keeper:
 
     def _moved(self, trust: Trust) -> Trust:
         nodes = self._state.view.nodes
-        ring = gossipkeys.step(trust.gossip, self._held, nodes, time.time(), self._rng, self._period)
+        ring, now = trust.gossip, time.time()
+        if self._removed:
+            ring = gossipkeys.begin(ring, now, self._rng)
+        ring = gossipkeys.step(ring, self._held, nodes, now, self._rng, self._period)
         trust = replace(trust, gossip=ring)
         if trust.coming is not None:
             key = trust.coming.public_key
@@ -184,6 +190,7 @@ class Keeper:
         for change in changes:
             thing = change.after or change.before
             if change.after is None and thing is not None:
+                self._removed |= isinstance(thing, Node)  # it knows the gossip key
                 self._held.pop(thing.id, None)
                 self._heard.pop(thing.id, None)
         self._look.set()
@@ -212,7 +219,10 @@ class Keeper:
         return Changes((replace(node, description=replace(node.description, tls_info=now)),))
 
     def _refused(self, reason: str) -> None:
-        self.handshakes[f"tls_{reason.lower()}"] += 1
+        name = f"tls_{reason.lower()}"
+        self.handshakes[name] += 1
+        if self.handshakes[name] == 1:
+            log.warning("refused a peer in the handshake: %s; others like it are only counted", reason)
 
 
 def _sealing_key(path: Path, fresh: bool) -> bytes:

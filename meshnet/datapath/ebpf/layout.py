@@ -22,6 +22,7 @@ LOCAL, REMOTE, VIP, REMOVED, GATEWAY = 1, 2, 3, 4, 5
 ENDPOINT_NODE_LOCAL, ENDPOINT_IPVS = 1, 2
 PEER_IPVS = 1
 NETWORK_INTERNAL = 1
+FEW_BACKENDS = 16
 PROTOCOLS = {"tcp": 6, "udp": 17}
 PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
 
@@ -109,12 +110,15 @@ class SubnetKey(Packed):
 
 @dataclass(frozen=True, slots=True)
 class Service(Packed):
-    FORMAT: ClassVar[str] = "=IIII2s2x"
+    """`few` are addresses, one after the other, and zeros."""
+
+    FORMAT: ClassVar[str] = "=IIII2s2x256s"
     vni: int = 0
     set: int = 0
     count: int = 0
     turn: int = 0
     target_port: bytes = bytes(2)
+    few: bytes = bytes(16 * FEW_BACKENDS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """From a plan to the contents of every map, as bytes: a pure function, and the whole truth about what maps hold.
 
-Two numbers are not in a plan: the set id under which a service's backends are stored, and its place in `turns`.
-Both are kept from what the maps hold already as long as the backends stay the same, so that applying an unchanged
-plan changes nothing, also after a restart.
+Two numbers are not in a plan: the set id under which the backends of a service that has many are stored, and its place
+in `turns`. Both are kept from what the maps hold already as long as the backends stay the same, so that applying an
+unchanged plan changes nothing, also after a restart.
 """
 
 from __future__ import annotations
@@ -184,7 +184,8 @@ def _fronts(plan: Plan) -> list[_Front]:
 
 
 def _balance(plan: Plan, current: Mapping[str, Table], last_set: int, made: Tables) -> None:
-    """Fills `services`, `published` and `backends`: known backends keep their set, others get the next number."""
+    """Fills `services`, `published` and `backends`: few backends are in the service; many that are known keep
+    their set, others get the next number."""
     stored = {name: current.get(name, {}) for name in ("services", "published", "backends")}
     known = {
         (name, key): Service.unpack(value) for name in ("services", "published") for key, value in stored[name].items()
@@ -195,7 +196,10 @@ def _balance(plan: Plan, current: Mapping[str, Table], last_set: int, made: Tabl
     turn = 0
     for front in fronts:
         before = known.get((front.table, front.key))
-        if before is not None and backends_of(before, stored["backends"]) == front.backends:
+        many = len(front.backends) > layout.FEW_BACKENDS
+        if not many:
+            number = 0
+        elif before is not None and backends_of(before, stored["backends"]) == front.backends:
             number = before.set
         else:
             last = number = 1 if last == _LAST_SET else last + 1
@@ -203,15 +207,16 @@ def _balance(plan: Plan, current: Mapping[str, Table], last_set: int, made: Tabl
             while turn in kept:
                 turn += 1
             kept.add(turn)
-        value = Service(
-            front.vni, number, len(front.backends), turn if before is None else before.turn, front.target_port
-        )
-        made[front.table][front.key] = value.pack()
-        for index, backend in enumerate(front.backends):
+        place = turn if before is None else before.turn
+        few = b"" if many else b"".join(front.backends)
+        made[front.table][front.key] = Service.of(front.vni, number, len(front.backends), place, front.target_port, few)
+        for index, backend in enumerate(front.backends if many else ()):
             made["backends"][layout.BackendKey.of(number, index)] = backend
 
 
 def backends_of(service: Service, backends: Mapping[bytes, bytes]) -> tuple[bytes, ...] | None:
-    """The addresses that a stored service's set holds, in turn; None if one of them is missing."""
+    """The addresses that a stored service has, in turn; None if one of its set is missing."""
+    if not service.set:
+        return tuple(service.few[at : at + 16] for at in range(0, 16 * service.count, 16))
     found = [backends.get(layout.BackendKey.of(service.set, index)) for index in range(service.count)]
     return tuple(item for item in found if item is not None) if None not in found else None
