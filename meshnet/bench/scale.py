@@ -28,6 +28,7 @@ SECONDS, QUICK_SECONDS = 60.0, 16.0  # of measuring, all tables together
 TIMES, QUICK_TIMES = 3, 1  # that all services are programmed
 DEAREST = 1.03  # what a connection may cost with the most services, against the fewest
 AIMS = {1_000: 1.0}  # services -> seconds in which all of them are programmed
+_NUMBERS = 8
 _HOLDERS = "holders"  # their cgroup
 
 
@@ -44,7 +45,7 @@ class Options:
 
 def run_scale(options: Options, progress: Progress) -> Result:
     """Measures. Raises MeshnetError where it cannot; nothing stays behind in any case."""
-    sites = [Site(count, index) for index, count in enumerate(_sorted(options.services))]
+    sites = _sites(options.services)
     program = prober.build()
     cpu = machine.quietest_cpu() if options.cpu is None else options.cpu
     with world() as made, ExitStack() as stack:
@@ -52,7 +53,7 @@ def run_scale(options: Options, progress: Progress) -> Result:
         scale_mesh.build(made, sites)
         holders = []
         for site in sites:
-            holder = stack.enter_context(_holder(made, site, options.times))
+            holder = stack.enter_context(_holder(made, site, 1 if site.again else options.times))
             holder.wait(progress)
             scale_mesh.one_neighbour(made, site)
             holders.append(holder)
@@ -65,17 +66,19 @@ def run_scale(options: Options, progress: Progress) -> Result:
         for holder in holders:
             drops |= holder.drops()
     about = machine.about() | {"CPU": str(cpu)}
-    scale = Scale(
-        tuple(each for holder in holders for each in holder.programming()), tuple(holder.memory() for holder in holders)
-    )
-    return Result(about, measured, drops, scale)
+    shown = [holder for holder, site in zip(holders, sites, strict=True) if not site.again]
+    programming = tuple(each for holder in shown for each in holder.programming())
+    return Result(about, measured, drops, Scale(programming, tuple(holder.memory() for holder in shown)))
 
 
-def _sorted(services: Sequence[int]) -> list[int]:
+def _sites(services: Sequence[int]) -> list[Site]:
+    """In the order in which they are made: the fewest services twice, then more and more."""
     found = sorted(set(services))
     if not found or found[0] < 1 or found[-1] > MOST:
         raise MeshnetError(f"numbers of services are from 1 to {MOST:,}")
-    return found
+    if len(found) > _NUMBERS:
+        raise MeshnetError(f"{len(found)} numbers of services at once are too many: choose {_NUMBERS}")
+    return [Site(found[0], 0, again=True), *(Site(count, index) for index, count in enumerate(found, 1))]
 
 
 def _measure(
@@ -92,9 +95,10 @@ def _measure(
 def tables(sites: Sequence[Site], groups: Mapping[Site, str]) -> tuple[Table, ...]:
     """One table for the kernel without meshnet, one for backends without a service, and one for each way to a service.
 
-    Rows are numbers of services, the fewest first. On the ways to services each has two: one service in use, which
-    stays in the CPU's caches whatever the number, and all in turn, which do not.
+    Rows are numbers of services, the fewest first, and these again. On the ways to services each has two: one service
+    in use, which stays in the CPU's caches whatever the number, and all in turn, which do not.
     """
+    sites = sorted(sites, key=lambda site: (site.services, site.again))
     many = [site.services * BACKENDS for site in sites]
     return (
         _plain_table(
@@ -128,22 +132,19 @@ def _port(site: Site, count: int) -> Way:
 
 
 def _plain_table(key: str, title: str, ways: Sequence[Way], sites: Sequence[Site]) -> Table:
-    first = str(sites[0].services)
-    rows = (Row(str(s.services), f"{s.services:,} services", way, first) for s, way in zip(sites, ways, strict=True))
+    rows = (Row(site.key, site.title, way, sites[0].key) for site, way in zip(sites, ways, strict=True))
     return Table(key, title, tuple(rows))
 
 
 def _table(key: str, title: str, sites: Sequence[Site], way: Callable[[Site, int], Way]) -> Table:
     """`way`: to so many services of a site."""
-    one, every, rows = f"{sites[0].services}-one", str(sites[0].services), []
+    first, rows = sites[0].key, []
     for site in sites:
-        aim = {"connect": 1 / DEAREST} if site is sites[-1] and site is not sites[0] else {}
-        title_of_row = f"{site.services:,} services, one in use"
-        rows.append(Row(f"{site.services}-one", title_of_row, way(site, 1), one, aim, tolerance=0.0))
+        aim = {"connect": 1 / DEAREST} if site is sites[-1] and not site.again else {}
+        one = way(site, 1)
+        rows.append(Row(f"{site.key}-one", f"{site.title}, one in use", one, f"{first}-one", aim, tolerance=0.0))
     for site in sites:
-        rows.append(
-            Row(str(site.services), f"{site.services:,} services, all in turn", way(site, site.services), every)
-        )
+        rows.append(Row(site.key, f"{site.title}, all in turn", way(site, site.services), first))
     return Table(key, title, tuple(rows))
 
 

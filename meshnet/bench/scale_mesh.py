@@ -47,10 +47,20 @@ _FEW_FLOWS = {"backend_flows": 1024, "moved": 1024}
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What belongs to one number of services: labels of namespaces, and addresses."""
+    """What belongs to one number of services: labels of namespaces, and addresses. `again`: only there to show how two
+    nodes differ that have the same."""
 
     services: int
     index: int
+    again: bool = False
+
+    @property
+    def key(self) -> str:
+        return "again" if self.again else str(self.services)
+
+    @property
+    def title(self) -> str:
+        return f"{self.services:,} services" + (" again" if self.again else "")
 
     @property
     def node(self) -> str:

@@ -18,7 +18,7 @@ from meshnet.datapath.ebpf import tables
 from meshnet.datapath.rows import Plan
 from meshnet.errors import MeshnetError
 
-SITES = [Site(count, index) for index, count in enumerate((10, 50, 1000))]
+SITES = [Site(10, 0, again=True), Site(10, 1), Site(50, 2), Site(1000, 3)]
 GROUPS = {site: f"/group/{site.node}" for site in SITES}
 FACTS = tables.Facts(node_cookie=1, underlay=2, underlay_mac=bytes(6), node_port=3)
 
@@ -89,10 +89,8 @@ def test_tables_are_sound() -> None:
         rows = {row.key: row for row in table.rows}
         assert len(rows) == len(table.rows)
         assert all(row.baseline == ("10-one" if row.key.endswith("-one") else "10") for row in table.rows)
-        assert [rows[str(site.services)].way.ports * rows[str(site.services)].way.addresses for site in SITES] in (
-            [10, 50, 1000],
-            [100, 500, 10_000],
-        )
+        asked = [rows[site.key].way.ports * rows[site.key].way.addresses for site in SITES]
+        assert asked in ([10, 10, 50, 1000], [100, 100, 500, 10_000])
         for row in table.rows:
             assert set(row.aim) <= set(OPERATIONS)
             assert row.way.group in ("", *GROUPS.values())
@@ -108,8 +106,8 @@ def test_the_prober_is_told_where_to_run() -> None:
     found = {table.key: table for table in scale.tables(SITES, GROUPS)}
     lines = prober.job(found["socket"], World(), 0).splitlines()
     kinds = [line.split()[0] for line in lines if line.startswith(("path", "cgroup"))]
-    assert kinds == ["cgroup", "path", "path"] * 3
-    assert [line for line in lines if line.startswith("cgroup")] == [f"cgroup /group/n{n}" for n in range(3)]
+    assert kinds == ["cgroup", "path", "path"] * 4
+    assert [line for line in lines if line.startswith("cgroup")] == [f"cgroup /group/n{n}" for n in range(4)]
     assert "cgroup" not in prober.job(found["packet"], World(), 0)
     assert lines[-1].endswith(" 0 1000 1")
 
@@ -119,6 +117,12 @@ def test_impossible_numbers_are_refused(services: tuple[int, ...]) -> None:
     """What there are no addresses and ports for is said, before anything is made."""
     with pytest.raises(MeshnetError, match="from 1 to 20,000"):
         scale.run_scale(scale.Options(services=services), lambda _: None)
+
+
+def test_too_many_numbers_are_refused() -> None:
+    """More rows than a table can have are refused too, before anything is made."""
+    with pytest.raises(MeshnetError, match="9 numbers of services at once are too many: choose 8"):
+        scale.run_scale(scale.Options(services=tuple(range(1, 10))), lambda _: None)
 
 
 def sample(wall: float, cpu: float) -> dict[str, tuple[float, float]]:
