@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from meshnet.errors import MeshnetError
+from meshnet.errors import MeshnetError, NotFoundError
 from meshnet.kernel import netns
 from meshnet.kernel.bpf import cgroup2_root
 from meshnet.sandbox import Containers, ContainerSpec, Images, ImageStore, RootfsImage
@@ -110,10 +110,10 @@ def test_an_imported_root_file_system_runs(
         ("etc/passwd", b"app:x:70:70::/:/bin/hello\n", {"mode": 0o644}),
     )
     image = import_archive(store, str(tree), "hello:1")
-    assert image.names == ("hello",)
+    assert image.names == ("hello:1",)
     images = Images(store=str(tmp_path / "images"))
     changes: dict[str, Any] = {"command": ("/bin/hello", "arg"), "env": ("WHO=me",), "user": "app"}
-    assert run_image(images, "hello:2", namespaces(), **changes) == (0, "arg me 70 inside")
+    assert run_image(images, "hello:1", namespaces(), **changes) == (0, "arg me 70 inside")
     root = Path(store.rootfs(image))
     assert sorted(path.name for path in root.iterdir()) == ["bin", "etc"]
     assert sorted(path.name for path in (root / "etc").iterdir()) == ["motd", "passwd"]
@@ -158,8 +158,10 @@ def test_an_image_archive_runs(
     path = saved_image(tmp_path / "hi.tar", config, lower, upper)
     image = import_archive(store, str(path))
     images = Images(store=str(tmp_path / "images"))
-    assert run_image(images, "hi", namespaces()) == (0, "default image 7 upper")
-    assert run_image(images, "hi:9", namespaces(), args=("other",)) == (0, "other image 7 upper")
+    assert run_image(images, "hi:1.0", namespaces()) == (0, "default image 7 upper")
+    assert run_image(images, "docker.io/library/hi:1.0", namespaces(), args=("other",)) == (0, "other image 7 upper")
+    with pytest.raises(NotFoundError, match="No such image: hi:9"):
+        images.find("hi:9")
     root = Path(store.rootfs(image))
     assert not (root / "gone").exists()
     assert list((root / "old").iterdir()) == []
