@@ -5,9 +5,10 @@ these marks the world as changed, and the reconciler has it turned into a plan, 
 fresh zones handed to the resolvers. Nothing else programs the kernel.
 
 A restart must go unnoticed. Tasks of the last run are adopted and announced before gossip begins, and the first
-plan is applied only when assignments (from disk at the latest) and the other members' records are known: a plan
-made of half the world would remove what the other half claims. The manager counts the node as ready from its first
-heartbeat, which waits for that plan.
+plan is applied only when assignments and the other members' records are known: a plan made of half the world would
+remove what the other half claims. The manager's word is waited for. Only when it does not come do assignments from
+disk count, which may be a moment too old, and not if they do not know the tasks that run. The manager counts the
+node as ready from its first heartbeat, which waits for that plan.
 
 A loop that fails ends the agent, with its tasks left as they are: better gone, and seen to be gone, than half alive.
 """
@@ -66,6 +67,7 @@ from meshnet.sandbox.volumes import Volume, Volumes
 log = logging.getLogger(__name__)
 
 ASSIGNMENTS = "assignments.json"
+FRESH = 1.0  # s that a restarted agent waits for its manager's word before it acts on what is kept of an earlier one
 LEAVE = 1.0  # s that the manager gets to hear that this node stops, and how its tasks ended
 
 
@@ -227,7 +229,8 @@ class Agent:
         cached = self.manager.cached()
         if cached is not None:
             self.assignments = cached
-            self._assigned.set()
+            if all(item.task.id in cached.tasks for item in kept):
+                asyncio.get_running_loop().call_later(FRESH, self._assigned.set)
         identity = await self._identity()
         self.neighbours = Neighbours(self.settings, identity, self.datapath.kind, self.credentials.gossip.raw())
         self.manager.on_keys(lambda keys: self.neighbours.use_keys(keys.raw()))
