@@ -84,7 +84,7 @@ def _ls(kind: str) -> click.Command:
 
 
 def _inspect(kind: str) -> click.Command:
-    said = "JSON, in the Engine API's form" + (" (without their data)" if kind == "secret" else "")
+    said = "JSON" + (", without their data" if kind == "secret" else ", in the Engine API's form")
 
     @click.command(help=f"Show {kind}s as {said}.")
     @options.asks
