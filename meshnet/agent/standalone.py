@@ -182,14 +182,14 @@ class Standalone:
         kept.task = await agent.manager.attach(Attach(self.id, kept.networks))
         self.keep()
         self._publish("starting")
-        await agent.wire(kept.task, kept.spec.netns)
-        self.resolver = agent.new_resolver()
+        await agent.host.wire(kept.task, kept.spec.netns)
+        self.resolver = agent.picture.new_resolver()
         await self.resolver.start(kept.spec.netns)
-        self.resolver.set_zone(agent.zone_of(kept.task))
+        self.resolver.set_zone(agent.picture.zone_of(kept.task))
 
     def _publish(self, state: str) -> None:
         if self.kept.task is not None:
-            self._agent.publish(self.kept.task, state, self.kept.spec.hostname, self.id)
+            self._agent.host.publish(self.kept.task, state, self.kept.spec.hostname, self.id)
 
     async def change_networks(self, networks: tuple[Wish, ...]) -> None:
         """Puts it on these networks; one that runs at once. Raises MeshnetError, and then nothing has changed."""
@@ -206,7 +206,7 @@ class Standalone:
                     if all(item.network_id != now.network_id for now in kept.task.networks_attachments):
                         agent.neighbours.withdraw(item.network_id, kept.task.id)
                 self._publish("ready")
-                await agent.wire(kept.task, kept.spec.netns)
+                await agent.host.wire(kept.task, kept.spec.netns)
             kept.networks = networks
             self.keep()
 
@@ -228,10 +228,10 @@ class Standalone:
         """Takes away what a run had; its log and how it ended stay."""
         agent, kept = self._agent, self.kept
         if kept.task is not None:
-            agent.withdraw(kept.task)
+            agent.host.withdraw(kept.task)
         steps = [self.container.end()] if self.container is not None else []
         steps += [self.resolver.stop()] if self.resolver is not None else []
-        steps += [agent.unwire(kept.task), agent.manager.detach(kept.task.id)] if kept.task is not None else []
+        steps += [agent.host.unwire(kept.task), agent.manager.detach(kept.task.id)] if kept.task is not None else []
         for step in steps:
             try:
                 await step
@@ -253,9 +253,9 @@ class Standalone:
         self.ended.clear()
         if self.kept.task is not None and self.container.status == "running":
             self._publish("ready")
-            self.resolver = self._agent.new_resolver()
+            self.resolver = self._agent.picture.new_resolver()
             await self.resolver.start(self.kept.spec.netns)
-            await self._agent.wire(self.kept.task, self.kept.spec.netns)
+            await self._agent.host.wire(self.kept.task, self.kept.spec.netns)
         self._watch()
 
     async def stop(self) -> None:

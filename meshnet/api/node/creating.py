@@ -207,7 +207,7 @@ def mounts_of(agent: Agent, asked: ContainerRequest, ident: str) -> tuple[TaskMo
 
 
 def _volume(agent: Agent, name: str, target: str, read_only: bool) -> TaskMount:
-    return TaskMount(agent.volume(name, None), target, read_only, "volume", name)
+    return TaskMount(agent.host.volume(name, None), target, read_only, "volume", name)
 
 
 def _bind(agent: Agent, text: str) -> TaskMount:
