@@ -225,9 +225,7 @@ def _balance(plan: Plan, current: Mapping[str, Table], last_set: int, made: Tabl
     """Fills `services`, `published` and `backends`: few backends are in the service; many that are known keep
     their set, others get the next number."""
     stored = {name: current.get(name, {}) for name in ("services", "published", "backends")}
-    known = {
-        (name, key): _stored(value) for name in ("services", "published") for key, value in stored[name].items()
-    }
+    known = {(name, key): _stored(value) for name in ("services", "published") for key, value in stored[name].items()}
     fronts = _fronts(plan)
     kept = {known[front.table, front.key].turn for front in fronts if (front.table, front.key) in known}
     last = max([last_set, *(service.set for service in known.values())])
