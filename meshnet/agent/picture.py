@@ -25,14 +25,14 @@ class Picture:
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
         self._upstreams = tuple((address, 53) for address in agent.settings.resolvers)
-        self._zones = Zones(agent.assignments, ())
+        self._zones = Zones()
 
     def plan(self, sandboxes: Mapping[str, str]) -> Plan:
         """What the kernel shall hold, as the world is now; `sandboxes`: id of a task -> path of its sandbox."""
         agent = self._agent
         neighbours, settings, assignments = agent.neighbours, agent.settings, agent.assignments
         neighbours.look()
-        self._zones = Zones(assignments, neighbours.located)
+        self._zones.follow(assignments, neighbours.located)
         local = LocalNode(
             id=assignments.node.id if assignments.node else agent.node,
             address=settings.address,
