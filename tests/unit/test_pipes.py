@@ -19,7 +19,7 @@ def test_a_terminal_that_ends_gives_what_was_written_before() -> None:
             os.close(slave)
             loop = asyncio.get_running_loop()
             async with asyncio.timeout(5):
-                while master in loop._selector.get_map():  # type: ignore[attr-defined]
+                while master in loop._selector.get_map():  # type: ignore[attr-defined]  # noqa: ASYNC110
                     await asyncio.sleep(0)  # until the transport has met the end
             return await source.read()
 
