@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from engines import NODES, PATIENCE, Docker, program
+from engines import NODES, PATIENCE, Docker, program, sweep
 from storyscript import Step, steps
 
 from meshnet.testing.labs import LabUnderTest
@@ -26,13 +26,7 @@ LONGEST = 60.0  # s that one command may take
 def clean(lab: LabUnderTest) -> Iterator[None]:
     """A story that failed leaves nothing for the next one."""
     yield
-    manager = Docker(lab, NODES[0])
-    for kind in ("service", "secret"):
-        left = manager.out(kind, "ls", "-q").split()
-        if left:
-            manager.out(kind, "rm", *left)
-    lab.wait_until(lambda: not lab.tasks(), what="the end of all tasks")
-    manager.out("network", "prune", "-f")
+    sweep(lab)
 
 
 def run(lab: LabUnderTest, step: Step) -> subprocess.CompletedProcess[str]:
