@@ -6,12 +6,16 @@ import os
 
 from meshnet.agent.settings import AgentSettings
 from meshnet.control.operations import Join
-from meshnet.model import Engine, NodeDescription, Resources
+from meshnet.model import Engine, NodeDescription, Plugin, Resources
+
+# What a node has built in, as the Engine lists it.
+PLUGINS = {"Log": ("json-file",), "Network": ("bridge", "host", "null", "overlay"), "Volume": ("local",)}
 
 
 def description(settings: AgentSettings) -> Join:
     """The node as its settings and its machine make it."""
-    engine = Engine("meshnet", {"datapath": settings.datapath})
+    plugins = tuple(Plugin(kind, name) for kind, names in PLUGINS.items() for name in names)
+    engine = Engine("meshnet", {"datapath": settings.datapath}, plugins)
     return Join(
         addr=settings.address,
         role=settings.role,

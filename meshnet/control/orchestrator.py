@@ -194,8 +194,10 @@ class _Work:
             while slot in filled:
                 slot += 1
             self._create(service, slot)
-        for victim in sorted(filled, key=self._usefulness)[: max(0, len(filled) - replicas)]:
-            self._remove_place(victim)
+        surplus = len(filled) - replicas
+        if surplus > 0:
+            for victim in self._least_useful_first(filled)[:surplus]:
+                self._remove_place(victim)
         for slot_ in [slot_ for slot_ in self.places if slot_ not in filled and not self._wanted_in(slot_)]:
             self._remove_place(slot_)
 
@@ -223,10 +225,16 @@ class _Work:
         last = max(tasks.values(), key=_age)
         return last.status.state in ENDED_ALONE and same(last.spec, service.spec.task_template)
 
-    def _usefulness(self, place: Place) -> tuple[bool, int]:
-        """Least useful first: slots without a running task, then the highest."""
-        runs = any(wanted(t) and t.status.state == "running" for t in self.places[place].values())
-        return runs, -int(place)
+    def _least_useful_first(self, places: Iterable[Place]) -> list[Place]:
+        """Slots without a running task, then the last of the nodes that have the most, so that what stays is spread."""
+        order = []
+        seen: dict[str, int] = defaultdict(int)
+        for place in sorted(places, key=int):
+            there = [t for t in self.places[place].values() if wanted(t) and t.status.state == "running"]
+            node = there[0].node_id if there else ""
+            seen[node] += 1
+            order.append((bool(there), -seen[node], -int(place), place))
+        return [place for *_, place in sorted(order)]
 
     def _wanted_in(self, place: Place) -> bool:
         return any(wanted(task) for task in self.places[place].values())

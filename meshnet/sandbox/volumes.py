@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -66,6 +67,15 @@ class Volumes:
         """Every volume, by name."""
         names = sorted(path.parent.name for path in self._directory.glob(f"*/{FILE}"))
         return [self.get(name) for name in names]
+
+    def size(self, name: str) -> int:
+        """How many bytes the files of a volume have; 0 for one that is not there."""
+        total = 0
+        for place, _, files in os.walk(self._directory / name / DATA):
+            for file in files:
+                with contextlib.suppress(OSError):  # it has gone meanwhile
+                    total += os.lstat(os.path.join(place, file)).st_size
+        return total
 
     def remove(self, name: str) -> None:
         """Removes a volume with all that is in it. NotFoundError."""

@@ -132,3 +132,14 @@ def node_of(lab: LabUnderTest, service: str) -> str:
 
 def eventually(lab: LabUnderTest, holds: Callable[[], object], what: str) -> None:
     lab.wait_until(holds, what=what)
+
+
+def sweep(lab: LabUnderTest) -> None:
+    """Removes services, secrets and networks, and waits for the end of all tasks."""
+    manager = Docker(lab, NODES[0])
+    for kind in ("service", "secret"):
+        left = manager.out(kind, "ls", "-q").split()
+        if left:
+            manager.out(kind, "rm", *left)
+    lab.wait_until(lambda: not lab.tasks(), what="the end of all tasks")
+    manager.out("network", "prune", "-f")

@@ -103,6 +103,25 @@ def test_a_root_file_system_is_imported(node: Docker, server: bytes, tmp_path: P
     assert "not an archive" in node.run("load", "-i", str(place)).stderr
 
 
+def test_what_takes_room(lab: LabUnderTest, node: Docker) -> None:
+    """system df counts images, containers and volumes with their sizes; prune takes what nothing uses."""
+    place = Path(node.out("volume", "inspect", "--format", "{{.Mountpoint}}", node.out("volume", "create", "big")))
+    (place / "file").write_bytes(bytes(3000))
+    node.out("run", "-d", "--name", "user", "-v", "big:/big", "alpine", "sleep", "99")
+    rows = dict(
+        line.split(" ", 1)
+        for line in node.out("system", "df", "--format", "{{.Type}} {{.TotalCount}} {{.Active}} {{.Size}}").splitlines()
+    )
+    assert rows["Containers"].startswith("1 1 ")
+    assert rows["Local"] == "Volumes 1 1 3kB"
+    assert "big" in node.out("system", "df", "-v")
+    node.out("rm", "-f", "user")
+    assert "3kB" in node.out("volume", "prune", "-f")
+    assert "Total reclaimed space" in node.out("system", "prune", "-f")
+    assert node.out("plugin", "ls", "-q") == ""
+    assert "no registry is ever asked" in node.refused("search", "nginx")
+
+
 def test_volumes(lab: LabUnderTest, node: Docker) -> None:
     """A volume is made by name or on first use, outlives its task, is in use while one has it, and is removed."""
     assert node.out("volume", "create", "--label", "a=b", "web-test") == "web-test"

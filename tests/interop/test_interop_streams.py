@@ -45,6 +45,16 @@ def test_service_logs(lab: LabUnderTest, node: Docker, talker: str) -> None:
     assert node.refused("service", "logs", "nosuch").startswith("no such task or service: nosuch")
 
 
+def test_service_logs_of_a_terminal(lab: LabUnderTest, node: Docker) -> None:
+    """What a service with a terminal writes comes as it is, and nothing else with it."""
+    node.out("service", "create", "-d", "-q", "--tty", "--name", "term", "alpine", "sh", "-c", "tty; sleep 99")
+    try:
+        shown = ("service", "logs", "--raw", "term")
+        eventually(lab, lambda: node.run(*shown).stdout == "/dev/pts/0\n", "the name of its terminal")
+    finally:
+        lab.remove("term")
+
+
 def test_following_finds_new_tasks(lab: LabUnderTest, node: Docker, talker: str) -> None:
     """`logs -f` shows what comes, also of tasks that come; when the client goes, nobody reads on."""
     with node.started("service", "logs", "-f", talker) as following:

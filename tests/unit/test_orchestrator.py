@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -45,6 +46,22 @@ def test_slots_and_scale() -> None:
     world.update(web, lambda s: replace(s, mode=scaled(4)))
     world.run()
     assert [task.slot for task in world.running(web)] == [1, 2, 3, 4]
+
+
+def test_scaling_down_leaves_the_tasks_spread() -> None:
+    """Those that go are of the nodes that have the most, so that a node which came late keeps its share."""
+    world = World()
+    world.set_node("docker-1", availability="drain")
+    world.set_node("docker-2", availability="drain")
+    web = world.service(spec("web", 3))
+    world.run()
+    world.set_node("docker-2", availability="active")
+    world.update(web, lambda s: replace(s, mode=scaled(6)))
+    world.run()
+    assert sorted(Counter(task.node_id for task in world.running(web)).values()) == [3, 3]
+    world.update(web, lambda s: replace(s, mode=scaled(2)))
+    world.run()
+    assert sorted(Counter(task.node_id for task in world.running(web)).values()) == [1, 1]
 
 
 def test_a_failed_task_waits_for_the_delay() -> None:

@@ -136,7 +136,7 @@ async def _unattended(node: Node, found: Exec) -> None:
 
 async def _drain(descriptor: int) -> None:
     async with pipes.reading(descriptor) as source:
-        while await pipes.read(source):
+        while await source.read(pipes.CHUNK):
             pass
 
 

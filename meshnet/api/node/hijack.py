@@ -6,8 +6,11 @@ With a terminal they are the terminal's own; without, they come in frames (`logf
 
 from __future__ import annotations
 
+import array
 import asyncio
+import fcntl
 import select
+import termios
 from typing import Any
 
 from aiohttp import web
@@ -16,6 +19,7 @@ from meshnet.api.logform import RAW
 from meshnet.api.shapes import API_VERSION
 
 BUFFER = 64 * 1024
+HEAD_READ = 1.0  # s that a client gets to read the head before the bytes begin
 
 
 class Taken(web.StreamResponse):
@@ -65,7 +69,7 @@ class _Protocol(asyncio.StreamReaderProtocol):
 
 
 async def take(request: web.Request) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """The request's connection, its head answered. The handler must return a `Taken` in the end."""
+    """The request's connection, its head answered and read. The handler must return a `Taken` in the end."""
     transport = request.transport
     if transport is None:
         raise ConnectionResetError("the client has gone")
@@ -86,4 +90,22 @@ async def take(request: web.Request) -> tuple[asyncio.StreamReader, asyncio.Stre
     more = "Connection: Upgrade\r\nUpgrade: tcp\r\n" if upgrade else ""
     head = f"HTTP/1.1 {line}\r\nContent-Type: {RAW}\r\n{more}Api-Version: {API_VERSION}\r\n\r\n"
     transport.write(head.encode())
+    await _head_read(transport)
     return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+
+
+async def _head_read(transport: asyncio.Transport) -> None:
+    """Waits, a second at most, until the client has read all that was sent.
+
+    docker-py reads the head through a buffer and the bytes behind it from the socket: what comes with the head is lost.
+    """
+    unread = array.array("i", [0])
+    try:
+        async with asyncio.timeout(HEAD_READ):
+            while not transport.is_closing():
+                fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, unread)
+                if not unread[0] and not transport.get_write_buffer_size():
+                    return
+                await asyncio.sleep(0.001)
+    except TimeoutError:
+        return  # then at its own risk

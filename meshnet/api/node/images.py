@@ -42,19 +42,19 @@ def _missing(name: str) -> NotFoundError:
     return NotFoundError(f"No such image: {name if ':' in name.rpartition('/')[2] else name + ':latest'}")
 
 
-def _rows(images: Images) -> dict[str, Json]:
+def rows(images: Images) -> dict[str, Json]:
     """Every image by its id, with all its names."""
-    rows: dict[str, Json] = {}
+    found: dict[str, Json] = {}
     for stored in images.store.images():
-        rows[f"sha256:{stored.id}"] = _row(
+        found[f"sha256:{stored.id}"] = _row(
             f"sha256:{stored.id}", list(stored.names), stored.created, stored.size, stored.config
         )
     names = [(name, name) for name in images.catalogue()] + list(images.store.aliases().items())
     for name, of in names:
         ident = images.identity(of)
-        row = rows.setdefault(ident, _row(ident, [], MADE, 0, {}))
+        row = found.setdefault(ident, _row(ident, [], MADE, 0, {}))
         row["RepoTags"] = sorted({*row["RepoTags"], familiar(name)})
-    return rows
+    return found
 
 
 def _row(ident: str, names: list[str], created: float, size: int, config: Json) -> Json:
@@ -75,8 +75,8 @@ def _row(ident: str, names: list[str], created: float, size: int, config: Json) 
 async def list_images(request: web.Request) -> web.Response:
     """GET /images/json, with `filters`."""
     wanted = filters.parse(request.query.get("filters", ""), FILTERS)
-    rows = [_named(row, wanted) for row in _rows(_images(request)).values() if _matches(row, wanted)]
-    return answer(sorted(rows, key=lambda row: (-row["Created"], row["RepoTags"])))
+    shown = [_named(row, wanted) for row in rows(_images(request)).values() if _matches(row, wanted)]
+    return answer(sorted(shown, key=lambda row: (-row["Created"], row["RepoTags"])))
 
 
 def _named(row: Json, wanted: filters.Filters) -> Json:
@@ -110,7 +110,7 @@ async def inspect(request: web.Request) -> web.Response:
     stored = images.stored(name)
     ident = images.identity(name)
     created, size, config = (stored.created, stored.size, stored.config) if stored is not None else (MADE, 0, {})
-    row = _rows(images).get(ident, {"RepoTags": []})
+    row = rows(images).get(ident, {"RepoTags": []})
     return answer(
         {
             "Id": ident,
@@ -163,7 +163,7 @@ async def history(request: web.Request) -> web.Response:
         images.find(name)
     except NotFoundError:
         raise _missing(name) from None
-    row = _rows(images)[images.identity(name)]
+    row = rows(images)[images.identity(name)]
     step = {"Id": row["Id"], "Created": row["Created"], "CreatedBy": "", "Tags": row["RepoTags"], "Size": row["Size"]}
     return answer([{**step, "Comment": ""}])
 

@@ -12,13 +12,23 @@ from meshnet.api import logform
 CHUNK = 32 * 1024
 
 
+class _Source(asyncio.StreamReaderProtocol):
+    """Ends as a stream does, also when reading fails: a terminal whose last program has ended answers EIO.
+
+    As an error, that would hide what was read before it and not taken yet.
+    """
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(None)
+
+
 @contextlib.asynccontextmanager
 async def reading(descriptor: int) -> AsyncIterator[asyncio.StreamReader]:
     """A reader of a pipe or a terminal, which is closed in the end."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(CHUNK, loop)
     file = os.fdopen(descriptor, "rb", buffering=0)
-    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), file)
+    transport, _ = await loop.connect_read_pipe(lambda: _Source(reader), file)
     try:
         yield reader
     finally:
@@ -46,19 +56,11 @@ async def outward(
 ) -> None:
     """Sends what a program writes, framed as `stream` (None: as it is), until its end; nothing if it never begun."""
     async with reading(descriptor) as source:
-        while data := await read(source):
+        while data := await source.read(CHUNK):
             if begun is not None and not await begun():
                 return
             to.write(data if stream is None else logform.frame(stream, data))
             await to.drain()
-
-
-async def read(source: asyncio.StreamReader) -> bytes:
-    """The next piece; nothing at the end."""
-    try:
-        return await source.read(CHUNK)
-    except OSError:
-        return b""  # a terminal whose last program has ended answers EIO
 
 
 async def inward(source: asyncio.StreamReader, descriptor: int) -> None:

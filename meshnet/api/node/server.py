@@ -17,6 +17,7 @@ from meshnet.api.http import LIMIT, Handler, middleware
 from meshnet.api.node import (
     attach,
     containers,
+    disk,
     events,
     execs,
     forward,
@@ -45,6 +46,7 @@ ROUTES: tuple[Route, ...] = (
     ("GET", "/events", events.events),
     ("GET", "/containers/{id}/logs", logs.container_logs),
     ("POST", "/containers/{id}/attach", attach.attach),
+    *disk.ROUTES,
     *containers.ROUTES,
     *starting.ROUTES,
     *execs.ROUTES,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections import Counter
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -11,6 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from meshnet.agent import inventory
+from meshnet.agent.description import PLUGINS
 from meshnet.api import shapes, system
 from meshnet.api.http import answer
 from meshnet.api.node import forward
@@ -40,10 +42,10 @@ async def info(request: web.Request) -> web.Response:
             "Driver": "overlay",
             "DriverStatus": None,
             "Plugins": {
-                "Volume": ["local"],
-                "Network": ["bridge", "host", "null", "overlay"],
+                "Volume": list(PLUGINS["Volume"]),
+                "Network": list(PLUGINS["Network"]),
                 "Authorization": None,
-                "Log": ["json-file"],
+                "Log": list(PLUGINS["Log"]),
             },
             **_machine(),
             "LoggingDriver": "json-file",
@@ -51,7 +53,7 @@ async def info(request: web.Request) -> web.Response:
             "CgroupVersion": "2",
             "SystemTime": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
             "KernelVersion": kernel.release,
-            "OperatingSystem": "linux",
+            "OperatingSystem": _system(),
             "OSVersion": "",
             "OSType": "linux",
             "Architecture": kernel.machine,
@@ -71,6 +73,14 @@ async def info(request: web.Request) -> web.Response:
             "Warnings": None,
         }
     )
+
+
+def _system() -> str:
+    """What the machine's system calls itself."""
+    try:
+        return platform.freedesktop_os_release().get("PRETTY_NAME", "linux")
+    except OSError:
+        return "linux"
 
 
 def _machine() -> dict[str, Any]:

@@ -121,9 +121,11 @@ async def prune(request: web.Request) -> web.Response:
         for volume in agent.volumes.all()
         if not users(agent, volume.name) and filters.labels_match(wanted, "label", volume.labels or {})
     ]
+    room = 0
     for name in gone:
+        room += await asyncio.to_thread(agent.volumes.size, name)
         await _removed(agent, name)
-    return answer({"VolumesDeleted": gone or None, "SpaceReclaimed": 0})
+    return answer({"VolumesDeleted": gone or None, "SpaceReclaimed": room})
 
 
 ROUTES: tuple[tuple[str, str, Any], ...] = (
