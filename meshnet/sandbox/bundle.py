@@ -17,7 +17,7 @@ from meshnet.sandbox import memory
 from meshnet.sandbox.images import PROGRAMS, HostImage, Image
 from meshnet.sandbox.memory import MemoryFile
 from meshnet.sandbox.seccomp import profile
-from meshnet.sandbox.spec import USUAL, ContainerSpec, Rights, TaskMount
+from meshnet.sandbox.spec import ContainerSpec, TaskMount
 from meshnet.sandbox.users import User
 
 CAPABILITIES = (
@@ -36,12 +36,6 @@ CAPABILITIES = (
     "CAP_SETUID",
     "CAP_SYS_CHROOT",
 )
-_MORE = """
-    AUDIT_CONTROL AUDIT_READ BLOCK_SUSPEND BPF CHECKPOINT_RESTORE DAC_READ_SEARCH IPC_LOCK IPC_OWNER LEASE
-    LINUX_IMMUTABLE MAC_ADMIN MAC_OVERRIDE NET_ADMIN NET_BROADCAST PERFMON SYSLOG SYS_ADMIN SYS_BOOT SYS_MODULE
-    SYS_NICE SYS_PACCT SYS_PTRACE SYS_RAWIO SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG WAKE_ALARM
-"""
-ALL_CAPABILITIES = (*CAPABILITIES, *(f"CAP_{name}" for name in _MORE.split()))
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MASKED = (
     "/proc/acpi",
@@ -147,13 +141,7 @@ def _files(spec: ContainerSpec, files: Sequence[MemoryFile]) -> list[dict[str, A
 
 
 def process(
-    words: tuple[str, ...],
-    env: list[str],
-    user: User,
-    workdir: str,
-    *,
-    terminal: bool = False,
-    rights: Rights = USUAL,
+    words: tuple[str, ...], env: list[str], user: User, workdir: str, *, terminal: bool = False
 ) -> dict[str, Any]:
     """The OCI `process` object: for the task itself, and for anything run inside it later."""
     return {
@@ -163,20 +151,14 @@ def process(
         "env": env,
         "cwd": workdir or "/",
         "noNewPrivileges": True,
-        "capabilities": _capabilities(user, rights),
-        "rlimits": [
-            {"type": f"RLIMIT_{name.upper()}", "soft": soft, "hard": hard} for name, soft, hard in rights.limits
-        ],
-        **({"oomScoreAdj": rights.oom_score} if rights.oom_score else {}),
+        "capabilities": _capabilities(user),
     }
 
 
-def _capabilities(user: User, rights: Rights) -> dict[str, list[str]]:
+def _capabilities(user: User) -> dict[str, list[str]]:
     # Only root holds them at once; another user would need a set-uid program, and those gain nothing here.
-    begin = () if "ALL" in rights.drop else ALL_CAPABILITIES if "ALL" in rights.add else CAPABILITIES
-    bounding = sorted(({*begin, *rights.add} - {*rights.drop}) - {"ALL"})
-    held = bounding if user.uid == 0 else []
-    return {"bounding": bounding, "effective": held, "permitted": held, "inheritable": []}
+    held = list(CAPABILITIES) if user.uid == 0 else []
+    return {"bounding": list(CAPABILITIES), "effective": held, "permitted": held, "inheritable": []}
 
 
 def config(
@@ -200,9 +182,7 @@ def config(
         raise MeshnetError(f"working directory {workdir!r}: an absolute path is needed")
     return {
         "ociVersion": "1.0.2",
-        "process": process(
-            argv(spec, image), environment(spec, image, user), user, workdir, terminal=spec.tty, rights=spec.rights
-        ),
+        "process": process(argv(spec, image), environment(spec, image, user), user, workdir, terminal=spec.tty),
         "root": {"path": "rootfs", "readonly": spec.read_only},
         "hostname": spec.hostname,
         "mounts": [*_mounts(spec, image), *_files(spec, files)],
@@ -212,7 +192,7 @@ def config(
                 *({"type": kind} for kind in ("mount", "uts", "pid", "ipc")),
                 {"type": "network", "path": netns},
             ],
-            "sysctl": {**SYSCTLS, **spec.rights.sysctls},
+            "sysctl": SYSCTLS,
             "seccomp": profile(machine),
             "maskedPaths": [*MASKED, *(HOST_MASKED if isinstance(image, HostImage) else ())],
             "readonlyPaths": list(READ_ONLY),

@@ -248,7 +248,7 @@ class Container:
         if user:
             root = f"/proc/{self.pid}/root"
             account = users.lookup(user, users.read(root, "etc/passwd"), users.read(root, "etc/group"))
-            run = bundle.process(argv, run["env"], account, run["cwd"], rights=self.spec.rights)
+            run = bundle.process(argv, run["env"], account, run["cwd"])
         run.update(args=list(argv), env=[*run["env"], *env], terminal=False)
         return group, run
 

@@ -69,8 +69,9 @@ class Containers:
             raise
 
     async def _create(self, spec: ContainerSpec, image: Image, files: Sequence[MemoryFile]) -> Container:
-        passwd, group = users.read(image.lower, "etc/passwd"), users.read(image.lower, "etc/group")
-        user = users.lookup(spec.user or image.user, passwd, group, spec.groups)
+        user = users.lookup(
+            spec.user or image.user, users.read(image.lower, "etc/passwd"), users.read(image.lower, "etc/group")
+        )
         try:
             netns = os.open(spec.netns, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:

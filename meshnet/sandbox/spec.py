@@ -37,21 +37,6 @@ class TaskMount:
 
 
 @dataclass(frozen=True, slots=True)
-class Rights:
-    """What a container's processes may do other than by default: capabilities with their whole names, or ALL; limits
-    as (name without RLIMIT_, soft, hard); settings of its own network and IPC namespaces."""
-
-    add: tuple[str, ...] = ()
-    drop: tuple[str, ...] = ()
-    limits: tuple[tuple[str, int, int], ...] = ()
-    sysctls: dict[str, str] = field(default_factory=dict)
-    oom_score: int = 0
-
-
-USUAL = Rights()
-
-
-@dataclass(frozen=True, slots=True)
 class ContainerSpec:
     """One container.
 
@@ -60,7 +45,7 @@ class ContainerSpec:
     missing), `dir` the directory that is this container's alone (mode 0700). `resolv_conf` and `hosts` are whole
     file texts. `stop_grace` is in seconds, `stop_signal` a name with or without SIG, or a number; "" is SIGTERM.
     `tty` gives it a terminal, `open_stdin` a standard input that can be attached to (closed with the first one that was
-    attached if `stdin_once`). `groups` are supplementary, by name or number.
+    attached if `stdin_once`).
     """
 
     id: str
@@ -86,8 +71,6 @@ class ContainerSpec:
     open_stdin: bool = False
     stdin_once: bool = False
     read_only: bool = False
-    groups: tuple[str, ...] = ()
-    rights: Rights = USUAL
 
 
 def dump(spec: ContainerSpec) -> str:
@@ -98,18 +81,10 @@ def dump(spec: ContainerSpec) -> str:
 def load(text: str) -> ContainerSpec:
     """Reads what `dump` wrote. ValueError, KeyError or TypeError if the text is not that."""
     values: dict[str, Any] = json.loads(text)
-    for name in ("command", "args", "env", "groups"):
-        values[name] = tuple(values.get(name, ()))
-    values["rights"] = _rights(values.get("rights", {}))
+    for name in ("command", "args", "env"):
+        values[name] = tuple(values[name])
     values["mounts"] = tuple(TaskMount(**mount) for mount in values["mounts"])
     if values["health"] is not None:
         values["health"]["test"] = tuple(values["health"]["test"])
         values["health"] = HealthConfig(**values["health"])
     return ContainerSpec(**values)
-
-
-def _rights(values: dict[str, Any]) -> Rights:
-    for name in ("add", "drop"):
-        values[name] = tuple(values.get(name, ()))
-    values["limits"] = tuple(tuple(limit) for limit in values.get("limits", ()))
-    return Rights(**values)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from meshnet.errors import MeshnetError
@@ -32,25 +31,12 @@ def _number(text: str) -> int | None:
     return int(text) if text.isdecimal() and int(text) <= _MAX_ID else None
 
 
-def lookup(user: str, passwd: str, group: str, more: Iterable[str] = ()) -> User:
-    """Resolves Docker's `user[:group]`; "" is root. `passwd` and `group` are the texts of the image's files, `more`
-    are further groups.
+def lookup(user: str, passwd: str, group: str) -> User:
+    """Resolves Docker's `user[:group]`; "" is root. `passwd` and `group` are the texts of the image's files.
 
     A number needs no entry; a name that is not there is a MeshnetError. The named user's supplementary groups
     count only when no group was given, as with Docker.
     """
-    found = _account(user, passwd, group)
-    named = {row[0]: int(row[2]) for row in _rows(group, 4)}
-    extra = list(found.groups)
-    for name in more:
-        number = named.get(name, _number(name))
-        if number is None:
-            raise MeshnetError(f"group {name!r}: no such group in the image")
-        extra.append(number)
-    return User(found.uid, found.gid, tuple(dict.fromkeys(extra)), found.home)
-
-
-def _account(user: str, passwd: str, group: str) -> User:
     name, _, group_name = user.partition(":")
     accounts, groups = _rows(passwd, 6), _rows(group, 4)
     wanted = _number(name) if name else 0

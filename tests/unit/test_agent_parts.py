@@ -17,7 +17,6 @@ from meshnet.agent.agent import Agent
 from meshnet.agent.containers import container_spec, health_config
 from meshnet.agent.taskdir import Kept, TaskDirs
 from meshnet.agent.zones import Zones
-from meshnet.containerspec import DNSConfig, Ulimit
 from meshnet.datapath.plan import Located
 from meshnet.datapath.rows import EndpointRow, NetworkRow, Plan, PublishedRow, RemoteRow, ServiceRow
 from meshnet.dns.zone import Zone, listing
@@ -44,7 +43,6 @@ from meshnet.model import (
     VirtualIP,
 )
 from meshnet.sandbox.health import command
-from meshnet.sandbox.spec import Rights
 
 WEB = Service(
     id="s1",
@@ -125,26 +123,6 @@ def test_a_container_as_its_service_says() -> None:
     assert made.hosts.endswith("\n10.0.1.3\th1\n")
     assert made.health is not None
     assert (made.health.interval, made.health.timeout, made.health.retries) == (2.0, 30.0, 3)
-
-
-def test_what_a_service_wants_of_its_processes() -> None:
-    """Capabilities get their whole names, a resolver's options are added to, and limits and groups are passed on."""
-    spec = ContainerSpec(
-        image="app",
-        groups=("adm",),
-        dns_config=DNSConfig(search=("x.y",), options=("timeout:1",)),
-        sysctls={"net.core.somaxconn": "7"},
-        capability_add=("net_admin",),
-        capability_drop=("CAP_CHOWN", "ALL"),
-        ulimits=(Ulimit("nofile", 200, 100),),
-        oom_score_adj=5,
-    )
-    identity = SimpleNamespace(netns="/run/netns/x", container_id="c" * 64, hostname="h1")
-    made = container_spec(FakeHost(WEB), replace(TASK, spec=TaskSpec(spec)), identity, "/dir")
-    assert made.resolv_conf == "search x.y\nnameserver 127.0.0.11\noptions timeout:1 ndots:0\n"
-    assert made.groups == ("adm",)
-    limits = (("nofile", 100, 200),)
-    assert made.rights == Rights(("CAP_NET_ADMIN",), ("CAP_CHOWN", "ALL"), limits, {"net.core.somaxconn": "7"}, 5)
 
 
 @pytest.mark.parametrize("check", [None, Healthcheck()])

@@ -11,7 +11,7 @@ from meshnet.sandbox import bundle, users
 from meshnet.sandbox.images import HostImage, Image, RootfsImage
 from meshnet.sandbox.rootfs import unneeded
 from meshnet.sandbox.seccomp import profile
-from meshnet.sandbox.spec import ContainerSpec, HealthConfig, Rights, TaskMount, dump, load
+from meshnet.sandbox.spec import ContainerSpec, HealthConfig, TaskMount, dump, load
 
 SPEC = ContainerSpec(
     id="ab" * 32, name="web.1", image="web", netns="/run/netns/x", cgroup="/cg/x", dir="/run/t", hostname="h"
@@ -70,38 +70,6 @@ def test_a_task_gets_a_containers_rights_and_no_more() -> None:
     assert {"type": "network", "path": "/proc/1/fd/9"} in made["linux"]["namespaces"]
     assert {n["type"] for n in made["linux"]["namespaces"]} == {"mount", "uts", "pid", "ipc", "network"}
     assert made["linux"]["seccomp"]["defaultAction"] == "SCMP_ACT_ERRNO"
-
-
-@pytest.mark.parametrize(
-    ("add", "drop", "count", "held", "missing"),
-    [
-        (("CAP_NET_ADMIN",), ("CAP_CHOWN",), 14, "CAP_NET_ADMIN", "CAP_CHOWN"),
-        (("CAP_KILL",), ("ALL",), 1, "CAP_KILL", "CAP_CHOWN"),
-        (("ALL",), ("CAP_SYS_ADMIN",), 40, "CAP_SYS_TIME", "CAP_SYS_ADMIN"),
-    ],
-)
-def test_capabilities_are_added_and_dropped(
-    add: tuple[str, ...], drop: tuple[str, ...], count: int, held: str, missing: str
-) -> None:
-    """ALL is taken first, then what is named, and what is dropped stays dropped."""
-    has = config(rights=Rights(add, drop))["process"]["capabilities"]["effective"]
-    assert (len(has), held in has, missing in has, "ALL" in has) == (count, True, False, False)
-
-
-def test_limits_and_settings() -> None:
-    """Limits are named as the runtime names them; a setting of one's own stands beside Docker's, or before them."""
-    port = "net.ipv4.ip_unprivileged_port_start"
-    made = config(rights=Rights(limits=(("nofile", 100, 200),), sysctls={port: "1024"}, oom_score=7))
-    assert made["process"]["rlimits"] == [{"type": "RLIMIT_NOFILE", "soft": 100, "hard": 200}]
-    assert made["process"]["oomScoreAdj"] == 7
-    assert made["linux"]["sysctl"] == {**bundle.SYSCTLS, port: "1024"}
-
-
-def test_further_groups() -> None:
-    """Groups are added by name or number, each once; a name that the image does not have is an error."""
-    assert users.lookup("www", PASSWD, GROUP, ("ssl", "7", "50")).groups == (50, 7)
-    with pytest.raises(MeshnetError, match="no such group in the image"):
-        users.lookup("www", PASSWD, GROUP, ("nosuch",))
 
 
 def test_another_user_holds_no_capability() -> None:
@@ -189,9 +157,6 @@ def test_a_spec_survives_the_disk() -> None:
     """An agent that comes back reads the same spec that its predecessor wrote."""
     whole = spec(command=("a",), mounts=(TaskMount("/a", "/b", True),), health=HealthConfig(("CMD", "x"), interval=1.5))
     assert load(dump(whole)) == whole
-    rights = Rights(("CAP_NET_ADMIN",), ("ALL",), (("nofile", 1, 2),), {"net.core.somaxconn": "7"}, 3)
-    other = spec(groups=("adm", "7"), rights=rights)
-    assert load(dump(other)) == other
     assert load(dump(SPEC)) == SPEC
 
 

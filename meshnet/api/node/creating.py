@@ -11,10 +11,10 @@ from typing import Any
 from meshnet import names
 from meshnet.agent import inventory
 from meshnet.agent.agent import Agent
-from meshnet.agent.containers import health_config, resolv_conf, rights
+from meshnet.agent.containers import RESOLV_CONF, health_config
 from meshnet.agent.standalone import BRIDGE, HOST, NONE, Kept, own_namespace
 from meshnet.api.validate import made_up_name
-from meshnet.containerspec import DNSConfig, Ulimit, named
+from meshnet.containerspec import named
 from meshnet.control.attachments import Wish
 from meshnet.errors import ConflictError, MeshnetError
 from meshnet.kernel.bpf import cgroup2_root
@@ -57,14 +57,6 @@ class HostConfig:
     readonly_rootfs: bool = False
     extra_hosts: tuple[str, ...] = ()
     publish_all_ports: bool = False
-    group_add: tuple[str, ...] = ()
-    cap_add: tuple[str, ...] = ()
-    cap_drop: tuple[str, ...] = ()
-    ulimits: tuple[Ulimit, ...] = ()
-    sysctls: dict[str, str] = field(default_factory=dict)
-    oom_score_adj: int = 0
-    dns_search: tuple[str, ...] = ()
-    dns_options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,15 +130,13 @@ def kept_of(agent: Agent, asked: ContainerRequest, name: str) -> tuple[Kept, lis
         stop_signal=asked.stop_signal,
         stop_grace=10.0 if asked.stop_timeout is None else float(asked.stop_timeout),
         health=health_config(asked.healthcheck),
-        resolv_conf=resolv_conf(DNSConfig((), host.dns_search, host.dns_options)) if mode not in (HOST, NONE) else "",
+        resolv_conf=RESOLV_CONF if mode not in (HOST, NONE) else "",
         hosts=HOSTS + "".join("\t".join(reversed(line.split(":", 1))) + "\n" for line in host.extra_hosts),
         labels=asked.labels,
         tty=asked.tty,
         open_stdin=asked.open_stdin,
         stdin_once=asked.stdin_once,
         read_only=host.readonly_rootfs,
-        groups=host.group_add,
-        rights=rights(host.cap_add, host.cap_drop, host.ulimits, host.sysctls, host.oom_score_adj),
     )
     return Kept(spec, mode, wishes_of(asked, mode, name), host.auto_remove), _warnings(host)
 
@@ -156,8 +146,6 @@ def _refuse(host: HostConfig) -> None:
         raise MeshnetError("privileged containers are not served", 501)
     if host.network_mode.startswith("container:"):
         raise MeshnetError("the network of another container cannot be shared; use --network NAME", 501)
-    if host.network_mode == HOST and host.sysctls:
-        raise MeshnetError("settings of the node's own namespace are not changed for a container; leave out --sysctl")
     if host.port_bindings:
         raise MeshnetError("ports of a single container are not published; make it a service with --publish", 501)
 
