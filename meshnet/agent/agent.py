@@ -22,7 +22,7 @@ from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
-from meshnet.agent import standalone
+from meshnet.agent import resolvconf, standalone
 from meshnet.agent.description import description
 from meshnet.agent.events import Events
 from meshnet.agent.files import memory_files
@@ -37,6 +37,7 @@ from meshnet.agent.settings import AGENT_FILE, AgentSettings
 from meshnet.agent.standalone import Standalone
 from meshnet.agent.taskdir import Kept, TaskDirs
 from meshnet.agent.zones import Zones
+from meshnet.containerspec import DNSConfig
 from meshnet.control.client import ManagerClient, RemovedError
 from meshnet.control.trust.credentials import Credentials
 from meshnet.datapath.base import NodeContext
@@ -232,7 +233,9 @@ class Agent:
         self.neighbours = Neighbours(self.settings, identity, self.datapath.kind, self.credentials.gossip.raw())
         self.manager.on_keys(lambda keys: self.neighbours.use_keys(keys.raw()))
         for item in kept:
-            runner = Runner(self, self.dirs, self.new_resolver(), item.task, item)
+            runner = Runner(
+                self, self.dirs, self.new_resolver(item.task.spec.container_spec.dns_config), item.task, item
+            )
             if item.serving:
                 self.publish(item.task, "ready", runner.hostname, item.container_id)
             self._add_runner(runner)
@@ -389,7 +392,8 @@ class Agent:
             ):
                 continue
             if state_rank(task.desired_state) <= state_rank("running"):
-                self._add_runner(Runner(self, self.dirs, self.new_resolver(), task))
+                resolver = self.new_resolver(task.spec.container_spec.dns_config)
+                self._add_runner(Runner(self, self.dirs, resolver, task))
             else:
                 self.report(task, TaskStatus(now(), "shutdown", "shutdown"))
 
@@ -403,9 +407,10 @@ class Agent:
         self.runners[runner.task.id] = runner
         runner.start()
 
-    def new_resolver(self) -> TaskResolver:
-        """A name server that knows nothing yet."""
-        return TaskResolver(self._zones.for_networks(()), self._upstreams)
+    def new_resolver(self, dns: DNSConfig | None = None) -> TaskResolver:
+        """A name server that knows nothing yet, and asks the servers that a container was given, else the node's."""
+        servers = resolvconf.upstreams(dns.nameservers) if dns is not None else ()
+        return TaskResolver(self._zones.for_networks(()), servers or self._upstreams)
 
     # --- the world into the kernel --------------------------------------------------------------------------
 

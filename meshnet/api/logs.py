@@ -20,16 +20,20 @@ async def service_logs(request: web.Request) -> web.StreamResponse:
     view = manager_of(request).view
     service = filters.find_service(view, request.match_info["id"])
     tasks = list(view.tasks_of.get(service.id, {}).values())
-    return await _stream(request, tasks, lambda task: task.service_id == service.id)
+    raw = service.spec.task_template.container_spec.tty
+    return await _stream(request, tasks, lambda task: task.service_id == service.id, raw)
 
 
 async def task_logs(request: web.Request) -> web.StreamResponse:
     """GET /tasks/{id}/logs"""
     task = filters.find_task(manager_of(request).view, request.match_info["id"])
-    return await _stream(request, [task], lambda other: other.id == task.id)
+    return await _stream(request, [task], lambda other: other.id == task.id, task.spec.container_spec.tty)
 
 
-async def _stream(request: web.Request, tasks: Iterable[Task], wants: Callable[[Task], bool]) -> web.StreamResponse:
+async def _stream(
+    request: web.Request, tasks: Iterable[Task], wants: Callable[[Task], bool], raw: bool
+) -> web.StreamResponse:
+    """`raw` is for tasks on a terminal: their client expects no frames."""
     query = query_of(request)
     asked = {
         "Streams": sorted(query.streams),
@@ -48,7 +52,8 @@ async def _stream(request: web.Request, tasks: Iterable[Task], wants: Callable[[
     async for line in manager_of(request).logs.ask(question, tasks):
         form = LogLine(line.time, line.stream, line.text)
         if form.stream in query.streams:
-            await response.write(packed(form, timestamps=timestamps, details=_details(line) if details else None))
+            shown = _details(line) if details else None
+            await response.write(packed(form, timestamps=timestamps, details=shown, raw=raw))
     await response.write_eof()
     return response
 

@@ -26,6 +26,7 @@ from meshnet.api.node import (
     networks,
     starting,
     system,
+    unserved,
     volumes,
 )
 from meshnet.api.node.context import NODE, Node
@@ -48,6 +49,7 @@ ROUTES: tuple[Route, ...] = (
     *containers.ROUTES,
     *starting.ROUTES,
     *execs.ROUTES,
+    *unserved.ROUTES,
     *images.ROUTES,
     *membership.ROUTES,
     *networks.ROUTES,
