@@ -227,7 +227,8 @@ class Agent:
         self.neighbours = Neighbours(self.settings, identity, self.datapath.kind, self.credentials.gossip.raw())
         self.manager.on_keys(lambda keys: self.neighbours.use_keys(keys.raw()))
         for item in kept:
-            runner = Runner(self.host, self.dirs, self.picture.new_resolver(), item.task, item)
+            dns = item.task.spec.container_spec.dns_config
+            runner = Runner(self.host, self.dirs, self.picture.new_resolver(dns), item.task, item)
             if item.serving:
                 self.host.publish(item.task, "ready", runner.hostname, item.container_id)
             self._add_runner(runner)
@@ -384,7 +385,8 @@ class Agent:
             ):
                 continue
             if state_rank(task.desired_state) <= state_rank("running"):
-                self._add_runner(Runner(self.host, self.dirs, self.picture.new_resolver(), task))
+                resolver = self.picture.new_resolver(task.spec.container_spec.dns_config)
+                self._add_runner(Runner(self.host, self.dirs, resolver, task))
             else:
                 self.host.report(task, TaskStatus(now(), "shutdown", "shutdown"))
 

@@ -6,8 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from meshnet.agent import resolvconf
 from meshnet.agent.resolver import TaskResolver
 from meshnet.agent.zones import Zones
+from meshnet.containerspec import DNSConfig
 from meshnet.datapath.plan import LocalNode, plan
 from meshnet.datapath.rows import Plan
 from meshnet.dns.zone import Zone
@@ -52,9 +54,10 @@ class Picture:
             if one.resolver is not None and one.kept.task is not None:
                 one.resolver.set_zone(self.zone_of(one.kept.task))
 
-    def new_resolver(self) -> TaskResolver:
-        """A name server that knows nothing yet."""
-        return TaskResolver(self._zones.for_networks(()), self._upstreams)
+    def new_resolver(self, dns: DNSConfig | None = None) -> TaskResolver:
+        """A name server that knows nothing yet, and asks the servers that a container was given, else the node's."""
+        servers = resolvconf.upstreams(dns.nameservers) if dns is not None else ()
+        return TaskResolver(self._zones.for_networks(()), servers or self._upstreams)
 
     def zone_of(self, task: Task) -> Zone:
         """What a task can look up."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshnet import names
 from meshnet.codec import from_json, to_json
+from meshnet.containerspec import DNSConfig
 from meshnet.control.attachments import Attach, Wish
 from meshnet.errors import ConflictError, MeshnetError
 from meshnet.files import replace_text
@@ -46,6 +47,7 @@ class Kept:
     mode: str
     networks: tuple[Wish, ...] = ()
     auto_remove: bool = False
+    dns: DNSConfig = DNSConfig()
     created: float = field(default_factory=time.time)
     task: Task | None = None
 
@@ -56,6 +58,7 @@ class Kept:
                 "mode": self.mode,
                 "networks": [to_json(wish) for wish in self.networks],
                 "auto_remove": self.auto_remove,
+                "dns": to_json(self.dns),
                 "created": self.created,
                 "task": to_json(self.task) if self.task is not None else None,
             }
@@ -71,6 +74,7 @@ class Kept:
             values["mode"],
             tuple(from_json(Wish, wish) for wish in values["networks"]),
             values["auto_remove"],
+            from_json(DNSConfig, values.get("dns", {})),
             values["created"],
             from_json(Task, task) if task is not None else None,
         )
@@ -183,7 +187,7 @@ class Standalone:
         self.keep()
         self._publish("starting")
         await agent.host.wire(kept.task, kept.spec.netns)
-        self.resolver = agent.picture.new_resolver()
+        self.resolver = agent.picture.new_resolver(kept.dns)
         await self.resolver.start(kept.spec.netns)
         self.resolver.set_zone(agent.picture.zone_of(kept.task))
 
@@ -253,7 +257,7 @@ class Standalone:
         self.ended.clear()
         if self.kept.task is not None and self.container.status == "running":
             self._publish("ready")
-            self.resolver = self._agent.picture.new_resolver()
+            self.resolver = self._agent.picture.new_resolver(self.kept.dns)
             await self.resolver.start(self.kept.spec.netns)
             await self._agent.host.wire(self.kept.task, self.kept.spec.netns)
         self._watch()

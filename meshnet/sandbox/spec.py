@@ -25,7 +25,8 @@ class HealthConfig:
 @dataclass(frozen=True, slots=True)
 class TaskMount:
     """`type` is `bind` or `volume` (`source` is a path of the machine) or `tmpfs` (`source` is ignored); `target` is
-    inside. `volume` is the name of the volume; `size` (bytes) and `mode` are a tmpfs's, 0 for what is usual."""
+    inside. `volume` is the name of the volume; `size` (bytes) and `mode` are a tmpfs's, 0 for what is usual. `shallow`
+    leaves out what is mounted below a bound directory; `options` are more words for a tmpfs, such as noexec."""
 
     source: str
     target: str
@@ -34,6 +35,27 @@ class TaskMount:
     volume: str = ""
     size: int = 0
     mode: int = 0
+    shallow: bool = False
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ulimit:
+    """A limit of the container's processes (setrlimit(2)) by its short name, such as `nofile`; -1 is no limit."""
+
+    name: str
+    soft: int
+    hard: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What all of the container may use at most; 0 is no limit. `memory` is in bytes, `nano_cpus` in billionths of a
+    processor."""
+
+    memory: int = 0
+    nano_cpus: int = 0
+    pids: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +67,8 @@ class ContainerSpec:
     missing), `dir` the directory that is this container's alone (mode 0700). `resolv_conf` and `hosts` are whole
     file texts. `stop_grace` is in seconds, `stop_signal` a name with or without SIG, or a number; "" is SIGTERM.
     `tty` gives it a terminal, `open_stdin` a standard input that can be attached to (closed with the first one that was
-    attached if `stdin_once`).
+    attached if `stdin_once`). `groups` are names or numbers besides those of its user. `init` runs its program below a
+    small init that reaps. `shm_size` is in bytes, 0 for 64 MiB. Without `own_network` the namespace is its node's.
     """
 
     id: str
@@ -71,6 +94,16 @@ class ContainerSpec:
     open_stdin: bool = False
     stdin_once: bool = False
     read_only: bool = False
+    init: bool = False
+    groups: tuple[str, ...] = ()
+    capability_add: tuple[str, ...] = ()
+    capability_drop: tuple[str, ...] = ()
+    ulimits: tuple[Ulimit, ...] = ()
+    sysctls: dict[str, str] = field(default_factory=dict)
+    oom_score_adj: int = 0
+    limits: Limits = Limits()
+    shm_size: int = 0
+    own_network: bool = True
 
 
 def dump(spec: ContainerSpec) -> str:
@@ -81,10 +114,16 @@ def dump(spec: ContainerSpec) -> str:
 def load(text: str) -> ContainerSpec:
     """Reads what `dump` wrote. ValueError, KeyError or TypeError if the text is not that."""
     values: dict[str, Any] = json.loads(text)
-    for name in ("command", "args", "env"):
-        values[name] = tuple(values[name])
-    values["mounts"] = tuple(TaskMount(**mount) for mount in values["mounts"])
+    for name in ("command", "args", "env", "groups", "capability_add", "capability_drop"):
+        values[name] = tuple(values.get(name, ()))
+    values["mounts"] = tuple(_mount(mount) for mount in values["mounts"])
     if values["health"] is not None:
         values["health"]["test"] = tuple(values["health"]["test"])
         values["health"] = HealthConfig(**values["health"])
+    values["ulimits"] = tuple(Ulimit(**limit) for limit in values.get("ulimits", ()))
+    values["limits"] = Limits(**values.get("limits", {}))
     return ContainerSpec(**values)
+
+
+def _mount(values: dict[str, Any]) -> TaskMount:
+    return TaskMount(**{**values, "options": tuple(values.get("options", ()))})

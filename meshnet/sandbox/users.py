@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from meshnet.errors import MeshnetError
 
@@ -58,6 +59,20 @@ def lookup(user: str, passwd: str, group: str) -> User:
     if gid is None:
         raise MeshnetError(f"user {user!r}: no such group in the image")
     return User(found.uid, gid, (), found.home)
+
+
+def with_groups(user: User, names: Iterable[str], group: str) -> User:
+    """The user with more supplementary groups, by name or number. MeshnetError for a name that is not there."""
+    rows = _rows(group, 4)
+    found = list(user.groups)
+    for name in names:
+        gid = _number(name)
+        if gid is None:
+            gid = next((int(row[2]) for row in rows if row[0] == name), None)
+        if gid is None:
+            raise MeshnetError(f"Unable to find group {name}: no matching entries in group file")
+        found.append(gid)
+    return replace(user, groups=tuple(dict.fromkeys(found)))
 
 
 def read(root: str, name: str) -> str:
