@@ -17,7 +17,8 @@ from urllib.parse import quote, urlencode
 from meshnet.errors import ConflictError, MeshnetError, NotFoundError
 
 TIMEOUT = 30.0  # s that an answer may take from a server that answers others meanwhile
-PATIENCE, GREETING = 4.0, 1.0  # s until it is asked whether it answers anything, and that it gets for that
+PATIENCE = 3.0  # s until it is asked whether it answers anything,
+GREETING, GREETINGS = 1.0, 2  # s that it gets for that, so often: a busy machine is no hanging server
 HUNG = 504
 PIECE = 64 * 1024
 GRPC = re.compile(r"^rpc error: code = \w+ desc = ")
@@ -131,7 +132,7 @@ class EngineClient:
         answers = select.poll()
         answers.register(connection.sock, select.POLLIN)
         while not answers.poll(PATIENCE * 1000):
-            if time.monotonic() > deadline or not self._greets():
+            if time.monotonic() > deadline or not any(self._greets() for _ in range(GREETINGS)):
                 raise TimeoutError
 
     def _greets(self) -> bool:

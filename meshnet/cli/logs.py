@@ -70,12 +70,12 @@ def of_service(engine: Engine, name: str, no_trunc: bool, no_task_ids: bool, raw
         _pass_on(engine.stream(target, True, **_query(given)))
         return
     label = Labels(engine, no_trunc, no_task_ids)
-    for number, line in _lines(engine.stream(target, True, details="1", **_query(given))):
+    for number, line in whole_lines(engine.stream(target, True, details="1", **_query(given))):
         text = labelled(line, label, given["timestamps"])
         print(text, file=sys.stderr if number == 2 else sys.stdout, flush=True)
 
 
-def _lines(stream: Iterable[tuple[int, bytes]]) -> Iterable[tuple[int, str]]:
+def whole_lines(stream: Iterable[tuple[int, bytes]]) -> Iterable[tuple[int, str]]:
     """Whole lines; a frame holds one, and a long one comes in pieces."""
     kept = {1: b"", 2: b""}
     for number, piece in stream:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from meshnet.agent import templates
 from meshnet.errors import MeshnetError
@@ -25,6 +26,22 @@ def text(value: Value) -> str:
     if "\0" in found:
         value.error("a NUL byte cannot be part of it")
     return found.replace("$$", "$")
+
+
+def pairs(value: Value, read: Callable[[Value], str] = text) -> dict[str, str]:
+    """Labels or environment: a mapping, or a list of NAME=value; `read` takes one value."""
+    if not value.is_list:
+        entries = value.map()
+        if "" in entries:
+            entries.pop("").error("a name is missing before the colon")
+        return {key: "" if item.empty else read(item) for key, item in entries.items()}
+    found = {}
+    for item in value.list():
+        key, equals, rest = read(item).partition("=")
+        if not equals or not key:
+            item.error("write NAME=value; nothing is taken from the environment")
+        found[key] = rest
+    return found
 
 
 def template(value: Value) -> str:

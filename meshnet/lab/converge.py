@@ -11,6 +11,7 @@ from meshnet.control.defaults import same
 from meshnet.control.scheduler import eligible
 from meshnet.errors import MeshnetError
 from meshnet.lab.engine import PAUSE, Engine
+from meshnet.lab.references import with_ids
 from meshnet.lab.spec import Lab
 from meshnet.model import TERMINAL_STATES, Node, Service, Task, state_rank
 
@@ -46,8 +47,11 @@ class Progress:
 def progress(service: Service, tasks: Sequence[Task], nodes: Sequence[Node], updated: bool = False) -> Progress:
     """How far a service is. A task counts as running only on a node that is ready, as in `docker service ls`.
 
-    With `updated`, only tasks of the service's present spec count, and those before it are still to go.
+    Tasks of a job count once they are complete. With `updated`, only tasks of the service's present spec count, and
+    those before it are still to go.
     """
+    if service.spec.mode.job:
+        return _job(service, tasks, nodes)
     ready = {node.id: node for node in nodes if node.status.state == "ready"}
     mine = [task for task in tasks if task.service_id == service.id]
     wanted = [task for task in mine if task.desired_state not in TERMINAL_STATES]
@@ -65,6 +69,24 @@ def progress(service: Service, tasks: Sequence[Task], nodes: Sequence[Node], upd
     failures = [task for task in mine if task.status.err and running < target]
     newest = max(failures, key=lambda task: task.status.timestamp, default=None)
     return Progress(service.spec.name, running, target, states, newest.status.err if newest else "")
+
+
+def _job(service: Service, tasks: Sequence[Task], nodes: Sequence[Node]) -> Progress:
+    """How far the present run of a job is: its tasks count once they are complete."""
+    run = service.job_status.job_iteration if service.job_status else None
+    mine = [task for task in tasks if task.service_id == service.id and task.job_iteration == run]
+    names = {node.id: node.description.hostname for node in nodes}
+    job = service.spec.mode.replicated_job
+    if job is not None:
+        target = job.total_completions or 0
+    else:
+        constraints = service.spec.task_template.placement.constraints
+        target = sum(eligible(node, constraints) for node in nodes)
+    done = sum(task.status.state == "complete" for task in mine)
+    states = {str(task.slot + 1) if job else names.get(task.node_id, task.node_id): task.status.state for task in mine}
+    failures = [task for task in mine if task.status.err and done < target]
+    newest = max(failures, key=lambda task: task.status.timestamp, default=None)
+    return Progress(service.spec.name, done, target, states, newest.status.err if newest else "")
 
 
 def _follows(task: Task, service: Service, nodes: Sequence[Node]) -> bool:
@@ -157,11 +179,13 @@ def summary(found: Sequence[Progress]) -> str:
 
 
 def deploy(engine: Engine, lab: Lab, heard: Callable[[list[Progress]], None]) -> None:
-    """Creates a lab's networks and services and waits until they run. Raises MeshnetError."""
+    """Creates a lab's networks, secrets, configs and services and waits until they run. Raises MeshnetError."""
     for network in lab.networks:
         engine.create_network(network)
+    secrets = {spec.name: engine.create_file(spec) for spec in lab.secrets}
+    configs = {spec.name: engine.create_file(spec) for spec in lab.configs}
     for service in lab.services:
-        engine.create_service(service)
+        engine.create_service(with_ids(service, secrets, configs))
     wait(engine, [service.name for service in lab.services], heard, advice="")  # a lab that fails is taken down
 
 

@@ -19,6 +19,7 @@ from meshnet.lab import state
 from meshnet.lab.spec import Lab
 from meshnet.lab.words import NAME_RULE
 from meshnet.model import NetworkSpec, Node, NodeSpec, Service, ServiceSpec, Task
+from meshnet.secretspec import ConfigSpec, SecretSpec
 
 UNAVAILABLE = 503
 SOCKETS = {"agent": "docker.sock", "manager": "manager.sock"}
@@ -138,6 +139,16 @@ class Engine:
             called |= {task.id: f"{called.get(task.service_id, task.service_id)}.{task.slot}" for task in self.tasks()}
             words = [called.get(word, word) for word in str(error).split(" ")]
             raise MeshnetError(" ".join(words), error.status) from None
+
+    def create_file(self, spec: SecretSpec | ConfigSpec) -> str:
+        """Creates a secret or a config and returns its id."""
+        kind = "secrets" if isinstance(spec, SecretSpec) else "configs"
+        return str(self.post(f"/{kind}/create", to_json(spec))["ID"])
+
+    def update_file(self, before: dict[str, Any], spec: SecretSpec | ConfigSpec) -> None:
+        """Gives a secret or a config, in the Engine's shape, other labels; refused if its data would be another."""
+        kind = "secrets" if isinstance(spec, SecretSpec) else "configs"
+        self.post(f"/{kind}/{before['ID']}/update", to_json(spec), version=before["Version"]["Index"])
 
     def create_service(self, spec: ServiceSpec) -> str:
         """Creates a service and returns its id."""

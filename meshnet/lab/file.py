@@ -127,7 +127,7 @@ def _lab(root: Value, directory: Path, problems: Problems) -> Lab:
             value.error(str(error))
     _check_images(stack, catalogue)
     if not problems:
-        rehearse(stack.placed_networks, stack.placed_services, str(subnet))
+        rehearse(stack, str(subnet))
     return Lab(
         name=name,
         directory=str(directory.resolve()),
@@ -144,6 +144,8 @@ def _lab(root: Value, directory: Path, problems: Problems) -> Lab:
         checks=tuple(_check(value, {*node_values, *client_values}, stack) for value in _list(keys, "checks")),
         networks=stack.networks,
         services=stack.services,
+        secrets=stack.secrets,
+        configs=stack.configs,
         warnings=stack.warnings,
     )
 
@@ -359,9 +361,9 @@ def _stack(value: Value | None, directory: Path, underlay: IPv4Network, problems
     if not path.is_file():
         value.error(f"there is no compose file {path}")
         return compose.Stack()
-    stack = compose.parse(read(path, problems))
+    stack = compose.parse(read(path, problems), path.parent)
     for external in stack.external:
-        external.error("external networks do not exist in a lab that starts; describe the network instead")
+        external.error("nothing external exists in a lab that starts; describe it instead")
     for network, subnet in stack.subnets:
         if subnet.overlaps(underlay):
             network.error(f"{subnet} overlaps the underlay's subnet {underlay}")

@@ -5,7 +5,6 @@ So what the manager refuses is known, with its place in the file, before anythin
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import count
 from random import Random
 
@@ -16,14 +15,17 @@ from meshnet.control.allocator import Ledger
 from meshnet.control.objects import Changes, kind_of
 from meshnet.control.view import View
 from meshnet.errors import MeshnetError
-from meshnet.lab.yamlnodes import Value
+from meshnet.lab.compose import Stack
+from meshnet.lab.references import with_ids
 from meshnet.model import NetworkSpec, ServiceSpec
+from meshnet.secretspec import Config, ConfigSpec, Secret, SecretSpec
 
 
-def rehearse(
-    networks: Iterable[tuple[Value, NetworkSpec]], services: Iterable[tuple[Value, ServiceSpec]], avoid: str
-) -> None:
-    """Complains at each value whose network or service a manager would refuse; `avoid` is the underlay's subnet."""
+def rehearse(stack: Stack, avoid: str) -> None:
+    """Complains at each value whose network or service a manager would refuse; `avoid` is the underlay's subnet.
+
+    What services name that the stack does not make is taken to be there.
+    """
     view, numbers = View(), count(1)
 
     def new_id() -> str:
@@ -43,13 +45,30 @@ def rehearse(
             view.apply(kind_of(thing), thing.id, thing)
 
     keep(operations.start_cluster(view, ledger(), new_id))
-    for place, network in networks:
+    networks, secrets, configs = _named(stack)
+    for name in networks - {network.name for network in stack.networks}:
+        keep(create_network(NetworkSpec(name)))
+    files = {name: Secret(new_id(), spec=SecretSpec(name)) for name in sorted(secrets)}
+    others = {name: Config(new_id(), spec=ConfigSpec(name)) for name in sorted(configs)}
+    keep(Changes((*files.values(), *others.values())))
+    ids = [{name: one.id for name, one in known.items()} for known in (files, others)]
+    for place, network in stack.placed_networks:
         try:
             keep(create_network(network))
         except MeshnetError as error:
             place.error(GRPC.sub("", str(error)))
-    for place, service in services:
+    for place, service in stack.placed_services:
         try:
-            keep(create_service(service))
+            keep(create_service(with_ids(service, *ids)))
         except MeshnetError as error:
             place.error(GRPC.sub("", str(error)))
+
+
+def _named(stack: Stack) -> tuple[set[str], set[str], set[str]]:
+    """Names of the networks, secrets and configs that services want."""
+    tasks = [spec.task_template for spec in stack.services]
+    return (
+        {network.target for task in tasks for network in task.networks},
+        {one.secret_name for task in tasks for one in task.container_spec.secrets},
+        {one.config_name for task in tasks for one in task.container_spec.configs},
+    )

@@ -5,12 +5,13 @@ Kept as JSON in the lab's directory while the lab is up, so that every verb work
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network
 from typing import Any
 
 from meshnet import codec
 from meshnet.model import NetworkSpec, ServiceSpec
+from meshnet.secretspec import ConfigSpec, SecretSpec
 
 MANAGER_PORT = 2377
 GOSSIP_PORT = 7946
@@ -84,6 +85,8 @@ class Lab:
     checks: tuple[LabCheck, ...] = ()
     networks: tuple[NetworkSpec, ...] = ()
     services: tuple[ServiceSpec, ...] = ()
+    secrets: tuple[SecretSpec, ...] = ()
+    configs: tuple[ConfigSpec, ...] = ()
     warnings: tuple[str, ...] = ()
     bare: bool = False
 
@@ -111,8 +114,8 @@ class Lab:
 
 
 def to_json(lab: Lab) -> Any:
-    """The lab as JSON-ready data."""
-    return codec.to_json(lab)
+    """The lab as JSON-ready data, without its secrets and configs: it is kept where everybody can read it."""
+    return codec.to_json(replace(lab, secrets=(), configs=()))
 
 
 def from_json(value: Any) -> Lab:

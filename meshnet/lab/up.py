@@ -54,7 +54,7 @@ def _other(namespace: str) -> str:
 def bare(lab: Lab) -> Lab:
     """The lab with nodes that are in no swarm yet."""
     nodes = tuple(replace(node, role="worker") for node in lab.nodes)
-    return replace(lab, bare=True, nodes=nodes, networks=(), services=())
+    return replace(lab, bare=True, nodes=nodes, networks=(), services=(), secrets=(), configs=())
 
 
 def up(lab: Lab, report: Report = lambda _: None) -> None:

@@ -288,6 +288,65 @@ def test_containers_of_a_node(meshnet: Command, lab: LabUnderTest) -> None:
     lab.remove("seen")
 
 
+STACK = """
+services:
+  web:
+    image: whoami
+    ports: ["8400:8000"]
+    secrets: [pw]
+    configs: [{source: cfg, target: /etc/app.cfg}]
+    networks: [back]
+    volumes: ["data:/data"]
+    deploy:
+      replicas: REPLICAS
+      update_config: {order: start-first}
+      resources: {limits: {memory: 500M}, reservations: {memory: 10M}}
+  once:
+    image: debian
+    command: "true"
+    deploy: {mode: replicated-job}
+networks: {back: {}}
+volumes: {data: }
+secrets: {pw: {file: ./pw}}
+configs: {cfg: {file: ./pw}}
+"""
+
+
+def test_a_stack(meshnet: Command, lab: LabUnderTest, tmp_path: Path) -> None:
+    """A compose file with all that a swarm has becomes a stack, is changed in place, and goes without a trace."""
+    (tmp_path / "pw").write_text("secret")
+    file = tmp_path / "stack.yml"
+    file.write_text(STACK.replace("REPLICAS", "1"))
+    before = [len(lab.engine.get(path)) for path in ("/services", "/networks", "/secrets", "/configs")]
+    code, out, err = meshnet("stack", "deploy", "--no-detach", "-c", str(file), "blog")
+    made = ["network blog_back", "network blog_default", "secret blog_pw", "config blog_cfg"]
+    made += ["service blog_web", "service blog_once"]
+    assert (code, out.splitlines()) == (0, [f"Creating {thing}" for thing in made]), err
+    assert meshnet("stack", "ls")[1].splitlines()[1].split() == ["blog", "2"]
+    rows = meshnet("stack", "services", "blog", "--format", "{{.Name}} {{.Mode}} {{.Replicas}}")[1].splitlines()
+    assert rows == ["blog_once replicated job 0/0 (1/1 completed)", "blog_web replicated 1/1"]
+    assert "blog_web.1" in meshnet("stack", "ps", "blog", "-f", "desired-state=running")[1]
+    assert lab.client().out("curl -s http://172.17.0.3:8400").startswith("I'm ")
+    assert lab.task("blog_web.1").out("cat /run/secrets/pw /etc/app.cfg") == "secretsecret"
+    file.write_text(STACK.replace("REPLICAS", "2"))
+    code, out, err = meshnet("stack", "deploy", "--no-detach", "-c", str(file), "blog")
+    assert (code, "Updating service blog_web (id: " in out) == (0, True), err
+    assert len([task for task in lab.tasks("blog_web") if task.short in ("blog_web.1", "blog_web.2")]) == 2
+    file.write_text(STACK.replace("REPLICAS", "1").replace("10M", "1M"))
+    code, out, err = meshnet("stack", "deploy", "-c", str(file), "blog")
+    assert (code, out) == (1, "")
+    assert err.startswith(f"{file}:4:5: services.web: invalid memory value 1048576: Must be at least 4MiB")
+    file.write_text(STACK.replace("REPLICAS", "many"))
+    code, out, err = meshnet("stack", "deploy", "-c", str(file), "blog")
+    assert (code, out) == (1, "")
+    assert err.startswith(f"{file}:11:17: services.web.deploy.replicas: a whole number from 0 to 10000 is needed")
+    code, out, err = meshnet("stack", "rm", "blog")
+    assert (code, err, out.splitlines()[-1]) == (0, "", "Removing network blog_default")
+    assert [len(lab.engine.get(path)) for path in ("/services", "/networks", "/secrets", "/configs")] == before
+    assert meshnet("stack", "ps", "blog") == (1, "", "meshnet: nothing found in stack: blog\n")
+    lab.wait_until(lambda: not lab.tasks("blog_web"))
+
+
 def test_the_swarm_itself(meshnet: Command) -> None:
     """join-token, update and ca show and change what holds for the whole swarm."""
     code, out, _ = meshnet("swarm", "join-token", "worker")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -16,12 +17,14 @@ from meshnet.lab.spec import LabLink
 from meshnet.model import (
     ContainerSpec,
     Global,
+    JobStatus,
     Node,
     NodeDescription,
     NodeSpec,
     NodeStatus,
     PortConfig,
     Replicated,
+    ReplicatedJob,
     Service,
     ServiceEndpoint,
     ServiceMode,
@@ -29,6 +32,7 @@ from meshnet.model import (
     Task,
     TaskSpec,
     TaskStatus,
+    Version,
 )
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
@@ -138,6 +142,18 @@ def test_progress_of_a_global_service() -> None:
     assert progress(service(ServiceMode(global_=Global())), [], nodes) == Progress("web", 0, 2, {})
     tasks = [task(0, "running", "n1"), task(0, "running", "n2")]
     assert progress(service(ServiceMode(global_=Global())), tasks, nodes).converged
+
+
+def test_progress_of_a_job() -> None:
+    """A job is done when all its tasks of this run are complete; those of the run before do not count."""
+    job = ServiceMode(replicated_job=ReplicatedJob(2, 2))
+    wanted = replace(service(job), job_status=JobStatus(Version(2)))
+    done = replace(task(0, "complete", desired="complete"), job_iteration=Version(2))
+    before = replace(task(1, "complete", desired="complete"), job_iteration=Version(1))
+    running = replace(task(1, "running", desired="complete"), job_iteration=Version(2))
+    found = progress(wanted, [done, before, running], [node("n1")])
+    assert found == Progress("web", 1, 2, {"1": "complete", "2": "running"})
+    assert progress(wanted, [done, replace(done, slot=1)], [node("n1")]).converged
 
 
 def test_rows_of_tasks() -> None:

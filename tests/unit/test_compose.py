@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from meshnet.containerspec import (
+    BindOptions,
+    DiscreteGenericResource,
+    DNSConfig,
+    GenericResource,
+    Limit,
+    ReferenceFile,
+    TmpfsOptions,
+)
+from meshnet.errors import MeshnetError
 from meshnet.lab.compose import Stack, parse
+from meshnet.lab.references import with_ids
 from meshnet.lab.yamlnodes import LabFileError, Problems
 from meshnet.lab.yamlnodes import parse as parse_yaml
 from meshnet.model import (
@@ -12,26 +25,34 @@ from meshnet.model import (
     ContainerSpec,
     EndpointSpec,
     Global,
+    GlobalJob,
     Healthcheck,
     IPAMConfig,
     IPAMOptions,
+    Mount,
     NetworkAttachmentConfig,
     NetworkSpec,
     Placement,
     PlacementPreference,
     PortConfig,
     Replicated,
+    ReplicatedJob,
+    ResourceRequirements,
+    Resources,
     RestartPolicy,
+    SecretReference,
     ServiceMode,
     ServiceSpec,
     SpreadOver,
     TaskSpec,
+    UpdateConfig,
 )
+from meshnet.secretspec import ConfigSpec, SecretSpec
 
 
-def stack_of(text: str) -> Stack:
+def stack_of(text: str, directory: Path = Path(), name: str = "") -> Stack:
     problems = Problems()
-    stack = parse(parse_yaml(text, "compose.yml", problems))
+    stack = parse(parse_yaml(text, "compose.yml", problems), directory, name)
     problems.check()
     return stack
 
@@ -160,10 +181,119 @@ def test_a_port_is_never_base_sixty() -> None:
     assert stack.services[0].endpoint_spec.ports == (PortConfig(target_port=22, published_port=22),)
 
 
-def test_what_is_not_in_force_is_said() -> None:
-    """An update_config is accepted with a warning that names it."""
-    stack = stack_of("services: {a: {image: i, deploy: {update_config: {parallelism: 2}}}}")
-    assert stack.warnings == ("services.a.deploy.update_config: accepted, and not in force yet",)
+MORE = """
+services:
+  app:
+    image: i
+    init: true
+    read_only: true
+    cap_drop: [ALL]
+    extra_hosts: ["db:10.0.0.9"]
+    dns: 9.9.9.9
+    sysctls: {net.core.somaxconn: "9"}
+    depends_on: [job]
+    secrets:
+      - pw
+      - {source: far, target: /run/far, uid: 5, mode: 0400}
+    configs: [{source: cfg, target: /etc/app.cfg}, cfg]
+    volumes:
+      - data:/data:ro
+      - ./site:/srv
+      - /anonymous
+      - {type: tmpfs, target: /t, tmpfs: {size: 1M}}
+      - {type: bind, source: /opt, target: /opt, read_only: true, bind: {propagation: rslave}}
+    ports: [{target: 80, published: 8080, mode: host}]
+    deploy:
+      endpoint_mode: dnsrr
+      update_config:
+        {parallelism: 2, delay: 1s, failure_action: rollback, monitor: 3s, max_failure_ratio: 0.2, order: start-first}
+      rollback_config: {order: start-first}
+      resources:
+        limits: {cpus: "0.5", memory: 50M, pids: 9}
+        reservations: {memory: 20M, generic_resources: [{discrete_resource_spec: {kind: gpu, value: 2}}]}
+  job:
+    image: i
+    deploy: {mode: replicated-job, replicas: 3}
+  every:
+    image: i
+    networks: {back: {aliases: [e]}, shared: }
+    deploy: {mode: global-job}
+networks:
+  back: {}
+  shared: {external: true}
+volumes:
+  data:
+secrets:
+  pw: {file: ./pw, labels: {a: b}}
+  far: {external: true}
+configs:
+  cfg: {file: cfg}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "pw").write_text("secret")
+    (tmp_path / "cfg").write_bytes(b"\x00\xff")
+    return tmp_path
+
+
+def test_what_a_manager_can_do_is_passed_on(folder: Path) -> None:
+    """Updates, resources, jobs, secrets, configs, mounts and host-mode ports arrive in the specs."""
+    stack = stack_of(MORE, folder)
+    app, job, every = stack.services
+    container = app.task_template.container_spec
+    assert app.update_config == UpdateConfig(2, SECOND, "rollback", 3 * SECOND, 0.2, "start-first")
+    assert app.rollback_config == UpdateConfig(1, order="start-first")
+    assert app.task_template.resources == ResourceRequirements(
+        Limit(SECOND // 2, 50 * 2**20, 9),
+        Resources(0, 20 * 2**20, (GenericResource(None, DiscreteGenericResource("gpu", 2)),)),
+    )
+    assert app.endpoint_spec == EndpointSpec("dnsrr", (PortConfig("", "tcp", 80, 8080, "host"),))
+    assert (container.init, container.read_only, container.capability_drop) == (True, True, ("ALL",))
+    assert (container.hosts, container.dns_config) == (("10.0.0.9 db",), DNSConfig(("9.9.9.9",)))
+    assert container.sysctls == {"net.core.somaxconn": "9"}
+    assert container.secrets == (
+        SecretReference(ReferenceFile("pw"), "", "pw"),
+        SecretReference(ReferenceFile("/run/far", "5", "0", 0o400), "", "far"),
+    )
+    assert [one.file for one in container.configs] == [ReferenceFile("/etc/app.cfg"), ReferenceFile("/cfg")]
+    assert container.mounts == (
+        Mount("volume", "data", "/data", True),
+        Mount("bind", f"{folder}/site", "/srv"),
+        Mount("volume", "", "/anonymous"),
+        Mount("tmpfs", "", "/t", tmpfs_options=TmpfsOptions(2**20)),
+        Mount("bind", "/opt", "/opt", True, bind_options=BindOptions("rslave")),
+    )
+    assert job.mode == ServiceMode(replicated_job=ReplicatedJob(3, 3))
+    assert every.mode == ServiceMode(global_job=GlobalJob())
+    assert stack.secrets == (SecretSpec("pw", {"a": "b"}, "c2VjcmV0"),)
+    assert stack.configs == (ConfigSpec("cfg", data="AP8="),)
+    assert stack.warnings == ("services.app.depends_on: a swarm has no use for it, so it changes nothing",)
+    found = with_ids(app, {"pw": "1", "far": "2"}, {"cfg": "3"}).task_template.container_spec
+    assert [one.secret_id for one in found.secrets] == ["1", "2"]
+    assert {one.config_id for one in found.configs} == {"3"}
+    with pytest.raises(MeshnetError, match=r"^secret not found: pw$"):
+        with_ids(app, {}, {"cfg": "3"})
+
+
+def test_names_in_a_stack(folder: Path) -> None:
+    """A stack's name comes before what it makes, not before what is external; services keep their own names in DNS."""
+    stack = stack_of(MORE, folder, "blog")
+    app, _, every = stack.services
+    mark = {"com.docker.stack.namespace": "blog"}
+    assert app.name == "blog_app"
+    assert app.labels == {**mark, "com.docker.stack.image": "i"}
+    assert app.task_template.container_spec.labels == mark
+    assert app.task_template.networks == (NetworkAttachmentConfig("blog_default", ("app",)),)
+    assert every.task_template.networks == (
+        NetworkAttachmentConfig("blog_back", ("e", "every")),
+        NetworkAttachmentConfig("shared", ("every",)),
+    )
+    assert {network.name: network.labels for network in stack.networks} == {"blog_back": mark, "blog_default": mark}
+    assert [one.secret_name for one in app.task_template.container_spec.secrets] == ["blog_pw", "far"]
+    assert app.task_template.container_spec.mounts[0].source == "blog_data"
+    assert stack.secrets[0].labels == {"a": "b", **mark}
 
 
 @pytest.mark.parametrize(
@@ -173,7 +303,64 @@ def test_what_is_not_in_force_is_said() -> None:
         ("services: {a: {}}", ["1:15: services.a: image is missing"]),
         ("services: {a.b: {image: i}}", ["1:17: services.a.b: 'a.b' is no name: letters, digits, - and _ are"]),
         ("services: {a: {image: i, build: .}}", ["1:26: services.a.build: unknown key; known here: image, command"]),
-        ("volumes: {}\nservices: {a: {image: i}}", ["1:1: volumes: unknown key; known here: version, services, net"]),
+        ("builds: {}\nservices: {a: {image: i}}", ["1:1: builds: unknown key; known here: version, services, net"]),
+        (
+            "services: {a: {image: i, volumes: [v:/d]}}",
+            ["1:36: services.a.volumes[0]: v is not declared under the"],
+        ),
+        ("services: {a: {image: i, volumes: [d]}}", ["1:36: services.a.volumes[0]: write NAME:/TARGET, /SOURCE:"]),
+        (
+            "services: {a: {image: i, volumes: [/a, {target: /a}]}}",
+            ["1:40: services.a.volumes[1]: something is moun"],
+        ),
+        (
+            "services: {a: {image: i, volumes: [{type: bind, target: /a, tmpfs: {size: 1}}]}}",
+            [
+                "1:36: services.a.volumes[0]: source is missing: a path of the node",
+                "1:68: services.a.volumes[0].tmpfs: this is for type: tmpfs",
+            ],
+        ),
+        (
+            "services: {a: {image: i, secrets: [s]}}",
+            ["1:36: services.a.secrets[0]: s is not declared under the top"],
+        ),
+        (
+            "services: {a: {image: i}}\nsecrets: {s: }",
+            ["2:13: secrets.s: file is missing: the path of a file wit"],
+        ),
+        ("services: {a: {image: i}}\nsecrets: {s: {file: no}}", ["2:21: secrets.s.file: no cannot be read: No such f"]),
+        (
+            "services: {a: {image: i}}\nconfigs: {s: {file: /dev/null}}",
+            ["2:21: configs.s.file: /dev/null: larger t"],
+        ),
+        (
+            "services: {a: {image: i}}\nconfigs: {a b: {file: /etc/passwd}}",
+            ["2:16: configs.a b: 'a b' is no name: up to 64 letters, digits"],
+        ),
+        ("services: {a: {image: i}}\nvolumes: {v: {driver: nfs}}", ["2:23: volumes.v.driver: one of local is needed"]),
+        (
+            "services: {a: {image: i, deploy: {update_config: {order: first, max_failure_ratio: 2, paralelism: 1}}}}",
+            [
+                "1:58: services.a.deploy.update_config.order: one of stop-first, start-first is needed, not 'first'",
+                "1:84: services.a.deploy.update_config.max_failure_ratio: a share from 0 to 1 such as 0.2 is needed",
+                "1:87: services.a.deploy.update_config.paralelism: unknown key; known here: parallelism, delay",
+            ],
+        ),
+        (
+            "services: {a: {image: i, deploy: {rollback_config: {failure_action: rollback}}}}",
+            ["1:69: services.a.deploy.rollback_config.failure_action: one of pause, continue is needed"],
+        ),
+        (
+            "services: {a: {image: i, deploy: {resources: {limits: {cpus: many, memory: 1x}}}}}",
+            [
+                "1:62: services.a.deploy.resources.limits.cpus: a number of processors such as 0.5 is needed",
+                "1:76: services.a.deploy.resources.limits.memory: a size such as 50M is needed",
+            ],
+        ),
+        (
+            "services: {a: {image: i, deploy: {mode: global-job, replicas: 2}}}",
+            ["1:63: services.a.deploy.replicas: replicas can only be used with mode: replicated"],
+        ),
         ("services: {a: {image: $I}}", ["1:23: services.a.image: variables are not substituted here; write $$"]),
         ('services: {a: {image: i, command: "echo \'"}}', ["1:35: services.a.command: not a command line: No closing"]),
         ("services: {a: {image: i, environment: [HOME]}}", ["1:40: services.a.environment[0]: write NAME=value;"]),

@@ -218,8 +218,7 @@ def test_services_are_checked_against_the_lab(tmp_path: Path) -> None:
         " `rootfs:` there (docs/lab.md)",
         "stack.yml:5:35: networks.near.ipam.config[0].subnet: 172.17.9.0/24 overlaps the underlay's subnet"
         " 172.17.0.0/16",
-        "stack.yml:6:8: networks.far: external networks do not exist in a lab that starts; describe the network"
-        " instead",
+        "stack.yml:6:8: networks.far: nothing external exists in a lab that starts; describe it instead",
     ]
 
 
@@ -269,3 +268,15 @@ def test_one_mistake_is_one_complaint(tmp_path: Path) -> None:
     assert complaints(tmp_path, "name: host\nnodes: {m: {role: manager}}") == [
         "lab.yml:1:7: name: host is what agents outside labs are kept under; give the lab another name"
     ]
+
+
+def test_secrets_stay_out_of_what_everybody_can_read(tmp_path: Path) -> None:
+    """A lab's compose file may have secrets; what is kept of the lab while it is up has none of their data."""
+    (tmp_path / "lab.yml").write_text("name: x\nnodes: {a: {role: manager}}\nservices: c.yml\n")
+    (tmp_path / "pw").write_text("topsecret")
+    (tmp_path / "c.yml").write_text(
+        "services: {a: {image: whoami, secrets: [pw], deploy: {mode: global-job}}}\nsecrets: {pw: {file: pw}}\n"
+    )
+    lab = load(tmp_path)
+    assert [secret.data for secret in lab.secrets] == ["dG9wc2VjcmV0"]
+    assert "dG9wc2VjcmV0" not in json.dumps(spec.to_json(lab))
