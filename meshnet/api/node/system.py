@@ -84,21 +84,21 @@ def _system() -> str:
 
 
 def _machine() -> dict[str, Any]:
-    """What the machine has, and what its kernel bounds for a container."""
+    """What the machine has, and what is bounded for a container: what clients ask for is kept, but not enforced."""
     return {
         "NCPU": os.cpu_count() or 1,
         "MemTotal": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "IPv4Forwarding": True,
         "BridgeNfIptables": True,
         "BridgeNfIp6tables": True,
-        "MemoryLimit": True,
-        "SwapLimit": True,
-        "CpuCfsPeriod": True,
-        "CpuCfsQuota": True,
-        "CPUShares": True,
-        "CPUSet": True,
-        "PidsLimit": True,
-        "OomKillDisable": True,
+        "MemoryLimit": False,
+        "SwapLimit": False,
+        "CpuCfsPeriod": False,
+        "CpuCfsQuota": False,
+        "CPUShares": False,
+        "CPUSet": False,
+        "PidsLimit": False,
+        "OomKillDisable": False,
         "Debug": False,
     }
 
