@@ -5,9 +5,10 @@ these marks the world as changed, and the reconciler has it turned into a plan, 
 fresh zones handed to the resolvers. Nothing else programs the kernel.
 
 A restart must go unnoticed. Tasks of the last run are adopted and announced before gossip begins, and the first
-plan is applied only when assignments (from disk at the latest) and the other members' records are known: a plan
-made of half the world would remove what the other half claims. The manager counts the node as ready from its first
-heartbeat, which waits for that plan.
+plan is applied only when assignments and the other members' records are known: a plan made of half the world would
+remove what the other half claims. The manager's word is waited for. Only when it does not come do assignments from
+disk count, which may be a moment too old, and not if they do not know the tasks that run. The manager counts the
+node as ready from its first heartbeat, which waits for that plan.
 
 A loop that fails ends the agent, with its tasks left as they are: better gone, and seen to be gone, than half alive.
 """
@@ -18,54 +19,47 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
 from meshnet.agent import standalone
 from meshnet.agent.description import description
 from meshnet.agent.events import Events
-from meshnet.agent.files import memory_files
+from meshnet.agent.host import NodeHost
 from meshnet.agent.loganswers import LogAnswers
 from meshnet.agent.membership import Membership
 from meshnet.agent.neighbours import Neighbours
 from meshnet.agent.parts import Spaces
+from meshnet.agent.picture import Picture
 from meshnet.agent.reconciler import Reconciler
-from meshnet.agent.resolver import TaskResolver
 from meshnet.agent.runner import Runner, now
 from meshnet.agent.settings import AGENT_FILE, AgentSettings
 from meshnet.agent.standalone import Standalone
 from meshnet.agent.taskdir import Kept, TaskDirs
-from meshnet.agent.zones import Zones
 from meshnet.control.client import ManagerClient, RemovedError
 from meshnet.control.trust.credentials import Credentials
 from meshnet.datapath.base import NodeContext
-from meshnet.datapath.plan import LocalNode, plan
-from meshnet.datapath.rows import Plan
 from meshnet.datapath.select import open_datapath
-from meshnet.dns.zone import Zone
 from meshnet.errors import MeshnetError
 from meshnet.kernel import netns
-from meshnet.kernel.netlink import Netlink
 from meshnet.model import (
     TERMINAL_STATES,
     Assignments,
     Endpoint,
-    Service,
-    Task,
     TaskStatus,
     mac_of,
     state_rank,
 )
 from meshnet.sandbox.containers import Containers
 from meshnet.sandbox.images import Images
-from meshnet.sandbox.memory import MemoryFile
 from meshnet.sandbox.spec import ContainerSpec
 from meshnet.sandbox.volumes import Volume, Volumes
 
 log = logging.getLogger(__name__)
 
 ASSIGNMENTS = "assignments.json"
+FRESH = 1.0  # s that a restarted agent waits for its manager's word before it acts on what is kept of an earlier one
 LEAVE = 1.0  # s that the manager gets to hear that this node stops, and how its tasks ended
 
 
@@ -83,6 +77,7 @@ class Agent:
         self.spaces: Spaces = netns
         self.dirs = TaskDirs(settings.run_dir)
         self.membership = Membership(self)
+        self.host = NodeHost(self)
         self._member, self._begun, self._out = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._stop = asyncio.Event()
         self._renew(settings)
@@ -109,13 +104,12 @@ class Agent:
             settings.token,
             self.run_dir / ASSIGNMENTS,
         )
-        self.reconciler = Reconciler(self.datapath, self._desired, self._spread)
-        self._upstreams = tuple((address, 53) for address in settings.resolvers)
+        self.picture = Picture(self)
+        self.reconciler = Reconciler(self.datapath, self.picture.plan, self.picture.spread)
         self._assigned = asyncio.Event()
         self._acquainted = asyncio.Event()
         self._ending = False
         self._leaving = asyncio.Event()
-        self._zones = Zones(self.assignments, ())
 
     # --- life -----------------------------------------------------------------------------------------------
 
@@ -227,19 +221,21 @@ class Agent:
         cached = self.manager.cached()
         if cached is not None:
             self.assignments = cached
-            self._assigned.set()
+            if all(item.task.id in cached.tasks for item in kept):
+                asyncio.get_running_loop().call_later(FRESH, self._assigned.set)
         identity = await self._identity()
         self.neighbours = Neighbours(self.settings, identity, self.datapath.kind, self.credentials.gossip.raw())
         self.manager.on_keys(lambda keys: self.neighbours.use_keys(keys.raw()))
         for item in kept:
-            runner = Runner(self, self.dirs, self.new_resolver(), item.task, item)
+            dns = item.task.spec.container_spec.dns_config
+            runner = Runner(self.host, self.dirs, self.picture.new_resolver(dns), item.task, item)
             if item.serving:
-                self.publish(item.task, "ready", runner.hostname, item.container_id)
+                self.host.publish(item.task, "ready", runner.hostname, item.container_id)
             self._add_runner(runner)
         self.standalones = {one.id: one for one in standalone.read_all(self)}
         for one in self.standalones.values():
             if one.kept.task is not None:
-                self.hold(one.kept.task, one.kept.spec.netns)
+                self.host.hold(one.kept.task, one.kept.spec.netns)
         await self.neighbours.start(self.reconciler.changed)
         self._publish_node()
         if not kept and cached is None:
@@ -376,7 +372,7 @@ class Agent:
             if runner.finished and assigned is None:
                 del self.runners[task_id]
             elif runner.finished and assigned is not None and assigned.status.state not in TERMINAL_STATES:
-                self.report(runner.task, runner.status)
+                self.host.report(runner.task, runner.status)
         for task_id in self.ended_tasks.keys() - self.assignments.tasks.keys():
             self._forget(task_id)
         for task in self.assignments.tasks.values():
@@ -389,9 +385,10 @@ class Agent:
             ):
                 continue
             if state_rank(task.desired_state) <= state_rank("running"):
-                self._add_runner(Runner(self, self.dirs, self.new_resolver(), task))
+                resolver = self.picture.new_resolver(task.spec.container_spec.dns_config)
+                self._add_runner(Runner(self.host, self.dirs, resolver, task))
             else:
-                self.report(task, TaskStatus(now(), "shutdown", "shutdown"))
+                self.host.report(task, TaskStatus(now(), "shutdown", "shutdown"))
 
     def _forget(self, task_id: str) -> None:
         """The manager has forgotten the task, and so does its node."""
@@ -403,106 +400,7 @@ class Agent:
         self.runners[runner.task.id] = runner
         runner.start()
 
-    def new_resolver(self) -> TaskResolver:
-        """A name server that knows nothing yet."""
-        return TaskResolver(self._zones.for_networks(()), self._upstreams)
-
-    # --- the world into the kernel --------------------------------------------------------------------------
-
-    def _desired(self, sandboxes: Mapping[str, str]) -> Plan:
-        neighbours = self.neighbours
-        neighbours.look()
-        self._zones = Zones(self.assignments, neighbours.located)
-        local = LocalNode(
-            id=self.assignments.node.id if self.assignments.node else self.node,
-            address=self.settings.address,
-            addresses=(self.settings.address,),
-            mtu=self._underlay_mtu(),
-            direct_return=self.settings.direct_return,
-        )
-        records = [*neighbours.absent, *neighbours.located]
-        found = plan(local, self.assignments, records, neighbours.peers, sandboxes, neighbours.gone)
-        return dataclasses.replace(found, zones=self._zones.rows(self._attached(sandboxes)))
-
-    def _spread(self) -> None:
-        """Names follow what the kernel was given."""
-        for runner in self.runners.values():
-            runner.resolver.set_zone(self.zone_of(runner.task))
-        for one in self.standalones.values():
-            if one.resolver is not None and one.kept.task is not None:
-                one.resolver.set_zone(self.zone_of(one.kept.task))
-
-    def zone_of(self, task: Task) -> Zone:
-        """What a task can look up."""
-        return self._zones.for_networks(_networks_of(task))
-
-    def _attached(self, sandboxes: Mapping[str, str]) -> dict[str, list[str]]:
-        """Path of a sandbox -> ids of its task's networks."""
-        tasks = {one.kept.task.id: one.kept.task for one in self.standalones.values() if one.kept.task is not None}
-        tasks |= {task_id: runner.task for task_id, runner in self.runners.items()}
-        return {path: _networks_of(tasks[task_id]) for task_id, path in sandboxes.items() if task_id in tasks}
-
-    def _underlay_mtu(self) -> int:
-        with Netlink() as netlink:
-            link = netlink.link(self.settings.underlay)
-        if link is None:
-            raise MeshnetError(f"no underlay device {self.settings.underlay} on node {self.node}")
-        return link.mtu
-
-    # --- what runners ask (parts.Host) ----------------------------------------------------------------------
-
-    def service_of(self, task: Task) -> Service | None:
-        return self.assignments.services.get(task.service_id)
-
-    def publish(self, task: Task, state: str, hostname: str, container: str) -> int:
-        record = 0
-        for attachment in task.networks_attachments:
-            endpoint = Endpoint(
-                endpoint=task.id,
-                task=task.id,
-                slot=task.slot,
-                service=task.service_id,
-                ip=attachment.address,
-                mac=mac_of(attachment.address),
-                hostname=hostname,
-                container=container[:12],
-                aliases=attachment.aliases,
-                state=state,
-            )
-            record = self.neighbours.publish(attachment.network_id, endpoint)
-        self.reconciler.changed()
-        return record
-
-    def withdraw(self, task: Task) -> int:
-        record = 0
-        for attachment in task.networks_attachments:
-            record = self.neighbours.withdraw(attachment.network_id, task.id)
-        self.reconciler.changed()
-        return record
-
-    async def acknowledged(self, record: int) -> bool:
-        return await self.neighbours.acknowledged(record)
-
-    def hold(self, task: Task, netns: str) -> None:
-        self.reconciler.hold(task.id, netns)
-
-    async def wire(self, task: Task, netns: str) -> None:
-        await self.reconciler.wire(task.id, netns, len(task.networks_attachments))
-
-    async def unwire(self, task: Task) -> None:
-        await self.reconciler.unwire(task.id)
-
-    def report(self, task: Task, status: TaskStatus) -> None:
-        self.manager.report({task.id: status})
-
-    def ended(self, kept: Kept) -> None:
-        if kept.task.id in self.assignments.tasks:
-            self.ended_tasks[kept.task.id] = kept
-        else:
-            self.dirs.forget(kept.task.id)
-
-    def volume(self, name: str, labels: dict[str, str] | None) -> str:
-        return self.use_volume(name, labels)[0].path
+    # --- what the node has beside its tasks -----------------------------------------------------------------
 
     def use_volume(self, name: str, labels: dict[str, str] | None) -> tuple[Volume, bool]:
         """A volume, and whether it was made now. MeshnetError for a name that cannot be."""
@@ -511,11 +409,6 @@ class Agent:
             self.events.publish("volume", "create", name, {"driver": "local"})
         return found, fresh
 
-    def files(self, task: Task) -> tuple[MemoryFile, ...]:
-        secrets = {ident: secret.spec.data for ident, secret in self.assignments.secrets.items()}
-        configs = {ident: config.spec.data for ident, config in self.assignments.configs.items()}
-        return memory_files(task.spec.container_spec, secrets, configs)
-
     def happened(self, container: ContainerSpec, action: str, **attributes: str) -> None:
         shown = {**container.labels, "image": container.image, "name": container.name, **attributes}
         self.events.publish("container", action, container.id, shown)
@@ -523,7 +416,3 @@ class Agent:
 
 async def _set(event: asyncio.Event) -> None:
     await event.wait()
-
-
-def _networks_of(task: Task) -> list[str]:
-    return [attachment.network_id for attachment in task.networks_attachments]

@@ -7,14 +7,12 @@ from hashlib import sha256
 from typing import Protocol
 
 from meshnet import names
-from meshnet.agent import templates
+from meshnet.agent import resolvconf, templates
 from meshnet.agent.parts import Host
-from meshnet.containerspec import DNSConfig, Ulimit
 from meshnet.kernel.bpf import cgroup2_root
-from meshnet.model import SECOND, Healthcheck, Mount, Service, Task, task_name
-from meshnet.sandbox.spec import ContainerSpec, HealthConfig, Rights, TaskMount
+from meshnet.model import SECOND, Healthcheck, Mount, ResourceRequirements, Service, Task, task_name
+from meshnet.sandbox.spec import ContainerSpec, HealthConfig, Limits, TaskMount, Ulimit
 
-RESOLV_CONF = "nameserver 127.0.0.11\noptions ndots:0\n"
 DEFAULT_GRACE = 10 * SECOND
 
 
@@ -51,36 +49,21 @@ def container_spec(host: Host, task: Task, identity: Identity, directory: str) -
         netns=identity.netns,
         cgroup=f"{cgroup2_root()}/{names.cgroup(host.lab, host.node, task.id)}",
         dir=directory,
-        resolv_conf=resolv_conf(spec.dns_config),
+        resolv_conf=resolvconf.text(spec.dns_config),
         hosts=_hosts(task, identity.hostname, spec.hosts),
         tty=spec.tty,
         open_stdin=spec.open_stdin,
         read_only=spec.read_only,
+        init=bool(spec.init),
         groups=spec.groups,
-        rights=rights(spec.capability_add, spec.capability_drop, spec.ulimits, spec.sysctls, spec.oom_score_adj),
+        capability_add=spec.capability_add,
+        capability_drop=spec.capability_drop,
+        ulimits=tuple(Ulimit(limit.name, limit.soft, limit.hard) for limit in spec.ulimits),
+        sysctls=spec.sysctls,
+        oom_score_adj=spec.oom_score_adj,
+        limits=limits_of(task.spec.resources),
         labels={**spec.labels, **swarm_labels(task, service)},
     )
-
-
-def resolv_conf(config: DNSConfig | None) -> str:
-    """The task asks its own resolver, with the search list and options that its service wants."""
-    if config is None or not (config.search or config.options):
-        return RESOLV_CONF
-    search = f"search {' '.join(config.search)}\n" if config.search else ""
-    ndots = () if any(option.startswith("ndots:") for option in config.options) else ("ndots:0",)
-    return f"{search}nameserver 127.0.0.11\noptions {' '.join((*config.options, *ndots))}\n"
-
-
-def rights(
-    add: tuple[str, ...], drop: tuple[str, ...], ulimits: Iterable[Ulimit], sysctls: dict[str, str], oom_score: int
-) -> Rights:
-    """Capabilities with their whole names, as `--cap-add net_admin` and `CAP_NET_ADMIN` both mean the same."""
-    limits = tuple((limit.name, limit.soft, limit.hard) for limit in ulimits)
-    return Rights(_whole(add), _whole(drop), limits, sysctls, oom_score)
-
-
-def _whole(names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(name if name == "ALL" else f"CAP_{name.removeprefix('CAP_')}" for name in map(str.upper, names))
 
 
 def _mount(host: Host, mount: Mount, values: Mapping[str, str], container: str) -> TaskMount:
@@ -92,7 +75,14 @@ def _mount(host: Host, mount: Mount, values: Mapping[str, str], container: str) 
         return TaskMount(host.volume(name, labels or None), mount.target, mount.read_only, "volume", name)
     options = mount.tmpfs_options
     size, mode = (options.size_bytes, options.mode) if options is not None else (0, 0)
-    return TaskMount(source, mount.target, mount.read_only, mount.type, size=size, mode=mode)
+    shallow = mount.bind_options is not None and mount.bind_options.non_recursive
+    return TaskMount(source, mount.target, mount.read_only, mount.type, size=size, mode=mode, shallow=shallow)
+
+
+def limits_of(needed: ResourceRequirements | None) -> Limits:
+    """What a task may use at most."""
+    limit = needed.limits if needed is not None else None
+    return Limits(limit.memory_bytes, limit.nano_cpus, limit.pids) if limit is not None else Limits()
 
 
 def swarm_labels(task: Task, service: Service | None) -> dict[str, str]:

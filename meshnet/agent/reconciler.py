@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -73,6 +74,7 @@ class Reconciler:
         pauses: Pauses | None = None,
     ) -> None:
         self.plan: Plan | None = None
+        self._interfaces: Counter[str] = Counter()  # by task, in that plan
         self._datapath, self._desired, self._looked = datapath, desired, looked
         self._pauses = pauses or Pauses()
         self._sandboxes: dict[str, str] = {}
@@ -108,7 +110,9 @@ class Reconciler:
         self._looked()
         async with self._turn:
             self._error = error
-            self.plan = self.plan if error else plan
+            if not error:
+                self.plan = plan
+                self._interfaces = Counter(row.task for row in plan.endpoints)
             self._turn.notify_all()
         return not error and not self._datapath.failed
 
@@ -128,23 +132,23 @@ class Reconciler:
         """
         self._sandboxes[task_id] = netns
 
-        def wired(plan: Plan) -> bool:
+        def wired() -> bool:
             if netns in self._datapath.failed:
                 raise NotWiredError(self._datapath.failed[netns])
-            return sum(row.task == task_id for row in plan.endpoints) >= interfaces
+            return self._interfaces[task_id] >= interfaces
 
         await self._until(wired)
 
     async def unwire(self, task_id: str) -> None:
         """Returns once a plan without the task was applied; MeshnetError if none was in time."""
         if self._sandboxes.pop(task_id, None) is not None:
-            await self._until(lambda plan: all(row.task != task_id for row in plan.endpoints))
+            await self._until(lambda: not self._interfaces[task_id])
 
-    async def _until(self, holds: Callable[[Plan], bool]) -> None:
+    async def _until(self, holds: Callable[[], bool]) -> None:
         self.changed()
         try:
             async with asyncio.timeout(self._pauses.patience), self._turn:
-                await self._turn.wait_for(lambda: self.plan is not None and holds(self.plan))
+                await self._turn.wait_for(lambda: self.plan is not None and holds())
         except TimeoutError:
             reason = self._error or "the manager has not told this node about the task's networks"
             raise MeshnetError(f"not wired after {self._pauses.patience:g} s: {reason}") from None

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshnet import names
 from meshnet.codec import from_json, to_json
+from meshnet.containerspec import DNSConfig
 from meshnet.control.attachments import Attach, Wish
 from meshnet.errors import ConflictError, MeshnetError
 from meshnet.files import replace_text
@@ -46,6 +47,7 @@ class Kept:
     mode: str
     networks: tuple[Wish, ...] = ()
     auto_remove: bool = False
+    dns: DNSConfig = DNSConfig()
     created: float = field(default_factory=time.time)
     task: Task | None = None
 
@@ -56,6 +58,7 @@ class Kept:
                 "mode": self.mode,
                 "networks": [to_json(wish) for wish in self.networks],
                 "auto_remove": self.auto_remove,
+                "dns": to_json(self.dns),
                 "created": self.created,
                 "task": to_json(self.task) if self.task is not None else None,
             }
@@ -71,6 +74,7 @@ class Kept:
             values["mode"],
             tuple(from_json(Wish, wish) for wish in values["networks"]),
             values["auto_remove"],
+            from_json(DNSConfig, values.get("dns", {})),
             values["created"],
             from_json(Task, task) if task is not None else None,
         )
@@ -182,14 +186,14 @@ class Standalone:
         kept.task = await agent.manager.attach(Attach(self.id, kept.networks))
         self.keep()
         self._publish("starting")
-        await agent.wire(kept.task, kept.spec.netns)
-        self.resolver = agent.new_resolver()
+        await agent.host.wire(kept.task, kept.spec.netns)
+        self.resolver = agent.picture.new_resolver(kept.dns)
         await self.resolver.start(kept.spec.netns)
-        self.resolver.set_zone(agent.zone_of(kept.task))
+        self.resolver.set_zone(agent.picture.zone_of(kept.task))
 
     def _publish(self, state: str) -> None:
         if self.kept.task is not None:
-            self._agent.publish(self.kept.task, state, self.kept.spec.hostname, self.id)
+            self._agent.host.publish(self.kept.task, state, self.kept.spec.hostname, self.id)
 
     async def change_networks(self, networks: tuple[Wish, ...]) -> None:
         """Puts it on these networks; one that runs at once. Raises MeshnetError, and then nothing has changed."""
@@ -206,7 +210,7 @@ class Standalone:
                     if all(item.network_id != now.network_id for now in kept.task.networks_attachments):
                         agent.neighbours.withdraw(item.network_id, kept.task.id)
                 self._publish("ready")
-                await agent.wire(kept.task, kept.spec.netns)
+                await agent.host.wire(kept.task, kept.spec.netns)
             kept.networks = networks
             self.keep()
 
@@ -228,10 +232,10 @@ class Standalone:
         """Takes away what a run had; its log and how it ended stay."""
         agent, kept = self._agent, self.kept
         if kept.task is not None:
-            agent.withdraw(kept.task)
+            agent.host.withdraw(kept.task)
         steps = [self.container.end()] if self.container is not None else []
         steps += [self.resolver.stop()] if self.resolver is not None else []
-        steps += [agent.unwire(kept.task), agent.manager.detach(kept.task.id)] if kept.task is not None else []
+        steps += [agent.host.unwire(kept.task), agent.manager.detach(kept.task.id)] if kept.task is not None else []
         for step in steps:
             try:
                 await step
@@ -253,9 +257,9 @@ class Standalone:
         self.ended.clear()
         if self.kept.task is not None and self.container.status == "running":
             self._publish("ready")
-            self.resolver = self._agent.new_resolver()
+            self.resolver = self._agent.picture.new_resolver(self.kept.dns)
             await self.resolver.start(self.kept.spec.netns)
-            await self._agent.wire(self.kept.task, self.kept.spec.netns)
+            await self._agent.host.wire(self.kept.task, self.kept.spec.netns)
         self._watch()
 
     async def stop(self) -> None:

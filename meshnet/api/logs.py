@@ -20,8 +20,8 @@ async def service_logs(request: web.Request) -> web.StreamResponse:
     view = manager_of(request).view
     service = filters.find_service(view, request.match_info["id"])
     tasks = list(view.tasks_of.get(service.id, {}).values())
-    tty = service.spec.task_template.container_spec.tty
-    return await _stream(request, tasks, lambda task: task.service_id == service.id, tty)
+    raw = service.spec.task_template.container_spec.tty
+    return await _stream(request, tasks, lambda task: task.service_id == service.id, raw)
 
 
 async def task_logs(request: web.Request) -> web.StreamResponse:
@@ -31,9 +31,9 @@ async def task_logs(request: web.Request) -> web.StreamResponse:
 
 
 async def _stream(
-    request: web.Request, tasks: Iterable[Task], wants: Callable[[Task], bool], tty: bool
+    request: web.Request, tasks: Iterable[Task], wants: Callable[[Task], bool], raw: bool
 ) -> web.StreamResponse:
-    """What the tasks write, framed; of those with a terminal as it is, which is how clients read it."""
+    """`raw` is for tasks on a terminal: their client expects no frames."""
     query = query_of(request)
     asked = {
         "Streams": sorted(query.streams),
@@ -52,8 +52,8 @@ async def _stream(
     async for line in manager_of(request).logs.ask(question, tasks):
         form = LogLine(line.time, line.stream, line.text)
         if form.stream in query.streams:
-            said = _details(line) if details else None
-            await response.write(packed(form, timestamps=timestamps, details=said, raw=tty))
+            shown = _details(line) if details else None
+            await response.write(packed(form, timestamps=timestamps, details=shown, raw=raw))
     await response.write_eof()
     return response
 

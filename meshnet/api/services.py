@@ -7,12 +7,13 @@ from random import SystemRandom
 
 from aiohttp import web
 
-from meshnet.api import filters, lists, shapes, validate
+from meshnet.api import filters, lists, shapes, unserved, validate
 from meshnet.api.http import answer, body_of, flag, manager_of, version_of
 from meshnet.codec import from_json
 from meshnet.control import operations
 from meshnet.control.manager import Manager
 from meshnet.errors import MeshnetError
+from meshnet.kernel.bpf import cgroup2_root
 from meshnet.model import ServiceSpec
 
 
@@ -82,7 +83,11 @@ async def _spec(request: web.Request) -> ServiceSpec:
 
 
 def _warnings(manager: Manager, spec: ServiceSpec) -> list[str]:
-    """A manager that knows which images there are says so when a service asks for another."""
+    """What of a service is without effect on this machine, and the image if it is known to be none."""
+    return [*_of_image(manager, spec), *unserved.warnings(spec.task_template, cgroup2_root())]
+
+
+def _of_image(manager: Manager, spec: ServiceSpec) -> list[str]:
     image = spec.task_template.container_spec.image
     images = manager.settings.images
     if images is None or image in images or image.partition(":")[0] in images:

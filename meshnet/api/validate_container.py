@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import replace
+from ipaddress import ip_address
 
+from meshnet.agent import resolvconf
+from meshnet.api import unserved
 from meshnet.containerspec import (
     ConfigReference,
     ContainerSpec,
@@ -19,13 +21,15 @@ from meshnet.containerspec import (
 from meshnet.control.refusals import invalid
 from meshnet.errors import MeshnetError
 from meshnet.model import SECOND
+from meshnet.sandbox import rights
+from meshnet.sandbox.container import signal_number
+from meshnet.sandbox.spec import Ulimit
 
 LONGEST = 2**63 - 1
 LEAST_CPU = 1_000_000
 LEAST_MEMORY = 4 * 2**20
 MOUNTS = ("bind", "volume", "tmpfs")
 PROPAGATIONS = ("", "private", "rprivate", "shared", "rshared", "slave", "rslave")
-CAPABILITY = re.compile(r"[A-Za-z][A-Za-z_]*")
 
 
 def container(spec: ContainerSpec) -> ContainerSpec:
@@ -43,16 +47,34 @@ def container(spec: ContainerSpec) -> ContainerSpec:
         _health(spec.healthcheck)
     if spec.isolation not in ("", "default"):
         raise invalid(f"ContainerSpec.Isolation: {spec.isolation!r} is not had on Linux; leave it out")
-    for capability in (*spec.capability_add, *spec.capability_drop):
-        if not CAPABILITY.fullmatch(capability):
-            raise invalid(f"ContainerSpec: {capability!r} is not a capability")
-    for limit in spec.ulimits:
-        if not limit.name or (limit.hard < limit.soft and limit.hard != -1):
-            raise invalid(f"ContainerSpec.Ulimits: {limit.name}={limit.soft}:{limit.hard} is not a limit")
+    _rights(spec)
+    unserved.check_container(spec)
     _mounts(spec.mounts)
     _secrets(spec.secrets)
     _configs(spec.configs)
     return replace(spec, isolation="")
+
+
+def _rights(spec: ContainerSpec) -> None:
+    """What its processes may, and what it is told about names."""
+    try:
+        rights.capabilities(spec.capability_add, spec.capability_drop)
+        rights.check_ulimits(Ulimit(limit.name, limit.soft, limit.hard) for limit in spec.ulimits)
+        rights.check_sysctls(spec.sysctls)
+        rights.check_oom_score(spec.oom_score_adj)
+        signal_number(spec.stop_signal)
+        if spec.dns_config is not None:
+            resolvconf.check(spec.dns_config)
+    except MeshnetError as error:
+        raise MeshnetError(f"ContainerSpec: {error}", error.status) from None
+    for line in spec.hosts:
+        address, *names = line.split() or [""]
+        try:
+            ip_address(address)
+        except ValueError:
+            names = []
+        if not names:
+            raise invalid(f"ContainerSpec.Hosts: {line!r} is not an address and a name")
 
 
 def _mounts(mounts: Iterable[Mount]) -> None:

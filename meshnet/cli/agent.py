@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 
-@click.command()
+@click.command(short_help="Run a node's agent in the foreground.")
 @click.option("--settings", required=True, type=click.Path(), metavar="FILE", help="What the agent is told (JSON).")
 def agent(settings: str) -> None:
     """Run the agent of a lab's node in the foreground until SIGTERM."""
@@ -17,7 +17,7 @@ def agent(settings: str) -> None:
     daemons.run_agent(told)
 
 
-@click.command()
+@click.command(short_help="Run a node's manager in the foreground.")
 @click.option("--settings", required=True, type=click.Path(), metavar="FILE", help="What the manager is told (JSON).")
 def manager(settings: str) -> None:
     """Run the manager of a lab's node in the foreground until SIGTERM."""

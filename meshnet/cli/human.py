@@ -51,3 +51,30 @@ def ago(timestamp: str, now: datetime | None = None) -> str:
 def state(word: str, timestamp: str) -> str:
     """A task's state as in `docker service ps`: `Running 4 seconds ago`."""
     return f"{word.capitalize()} {ago(timestamp)}".rstrip()
+
+
+def go_duration(nanoseconds: int) -> str:
+    """As Go writes it: `1m5s`, `500ms`, `0s`."""
+    if 0 < nanoseconds < 10**9:
+        return f"{nanoseconds / 1e6:g}ms"
+    minutes, seconds = divmod(nanoseconds / 1e9, 60)
+    hours, minutes = divmod(int(minutes), 60)
+    return (f"{hours}h" if hours else "") + (f"{minutes}m" if hours or minutes else "") + f"{seconds:g}s"
+
+
+def size(number: float) -> str:
+    """Bytes in units of 1024, as docker/go-units writes them: `20MiB`, `23.54GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if number < 1024 or unit == "TiB":
+            break
+        number /= 1024
+    return f"{number:.4g}{unit}"
+
+
+def decimal_size(number: float) -> str:
+    """Bytes in units of 1000, as docker shows those of images: `12.3MB`."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if number < 1000 or unit == "TB":
+            break
+        number /= 1000
+    return f"{number:.3g}{unit}"

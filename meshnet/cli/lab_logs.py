@@ -1,4 +1,4 @@
-"""`meshnet lab logs` and `meshnet service logs`."""
+"""`meshnet lab logs`."""
 
 from __future__ import annotations
 
@@ -14,20 +14,6 @@ from meshnet.cli import options
 @click.argument("what", metavar="NODE|TASK|SERVICE")
 def logs(lab_name: str | None, follow: bool, tail: int | None, what: str) -> None:
     """Show what a node's agent and manager, a task, or the tasks of a service have written."""
-    _logs(lab_name, follow, tail, what)
-
-
-@click.command("logs")
-@options.in_lab
-@click.option("-f", "--follow", is_flag=True, help="Go on with what comes.")
-@click.option("-n", "--tail", type=click.IntRange(0), help="Only the last lines of each task.")
-@click.argument("what", metavar="SERVICE|TASK")
-def of_service(lab_name: str | None, follow: bool, tail: int | None, what: str) -> None:
-    """Show what the tasks of a service have written."""
-    _logs(lab_name, follow, tail, what)
-
-
-def _logs(lab_name: str | None, follow: bool, tail: int | None, what: str) -> None:
     from meshnet.lab import logs as readers
     from meshnet.lab import state
 

@@ -6,7 +6,12 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from meshnet.cli import gotemplate
+
+if TYPE_CHECKING:
+    from meshnet.cli.options import Listing
 
 GAP = 3  # docker's tables
 
@@ -17,6 +22,33 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     widths = [max(len(line[column]) for line in lines) + GAP for column in range(len(headers))]
     for line in lines:
         print("".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def listing(shown: Listing, columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> None:
+    """Prints rows as asked: a table, a line of a template for each, or the first column alone.
+
+    `columns`: head and, for templates, the name of the field.
+    """
+    rows = list(rows)
+    if shown.quiet:
+        for row in rows:
+            print(row[0])
+        return
+    if shown.template in ("", "table"):
+        table([head for head, _ in columns], rows)
+        return
+    template = "{{json .}}" if shown.template == "json" else shown.template
+    for row in rows:
+        fields = dict(zip((field for _, field in columns), row, strict=True))
+        print(gotemplate.expand(template, dict(sorted(fields.items()))))
+
+
+def objects(found: Sequence[Any], template: str) -> None:
+    """Prints objects as `inspect` does: a list in JSON, or a line of a template for each."""
+    if not template:
+        as_json(list(found))
+    for one in found if template else ():
+        print(gotemplate.expand("{{json .}}" if template == "json" else template, one))
 
 
 def as_json(value: Any) -> None:

@@ -11,13 +11,14 @@ VERBS = {
     "ls": "meshnet.cli.service_show:ls",
     "ps": "meshnet.cli.service_show:ps",
     "inspect": "meshnet.cli.service_show:inspect",
-    "logs": "meshnet.cli.lab_logs:of_service",
+    "logs": "meshnet.cli.logs:of_service",
     "scale": "meshnet.cli.service_change:scale",
     "update": "meshnet.cli.service_change:update",
+    "rollback": "meshnet.cli.service_change:rollback",
     "rm": "meshnet.cli.service_change:rm",
 }
 
 
 @click.group(cls=LazyGroup, verbs=VERBS)
 def service() -> None:
-    """Services of a lab's swarm."""
+    """Services of a swarm."""

@@ -2,112 +2,70 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshnet.cli import options
-from meshnet.cli import service_spec as spec
-from meshnet.errors import MeshnetError
+from meshnet.cli import options, service_flags
 
-MANY: Any = {"multiple": True}
-TIME = spec.Duration()
+if TYPE_CHECKING:
+    from meshnet.cli.service_apply import Known
+    from meshnet.lab.engine import Engine
+
+MODES = ["replicated", "global", "replicated-job", "global-job"]
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
-@options.in_lab
-@options.on_node
+@options.asks
 @options.detach
-@click.option("--name", default="", help="Service name.")
-@click.option("--replicas", type=click.IntRange(0), help="Number of tasks.")
-@click.option("--network", **MANY, help="Networks: NAME, or name=NAME,alias=ALIAS.")
-@click.option("-p", "--publish", **MANY, help="Publish a port: 8000:80, or published=8000,target=80,mode=ingress.")
-@click.option("--mode", type=click.Choice(["replicated", "global"]), default="replicated", show_default=True)
-@click.option("--endpoint-mode", type=click.Choice(["vip", "dnsrr"]), default="vip", show_default=True)
-@click.option("--constraint", **MANY, help="Placement constraints, such as node.role==worker.")
-@click.option("--placement-pref", **MANY, help="Placement preference: spread=node.labels.zone.")
-@click.option("--replicas-max-per-node", type=click.IntRange(0), default=0, help="Most tasks on one node.")
-@click.option("-e", "--env", **MANY, help="Environment: NAME=value.")
-@click.option("-l", "--label", **MANY, help="Service labels.")
-@click.option("--container-label", **MANY, help="Container labels.")
-@click.option("--hostname", default="", help="Container hostname.")
-@click.option("-u", "--user", default="", help="User name or id.")
-@click.option("-w", "--workdir", default="", help="Working directory.")
-@click.option("--entrypoint", default="", help="Overwrite the image's entry point.")
-@click.option("--mount", **MANY, help="Attach a mount: type=bind,source=/a,target=/b.")
-@click.option("--health-cmd", help="Command that checks health.")
-@click.option("--health-interval", type=TIME, default=0, help="Time between checks (30s).")
-@click.option("--health-timeout", type=TIME, default=0, help="Most time for one check (30s).")
-@click.option("--health-retries", type=click.IntRange(0), default=0, help="Failures until unhealthy (3).")
-@click.option("--health-start-period", type=TIME, default=0, help="Time to start, during which failures do not count.")
-@click.option("--no-healthcheck", is_flag=True, help="Turn off the image's health check.")
-@click.option("--restart-condition", type=click.Choice(["none", "on-failure", "any"]), default="any")
-@click.option("--restart-delay", type=TIME, default="5s", show_default=True)
-@click.option("--restart-max-attempts", type=click.IntRange(0), default=0)
-@click.option("--restart-window", type=TIME, default=0)
-@click.option("--stop-grace-period", type=TIME, help="Time before a task is killed (10s).")
-@click.option("--stop-signal", default="", help="Signal that stops a task.")
+@click.option("--name", help="Service name.")
+@click.option("--mode", type=click.Choice(MODES), default="replicated", show_default=True)
+@click.option("--env-file", multiple=True, type=click.Path(exists=True, dir_okay=False), help="File of NAME=value.")
+@service_flags.create
 @click.argument("image")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[COMMAND] [ARG...]")
-def create(lab_name: str | None, node_name: str | None, detach: bool, quiet: bool, **given: Any) -> None:
+def create(
+    engine: Engine, detach: bool, quiet: bool, env_file: tuple[str, ...], command: tuple[str, ...], **given: Any
+) -> None:
     """Create a service and wait until its tasks run."""
     from meshnet.cli import converge
-    from meshnet.lab import engine, state
+    from meshnet.cli.service_apply import changed
+    from meshnet.lab.engine import check_image
+    from meshnet.model import ServiceSpec
 
-    wanted = _spec(given)
-    lab = state.current(lab_name)
-    manager = engine.of_lab(lab, node_name)
-    engine.check_image(lab, given["image"])
-    ident = manager.create_service(wanted)
+    given["env_add"] = environment((*_lines(env_file), *given["env_add"]))
+    given["args"] = command or None
+    wanted = changed(ServiceSpec(), given, known(engine, given))
+    check_image(engine.lab, given["image"])
+    ident = engine.create_service(wanted)
     print(ident, flush=True)
     if not detach:
-        converge.wait(manager, manager.service(ident).spec.name, quiet)
+        converge.wait(engine, engine.service(ident).spec.name, quiet)
 
 
-def _spec(given: dict[str, Any]) -> Any:
-    import shlex
+def known(engine: Engine, given: dict[str, Any]) -> Known:
+    """The ids of what the flags name, asked for only when they do."""
+    from meshnet.cli.service_apply import Known
 
-    from meshnet.model import ContainerSpec, Placement, RestartPolicy, ServiceSpec, TaskSpec
+    def ids(kind: str, *flags: str) -> dict[str, str]:
+        if not any(given.get(flag) for flag in flags):
+            return {}
+        return {one["Spec"]["Name"]: one["ID"] for one in engine.get(f"/{kind}")}
 
-    try:
-        entrypoint = tuple(shlex.split(given["entrypoint"]))
-    except ValueError as error:
-        raise MeshnetError(f"--entrypoint: not a command line: {error}") from None
-    container = ContainerSpec(
-        image=given["image"],
-        labels=spec.pairs(given["container_label"], "--container-label"),
-        command=entrypoint,
-        args=given["command"],
-        hostname=given["hostname"],
-        env=given["env"],
-        dir=given["workdir"],
-        user=given["user"],
-        stop_signal=given["stop_signal"],
-        stop_grace_period=given["stop_grace_period"],
-        healthcheck=spec.health(
-            given["health_cmd"],
-            given["health_interval"],
-            given["health_timeout"],
-            given["health_retries"],
-            given["health_start_period"],
-            given["no_healthcheck"],
-        ),
-        mounts=spec.mounts(given["mount"]),
-    )
-    task = TaskSpec(
-        container_spec=container,
-        networks=spec.networks(given["network"]),
-        placement=Placement(
-            given["constraint"], spec.preferences(given["placement_pref"]), given["replicas_max_per_node"]
-        ),
-        restart_policy=RestartPolicy(
-            given["restart_condition"], given["restart_delay"], given["restart_max_attempts"], given["restart_window"]
-        ),
-    )
-    return ServiceSpec(
-        name=given["name"],
-        labels=spec.pairs(given["label"], "--label"),
-        task_template=task,
-        mode=spec.mode(given["mode"], given["replicas"]),
-        endpoint_spec=spec.endpoint(given["endpoint_mode"], spec.ports(given["publish"])),
-    )
+    networks: dict[str, str] = {}
+    if given.get("network_rm") or (given.get("network_add") and "name" not in given):
+        networks = {one["Name"]: one["Id"] for one in engine.networks()}
+    return Known(networks, ids("secrets", "secret_add"), ids("configs", "config_add"))
+
+
+def environment(entries: tuple[str, ...]) -> tuple[str, ...]:
+    """NAME=value as it is; of a NAME alone the value here, and nothing if it has none here (as docker does)."""
+    named = [entry if "=" in entry or not entry else f"{entry}={os.environ.get(entry, '')}" for entry in entries]
+    return tuple(new for new, old in zip(named, entries, strict=True) if "=" in old or not old or old in os.environ)
+
+
+def _lines(files: tuple[str, ...]) -> list[str]:
+    found = [line.strip() for file in files for line in Path(file).read_text().splitlines()]
+    return [line for line in found if line and not line.startswith("#")]

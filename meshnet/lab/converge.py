@@ -163,3 +163,14 @@ def deploy(engine: Engine, lab: Lab, heard: Callable[[list[Progress]], None]) ->
     for service in lab.services:
         engine.create_service(service)
     wait(engine, [service.name for service in lab.services], heard, advice="")  # a lab that fails is taken down
+
+
+def wait_rotated(engine: Engine, timeout: float = PATIENCE) -> None:
+    """Waits until every node of a swarm trusts its new CA. Raises MeshnetError after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while engine.get("/swarm")["RootRotationInProgress"]:
+        if time.monotonic() > deadline:
+            raise MeshnetError(
+                f"after {timeout:g} s not all nodes have certificates of the new CA; see: meshnet node ls"
+            )
+        time.sleep(2 * PAUSE)

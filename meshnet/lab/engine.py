@@ -1,58 +1,73 @@
-"""Talking to a lab's manager and agents: their HTTP over unix sockets, with the model's objects."""
+"""Talking to a lab's manager and agents: their HTTP over unix sockets, with the model's objects.
+
+The commands speak to a node's engine, as `docker` does (`of_node`). Bringing labs up and watching over them speaks to
+the manager's own socket (`of_lab`), which is there before the agents are, and while they are gone.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import socket
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from meshnet import names
-from meshnet.api.client import HUNG, EngineClient
+from meshnet.api.client import HUNG, EngineClient, SilentError
 from meshnet.codec import from_json, to_json
 from meshnet.errors import MeshnetError, NotFoundError
+from meshnet.lab import state
 from meshnet.lab.spec import Lab
 from meshnet.lab.words import NAME_RULE
 from meshnet.model import NetworkSpec, Node, NodeSpec, Service, ServiceSpec, Task
 
 UNAVAILABLE = 503
+SOCKETS = {"agent": "docker.sock", "manager": "manager.sock"}
 PAUSE = 0.02
 T = TypeVar("T")
 Thing = TypeVar("Thing", Service, Node)
 
 
 class Engine:
-    """The manager of a lab, seen through the socket of one of its manager nodes."""
+    """The Engine API of one node of a lab: that of its agent, or its manager's own."""
 
-    def __init__(self, lab: str, node: str) -> None:
+    def __init__(self, lab: Lab, node: str, role: str) -> None:
         self.lab = lab
-        self._node = node
-        self._client = EngineClient(f"{names.node_dir(lab, node)}/manager.sock")
+        self.node_name = node
+        self._role = role
+        self._client = EngineClient(f"{names.node_dir(lab.name, node)}/{SOCKETS[role]}")
 
-    def get(self, path: str) -> Any:
-        """GET of the Engine API. Raises MeshnetError; if the manager does not answer, with what to do."""
-        return self._said(lambda: self._client.get(path))
+    def get(self, path: str, **query: Any) -> Any:
+        """GET of the Engine API. Raises MeshnetError; if nobody answers, with what to do."""
+        return self._said(lambda: self._client.get(path, **query))
 
     def post(self, path: str, body: Any = None, **query: Any) -> Any:
         """POST of the Engine API. Raises MeshnetError."""
         return self._said(lambda: self._client.post(path, body, **query))
 
-    def delete(self, path: str) -> Any:
+    def delete(self, path: str, **query: Any) -> Any:
         """DELETE of the Engine API. Raises MeshnetError."""
-        return self._said(lambda: self._client.delete(path))
+        return self._said(lambda: self._client.delete(path, **query))
+
+    def stream(self, path: str, framed: bool = True, **query: Any) -> Iterator[tuple[int, bytes]]:
+        """What a GET gives as it comes: number of the stream (1 or 2) and bytes. Raises MeshnetError."""
+        return self._client.stream(path, framed, **query)
+
+    def taken(self, path: str, body: Any) -> tuple[socket.socket, bytes]:
+        """A POST whose connection is taken over: the socket, and what came first. Raises MeshnetError."""
+        found: tuple[socket.socket, bytes] = self._said(lambda: self._client.taken(path, body))
+        return found
 
     def _said(self, ask: Callable[[], Any]) -> Any:
         try:
             return ask()
-        except MeshnetError as error:
+        except SilentError as error:
             if error.status == HUNG:
-                raise MeshnetError(_hung("manager", self._node), HUNG) from None
-            if error.status != UNAVAILABLE:
-                raise
+                raise MeshnetError(_hung(self._role, self.node_name), HUNG) from None
             if os.geteuid() != 0:
-                raise MeshnetError(f"the manager on {self._node} belongs to root; run this as root") from None
+                raise MeshnetError(f"the {self._role} on {self.node_name} belongs to root; run this as root") from None
             raise MeshnetError(
-                f"the manager on {self._node} does not answer; "
-                f"start it with: meshnet lab start {self._node}, or see: meshnet lab logs {self._node}",
+                f"the {self._role} on {self.node_name} does not answer; "
+                f"start it with: meshnet lab start {self.node_name}, or see: meshnet lab logs {self.node_name}",
                 UNAVAILABLE,
             ) from None
 
@@ -128,9 +143,9 @@ class Engine:
         """Creates a service and returns its id."""
         return str(_explained(lambda: self.post("/services/create", to_json(spec)))["ID"])
 
-    def update_service(self, service: Service, spec: ServiceSpec) -> None:
-        """Gives a service a new spec; refused if it changed since `service` was read."""
-        self.post(f"/services/{service.id}/update", to_json(spec), version=service.version.index)
+    def update_service(self, service: Service, spec: ServiceSpec, **query: str) -> None:
+        """Gives a service a new spec; refused if it changed since `service` was read. `query`: a rollback."""
+        self.post(f"/services/{service.id}/update", to_json(spec), version=service.version.index, **query)
 
     def remove_service(self, name: str) -> None:
         self.delete(f"/services/{self.service(name).id}")
@@ -167,20 +182,24 @@ def check_image(lab: Lab, reference: str) -> None:
     Images(lab.images, f"{names.lab_dir(lab.name)}/images").check(reference)
 
 
-def of_lab(lab: Lab, node: str | None = None) -> Engine:
-    """The engine of a lab, through `node` or the first manager. Raises MeshnetError for a node that is no manager."""
+def of_node(lab: Lab, node: str | None = None) -> Engine:
+    """The engine of a node: by default of the first manager, or of the first node while there is none.
+
+    Raises NotFoundError for a node that the lab does not have.
+    """
+    if node is None:
+        node = (*lab.managers, *lab.nodes)[0].name
+    return Engine(lab, state.node_of(lab, node).name, "agent")
+
+
+def of_lab(lab: Lab) -> Engine:
+    """The manager of a lab, at its own socket. Raises MeshnetError if no node has one."""
     if not lab.managers:
         raise MeshnetError(
             f"no node of the lab {lab.name} is a swarm manager; make one with docker swarm init on a node, "
             f"after: meshnet lab env {lab.nodes[0].name}"
         )
-    chosen = next((one for one in lab.managers if node in (None, one.name)), None)
-    if chosen is None:
-        raise MeshnetError(
-            f"{node} is not a swarm manager, and only managers know services and nodes; "
-            f"use --node {lab.managers[0].name}"
-        )
-    return Engine(lab.name, chosen.name)
+    return Engine(lab, lab.managers[0].name, "manager")
 
 
 def agent(lab: Lab, node: str, path: str) -> Any:
@@ -224,11 +243,9 @@ def _hung(role: str, node: str) -> str:
 def _agent(lab: Lab, node: str, ask: Callable[[EngineClient], Any]) -> Any:
     try:
         return ask(EngineClient(f"{names.node_dir(lab.name, node)}/agent.sock"))
-    except MeshnetError as error:
+    except SilentError as error:
         if error.status == HUNG:
             raise MeshnetError(_hung("agent", node), HUNG) from None
-        if error.status != UNAVAILABLE:
-            raise
         if os.geteuid() != 0:
             raise MeshnetError(f"the agent on {node} belongs to root; run this as root") from None
         raise MeshnetError(f"the agent on {node} does not answer; start it with: meshnet lab start {node}") from None

@@ -15,6 +15,8 @@ _NAME = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9_-]*[a-zA-Z0-9])?")
 LONGEST = 2**63 - 1  # ns, what the Engine API can carry
 _UNITS = {"h": 3600 * 10**9, "m": 60 * 10**9, "s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(h|ms|us|ns|m|s)")
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,9})?) ?([kmgtp]?)(?:i?b)?")
+_CPUS = re.compile(r"\d{1,6}(?:\.\d{1,9})?")
 _SHORT = re.compile(r"(?:(?P<published>\d+(?:-\d+)?):)?(?P<target>\d+(?:-\d+)?)(?:/(?P<protocol>tcp|udp))?")
 
 
@@ -61,3 +63,18 @@ def _range(text: str) -> list[int]:
     if not 1 <= low <= high <= 65535:
         raise MeshnetError(f"ports go from 1 to 65535, and ranges upward: {text}")
     return list(range(low, high + 1))
+
+
+def size(text: str) -> int | None:
+    """Bytes in docker's notation (units of 1024): `4096`, `50m`, `1.5g`, `64MB`, `2GiB`; None for anything else."""
+    match = _SIZE.fullmatch(text.strip().lower())
+    if match is None:
+        return None
+    found = int(float(match[1]) * 1024 ** " kmgtp".index(match[2] or " "))
+    return found if found <= LONGEST else None
+
+
+def cpus(text: str) -> int | None:
+    """Billionths of a processor from `0.5` or `2`; None for anything else."""
+    match = _CPUS.fullmatch(text.strip())
+    return round(float(match[0]) * 10**9) if match else None

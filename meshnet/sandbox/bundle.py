@@ -13,35 +13,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from meshnet.errors import MeshnetError
-from meshnet.sandbox import memory
+from meshnet.sandbox import memory, rights
 from meshnet.sandbox.images import PROGRAMS, HostImage, Image
 from meshnet.sandbox.memory import MemoryFile
 from meshnet.sandbox.seccomp import profile
-from meshnet.sandbox.spec import USUAL, ContainerSpec, Rights, TaskMount
+from meshnet.sandbox.spec import ContainerSpec, TaskMount
 from meshnet.sandbox.users import User
 
-CAPABILITIES = (
-    "CAP_AUDIT_WRITE",
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_MKNOD",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_NET_RAW",
-    "CAP_SETFCAP",
-    "CAP_SETGID",
-    "CAP_SETPCAP",
-    "CAP_SETUID",
-    "CAP_SYS_CHROOT",
-)
-_MORE = """
-    AUDIT_CONTROL AUDIT_READ BLOCK_SUSPEND BPF CHECKPOINT_RESTORE DAC_READ_SEARCH IPC_LOCK IPC_OWNER LEASE
-    LINUX_IMMUTABLE MAC_ADMIN MAC_OVERRIDE NET_ADMIN NET_BROADCAST PERFMON SYSLOG SYS_ADMIN SYS_BOOT SYS_MODULE
-    SYS_NICE SYS_PACCT SYS_PTRACE SYS_RAWIO SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG WAKE_ALARM
-"""
-ALL_CAPABILITIES = (*CAPABILITIES, *(f"CAP_{name}" for name in _MORE.split()))
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MASKED = (
     "/proc/acpi",
@@ -69,8 +47,8 @@ HOST_EMPTY = {
     "/var/lib/meshnet": "mode=700,size=4k",
 }
 _COMPILED = "run.oci.seccomp_bpf_data"  # crun(1)
-# Docker's: an unprivileged user of a task may bind any port and ping, since the namespace is the task's own.
-SYSCTLS = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
+INIT = "/sbin/docker-init"  # where a container finds its small init
+SHM = 64 << 20
 
 
 def argv(spec: ContainerSpec, image: Image) -> tuple[str, ...]:
@@ -115,26 +93,30 @@ def _task_mount(mount: TaskMount) -> dict[str, Any]:
         raise MeshnetError(f"mount {mount.target}: the target must be an absolute path other than /")
     if mount.type == "tmpfs":
         size = f",size={mount.size}" if mount.size else ""
-        return _tmpfs(mount.target, f"{mode},mode={mount.mode or 0o1777:o}{size}")
+        more = "".join(f",{word}" for word in mount.options)
+        return _tmpfs(mount.target, f"{mode},mode={mount.mode or 0o1777:o}{size}{more}")
     if mount.type not in ("bind", "volume"):
         raise MeshnetError(f"mount {mount.target}: type {mount.type} is not known; use bind, volume or tmpfs")
     if not mount.source.startswith("/"):
         raise MeshnetError(f"mount {mount.target}: the source must be an absolute path, not {mount.source!r}")
-    return _mount(mount.target, "bind", mount.source, f"rbind,rprivate,nodev,nosuid,{mode}")
+    bind = "bind" if mount.shallow else "rbind"
+    return _mount(mount.target, "bind", mount.source, f"{bind},rprivate,nodev,nosuid,{mode}")
 
 
-def _mounts(spec: ContainerSpec, image: Image) -> list[dict[str, Any]]:
+def _mounts(spec: ContainerSpec, image: Image, init: str) -> list[dict[str, Any]]:
     mounts = [
         _mount("/proc", "proc", "proc", "nosuid,noexec,nodev"),
         _mount("/dev", "tmpfs", "tmpfs", "nosuid,strictatime,mode=755,size=64k"),
         _mount("/dev/pts", "devpts", "devpts", "nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5"),
-        _mount("/dev/shm", "tmpfs", "shm", "nosuid,noexec,nodev,mode=1777,size=64m"),
+        _mount("/dev/shm", "tmpfs", "shm", f"nosuid,noexec,nodev,mode=1777,size={spec.shm_size or SHM}"),
         _mount("/dev/mqueue", "mqueue", "mqueue", "nosuid,noexec,nodev"),
         _mount("/sys", "sysfs", "sysfs", "nosuid,noexec,nodev,ro"),
     ]
     if isinstance(image, HostImage):
         mounts += [_tmpfs(target, options) for target, options in HOST_EMPTY.items()]
         mounts.append(_bind(PROGRAMS, image.programs, "ro,nosuid,nodev"))
+    if init:
+        mounts.append(_bind(INIT, init, "ro,nosuid,nodev"))
     for name in ("resolv.conf", "hosts", "hostname"):
         mounts.append(_bind(f"/etc/{name}", f"{spec.dir}/{name}", "rw,nosuid,nodev,noexec"))
     return mounts + [_task_mount(mount) for mount in spec.mounts]
@@ -147,15 +129,9 @@ def _files(spec: ContainerSpec, files: Sequence[MemoryFile]) -> list[dict[str, A
 
 
 def process(
-    words: tuple[str, ...],
-    env: list[str],
-    user: User,
-    workdir: str,
-    *,
-    terminal: bool = False,
-    rights: Rights = USUAL,
+    words: tuple[str, ...], env: list[str], user: User, workdir: str, spec: ContainerSpec, *, terminal: bool = False
 ) -> dict[str, Any]:
-    """The OCI `process` object: for the task itself, and for anything run inside it later."""
+    """The OCI `process` object: for the container itself, and for anything run inside it later."""
     return {
         "terminal": terminal,
         "user": {"uid": user.uid, "gid": user.gid, "additionalGids": list(user.groups)},
@@ -163,20 +139,17 @@ def process(
         "env": env,
         "cwd": workdir or "/",
         "noNewPrivileges": True,
-        "capabilities": _capabilities(user, rights),
-        "rlimits": [
-            {"type": f"RLIMIT_{name.upper()}", "soft": soft, "hard": hard} for name, soft, hard in rights.limits
-        ],
-        **({"oomScoreAdj": rights.oom_score} if rights.oom_score else {}),
+        "capabilities": _capabilities(user, spec),
+        "rlimits": rights.rlimits(spec.ulimits),
+        "oomScoreAdj": spec.oom_score_adj,
     }
 
 
-def _capabilities(user: User, rights: Rights) -> dict[str, list[str]]:
+def _capabilities(user: User, spec: ContainerSpec) -> dict[str, list[str]]:
     # Only root holds them at once; another user would need a set-uid program, and those gain nothing here.
-    begin = () if "ALL" in rights.drop else ALL_CAPABILITIES if "ALL" in rights.add else CAPABILITIES
-    bounding = sorted(({*begin, *rights.add} - {*rights.drop}) - {"ALL"})
-    held = bounding if user.uid == 0 else []
-    return {"bounding": bounding, "effective": held, "permitted": held, "inheritable": []}
+    there = list(rights.capabilities(spec.capability_add, spec.capability_drop))
+    held = there if user.uid == 0 else []
+    return {"bounding": there, "effective": held, "permitted": held, "inheritable": []}
 
 
 def config(
@@ -187,32 +160,32 @@ def config(
     machine: str,
     compiled: bytes = b"",
     files: Sequence[MemoryFile] = (),
+    init: str = "",
 ) -> dict[str, Any]:
     """The whole config.json.
 
     `netns` is the path under which the runtime finds the network namespace, `machine` the architecture as uname
     prints it. `compiled` is the seccomp profile as crun compiled it before, which takes it 20 ms each time; a crun
-    that does not know the annotation compiles the profile again. Raises MeshnetError for a mount or a command that
-    cannot be.
+    that does not know the annotation compiles the profile again. `init` is the machine's path of the small init, ""
+    for none. Raises MeshnetError for a mount or a command that cannot be.
     """
     workdir = spec.workdir or image.workdir or "/"
     if not workdir.startswith("/"):
         raise MeshnetError(f"working directory {workdir!r}: an absolute path is needed")
+    words = ((INIT, "--") if init else ()) + argv(spec, image)
     return {
         "ociVersion": "1.0.2",
-        "process": process(
-            argv(spec, image), environment(spec, image, user), user, workdir, terminal=spec.tty, rights=spec.rights
-        ),
+        "process": process(words, environment(spec, image, user), user, workdir, spec, terminal=spec.tty),
         "root": {"path": "rootfs", "readonly": spec.read_only},
         "hostname": spec.hostname,
-        "mounts": [*_mounts(spec, image), *_files(spec, files)],
+        "mounts": [*_mounts(spec, image, init), *_files(spec, files)],
         "annotations": {_COMPILED: b64encode(compiled).decode()} if compiled else {},
         "linux": {
             "namespaces": [
                 *({"type": kind} for kind in ("mount", "uts", "pid", "ipc")),
                 {"type": "network", "path": netns},
             ],
-            "sysctl": {**SYSCTLS, **spec.rights.sysctls},
+            "sysctl": {**(rights.SYSCTLS if spec.own_network else {}), **spec.sysctls},
             "seccomp": profile(machine),
             "maskedPaths": [*MASKED, *(HOST_MASKED if isinstance(image, HostImage) else ())],
             "readonlyPaths": list(READ_ONLY),

@@ -247,8 +247,10 @@ class Container:
         run: dict[str, Any] = json.loads(Path(self.spec.dir, "config.json").read_text())["process"]
         if user:
             root = f"/proc/{self.pid}/root"
-            account = users.lookup(user, users.read(root, "etc/passwd"), users.read(root, "etc/group"))
-            run = bundle.process(argv, run["env"], account, run["cwd"], rights=self.spec.rights)
+            known = users.read(root, "etc/group")
+            account = users.lookup(user, users.read(root, "etc/passwd"), known)
+            account = users.with_groups(account, self.spec.groups, known)
+            run = bundle.process(argv, run["env"], account, run["cwd"], self.spec)
         run.update(args=list(argv), env=[*run["env"], *env], terminal=False)
         return group, run
 
@@ -285,7 +287,7 @@ class Container:
         would end it, but the kernel drops it for the first process of a PID namespace.
         """
         number = signal_number(self.spec.stop_signal)
-        if self.status == "running" and not await process.would_drop(self.pid, number):
+        if self.status == "running" and (self.spec.init or not await process.would_drop(self.pid, number)):
             self._signal(number)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.spec.stop_grace if grace is None else grace):

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import shutil
 from collections.abc import Sequence
@@ -17,12 +18,14 @@ from pathlib import Path
 
 from meshnet.errors import ConflictError, MeshnetError, NotFoundError
 from meshnet.files import replace_text
-from meshnet.sandbox import bundle, cgroup, process, runtime, users
+from meshnet.kernel.bpf import cgroup2_root
+from meshnet.sandbox import bundle, cgroup, limits, process, rights, runtime, users
 from meshnet.sandbox.container import STARTED, Container, Processes, signal_number
 from meshnet.sandbox.images import Image, Images
 from meshnet.sandbox.memory import MemoryFile
 from meshnet.sandbox.spec import ContainerSpec, dump, load
 
+log = logging.getLogger(__name__)
 SPEC = "spec.json"
 PROCESSES = "processes.json"
 PARALLEL = 4  # creations, starts and checks at once; more only get in each other's way
@@ -56,9 +59,11 @@ class Containers:
         spec = dataclasses.replace(
             spec, health=spec.health or image.health, stop_signal=spec.stop_signal or image.stop_signal
         )
-        signal_number(spec.stop_signal)
+        _check(spec)
         if os.path.exists(os.path.join(spec.dir, SPEC)):
             raise ConflictError(f"{spec.dir} already holds a container")
+        for text in limits.warnings(spec.limits, cgroup2_root()):
+            log.warning("container %s: %s", spec.name, text)
         for mount in spec.mounts:
             if mount.type != "tmpfs" and not os.path.exists(mount.source):
                 raise MeshnetError(f"mount {mount.target}: {mount.source} does not exist")
@@ -69,8 +74,10 @@ class Containers:
             raise
 
     async def _create(self, spec: ContainerSpec, image: Image, files: Sequence[MemoryFile]) -> Container:
-        passwd, group = users.read(image.lower, "etc/passwd"), users.read(image.lower, "etc/group")
-        user = users.lookup(spec.user or image.user, passwd, group, spec.groups)
+        group = users.read(image.lower, "etc/group")
+        user = users.lookup(spec.user or image.user, users.read(image.lower, "etc/passwd"), group)
+        user = users.with_groups(user, spec.groups, group)
+        init = runtime.program("tini-static", "tini") if spec.init else ""
         try:
             netns = os.open(spec.netns, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -80,12 +87,13 @@ class Containers:
             runtime.write_files(spec)
             replace_text(os.path.join(spec.dir, SPEC), dump(spec))
             async with self._slots:
-                config = bundle.config(spec, image, user, path, os.uname().machine, self._seccomp, files)
+                config = bundle.config(spec, image, user, path, os.uname().machine, self._seccomp, files, init)
                 replace_text(os.path.join(spec.dir, "config.json"), json.dumps(config))
                 started = await runtime.create(spec, image, netns, files)
             self._seccomp = self._seccomp or runtime.compiled_seccomp(spec)
         finally:
             os.close(netns)
+        limits.apply(spec.limits, Path(spec.cgroup), cgroup2_root())
         cgroup.join(spec.cgroup, started.init)
         ticks = process.start_time(started.conmon), process.start_time(started.init)
         if None in ticks:
@@ -125,6 +133,15 @@ class Containers:
         except (OSError, ValueError, TypeError):
             return False
         return Path(directory, STARTED).exists() and process.start_time(processes.init) == processes.init_started
+
+
+def _check(spec: ContainerSpec) -> None:
+    """MeshnetError for what no container can have."""
+    signal_number(spec.stop_signal)
+    rights.capabilities(spec.capability_add, spec.capability_drop)
+    rights.check_ulimits(spec.ulimits)
+    rights.check_sysctls(spec.sysctls, spec.own_network)
+    rights.check_oom_score(spec.oom_score_adj)
 
 
 async def _discard(spec: ContainerSpec) -> None:

@@ -133,14 +133,15 @@ async def launch(spec: ContainerSpec, run: dict[str, Any], group: str, program: 
         os.close(directory)
 
 
-def _start(group: str, words: list[str], streams: tuple[int, int, int]) -> subprocess.Popen[bytes]:
-    command = ["/bin/sh", "-c", runtime.JOIN, group, *words]
+def _start(spec: ContainerSpec, group: str, words: list[str], streams: tuple[int, int, int]) -> subprocess.Popen[bytes]:
+    command = runtime.joining(spec, group, words)
     stdin, stdout, stderr = streams
     return subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True)
 
 
 def _with_pipes(spec: ContainerSpec, group: str, files: tuple[str, ...], words: list[str], stdin: bool) -> Execution:
     child = _start(
+        spec,
         group,
         [*words, f"--process={files[0]}", spec.id],
         (subprocess.PIPE if stdin else subprocess.DEVNULL, subprocess.PIPE, subprocess.PIPE),
@@ -169,7 +170,7 @@ async def _with_terminal(
         listening.listen(1)
         null = subprocess.DEVNULL
         child = _start(
-            group, [*words, f"--console-socket={console}", f"--process={files[0]}", spec.id], (null, null, null)
+            spec, group, [*words, f"--console-socket={console}", f"--process={files[0]}", spec.id], (null, null, null)
         )
         found = Execution(group, files, child)
         try:

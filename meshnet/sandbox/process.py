@@ -47,7 +47,8 @@ async def would_drop(pid: int, number: int) -> bool:
     """Whether the kernel drops a deadly signal to this init of a PID namespace, since its action is the default one.
 
     A blocked signal is kept, for sigwait or signalfd; but a shell blocks all for an instant now and then, so what is
-    blocked is looked at again for a tenth of a second. False also if the process is gone.
+    blocked is looked at again for a tenth of a second. One that waits in sigwait takes the signal too, though /proc
+    shows it as not blocked then. False also if the process is gone.
     """
     if number in _HARMLESS or number == signal.SIGKILL:
         return False
@@ -61,9 +62,17 @@ async def would_drop(pid: int, number: int) -> bool:
         if (int(rows["SigCgt"], 16) | int(rows["SigIgn"], 16)) & bit:
             return False
         if not int(rows["SigBlk"], 16) & bit:
-            return True
+            return not _in_sigwait(pid)
         await asyncio.sleep(0.02)
     return False
+
+
+def _in_sigwait(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/wchan") as file:
+            return "sigtimedwait" in file.read()
+    except OSError:
+        return False
 
 
 def open_process(pid: int, started: int) -> int | None:

@@ -37,11 +37,11 @@ _FAILURE_BYTES = 65536
 
 
 @cache
-def program(name: str) -> str:
-    """The path of conmon or crun. MeshnetError if it is not installed."""
+def program(name: str, package: str = "") -> str:
+    """The path of a program of a Debian package (of its own name if none is said). MeshnetError if it is missing."""
     found = shutil.which(name, path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
     if found is None:
-        raise MeshnetError(f"{name} is not installed; run: apt-get install {name}", 500)
+        raise MeshnetError(f"{name} is not installed; run: apt-get install {package or name}", 500)
     return found
 
 
@@ -239,8 +239,13 @@ def in_dockers_words(words: str) -> str:
     return "exec: permission denied" if words.startswith("open executable: ") else words
 
 
-# Joins the group first, so that whatever runs in the container can be killed with it.
-JOIN = 'echo 0 > "$0/cgroup.procs" && exec "$@"'
+# Joins the group first, so that whatever runs in the container can be killed with it; crun's exec leaves the score.
+_JOIN = 'echo 0 > "$0/cgroup.procs" && echo "$1" > /proc/self/oom_score_adj && shift && exec "$@"'
+
+
+def joining(spec: ContainerSpec, group: str, words: Sequence[str]) -> list[str]:
+    """A command that runs in a cgroup, and is as likely to be ended for want of memory as the container."""
+    return ["/bin/sh", "-c", _JOIN, group, str(spec.oom_score_adj), *words]
 
 
 async def execute(
@@ -258,7 +263,7 @@ async def execute(
     code = None
     try:
         code, output = await process.run(
-            ["/bin/sh", "-c", JOIN, group, *words],
+            joining(spec, group, words),
             timeout=timeout,
             limit=limit,
             before_kill=lambda crun: _kill_others(group, crun),

@@ -25,7 +25,8 @@ class HealthConfig:
 @dataclass(frozen=True, slots=True)
 class TaskMount:
     """`type` is `bind` or `volume` (`source` is a path of the machine) or `tmpfs` (`source` is ignored); `target` is
-    inside. `volume` is the name of the volume; `size` (bytes) and `mode` are a tmpfs's, 0 for what is usual."""
+    inside. `volume` is the name of the volume; `size` (bytes) and `mode` are a tmpfs's, 0 for what is usual. `shallow`
+    leaves out what is mounted below a bound directory; `options` are more words for a tmpfs, such as noexec."""
 
     source: str
     target: str
@@ -34,21 +35,27 @@ class TaskMount:
     volume: str = ""
     size: int = 0
     mode: int = 0
+    shallow: bool = False
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Rights:
-    """What a container's processes may do other than by default: capabilities with their whole names, or ALL; limits
-    as (name without RLIMIT_, soft, hard); settings of its own network and IPC namespaces."""
+class Ulimit:
+    """A limit of the container's processes (setrlimit(2)) by its short name, such as `nofile`; -1 is no limit."""
 
-    add: tuple[str, ...] = ()
-    drop: tuple[str, ...] = ()
-    limits: tuple[tuple[str, int, int], ...] = ()
-    sysctls: dict[str, str] = field(default_factory=dict)
-    oom_score: int = 0
+    name: str
+    soft: int
+    hard: int
 
 
-USUAL = Rights()
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What all of the container may use at most; 0 is no limit. `memory` is in bytes, `nano_cpus` in billionths of a
+    processor."""
+
+    memory: int = 0
+    nano_cpus: int = 0
+    pids: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +67,8 @@ class ContainerSpec:
     missing), `dir` the directory that is this container's alone (mode 0700). `resolv_conf` and `hosts` are whole
     file texts. `stop_grace` is in seconds, `stop_signal` a name with or without SIG, or a number; "" is SIGTERM.
     `tty` gives it a terminal, `open_stdin` a standard input that can be attached to (closed with the first one that was
-    attached if `stdin_once`). `groups` are supplementary, by name or number.
+    attached if `stdin_once`). `groups` are names or numbers besides those of its user. `init` runs its program below a
+    small init that reaps. `shm_size` is in bytes, 0 for 64 MiB. Without `own_network` the namespace is its node's.
     """
 
     id: str
@@ -86,8 +94,16 @@ class ContainerSpec:
     open_stdin: bool = False
     stdin_once: bool = False
     read_only: bool = False
+    init: bool = False
     groups: tuple[str, ...] = ()
-    rights: Rights = USUAL
+    capability_add: tuple[str, ...] = ()
+    capability_drop: tuple[str, ...] = ()
+    ulimits: tuple[Ulimit, ...] = ()
+    sysctls: dict[str, str] = field(default_factory=dict)
+    oom_score_adj: int = 0
+    limits: Limits = Limits()
+    shm_size: int = 0
+    own_network: bool = True
 
 
 def dump(spec: ContainerSpec) -> str:
@@ -98,18 +114,16 @@ def dump(spec: ContainerSpec) -> str:
 def load(text: str) -> ContainerSpec:
     """Reads what `dump` wrote. ValueError, KeyError or TypeError if the text is not that."""
     values: dict[str, Any] = json.loads(text)
-    for name in ("command", "args", "env", "groups"):
+    for name in ("command", "args", "env", "groups", "capability_add", "capability_drop"):
         values[name] = tuple(values.get(name, ()))
-    values["rights"] = _rights(values.get("rights", {}))
-    values["mounts"] = tuple(TaskMount(**mount) for mount in values["mounts"])
+    values["mounts"] = tuple(_mount(mount) for mount in values["mounts"])
     if values["health"] is not None:
         values["health"]["test"] = tuple(values["health"]["test"])
         values["health"] = HealthConfig(**values["health"])
+    values["ulimits"] = tuple(Ulimit(**limit) for limit in values.get("ulimits", ()))
+    values["limits"] = Limits(**values.get("limits", {}))
     return ContainerSpec(**values)
 
 
-def _rights(values: dict[str, Any]) -> Rights:
-    for name in ("add", "drop"):
-        values[name] = tuple(values.get(name, ()))
-    values["limits"] = tuple(tuple(limit) for limit in values.get("limits", ()))
-    return Rights(**values)
+def _mount(values: dict[str, Any]) -> TaskMount:
+    return TaskMount(**{**values, "options": tuple(values.get("options", ()))})

@@ -101,7 +101,8 @@ class ImageStore:
         for other in list(self.images()):
             left = tuple(name for name in other.names if name not in image.names)
             if other.id == image.id:
-                image = replace(image, names=tuple(sorted({*other.names, *image.names})))
+                names = tuple(sorted({*other.names, *image.names}))
+                image = replace(image, names=names, created=other.created or image.created)
             elif left != other.names:
                 self._write(self._directory / other.id, replace(other, names=left))
         self._write(unpacked, image)

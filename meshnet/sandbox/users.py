@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from meshnet.errors import MeshnetError
 
@@ -32,25 +32,12 @@ def _number(text: str) -> int | None:
     return int(text) if text.isdecimal() and int(text) <= _MAX_ID else None
 
 
-def lookup(user: str, passwd: str, group: str, more: Iterable[str] = ()) -> User:
-    """Resolves Docker's `user[:group]`; "" is root. `passwd` and `group` are the texts of the image's files, `more`
-    are further groups.
+def lookup(user: str, passwd: str, group: str) -> User:
+    """Resolves Docker's `user[:group]`; "" is root. `passwd` and `group` are the texts of the image's files.
 
     A number needs no entry; a name that is not there is a MeshnetError. The named user's supplementary groups
     count only when no group was given, as with Docker.
     """
-    found = _account(user, passwd, group)
-    named = {row[0]: int(row[2]) for row in _rows(group, 4)}
-    extra = list(found.groups)
-    for name in more:
-        number = named.get(name, _number(name))
-        if number is None:
-            raise MeshnetError(f"group {name!r}: no such group in the image")
-        extra.append(number)
-    return User(found.uid, found.gid, tuple(dict.fromkeys(extra)), found.home)
-
-
-def _account(user: str, passwd: str, group: str) -> User:
     name, _, group_name = user.partition(":")
     accounts, groups = _rows(passwd, 6), _rows(group, 4)
     wanted = _number(name) if name else 0
@@ -72,6 +59,20 @@ def _account(user: str, passwd: str, group: str) -> User:
     if gid is None:
         raise MeshnetError(f"user {user!r}: no such group in the image")
     return User(found.uid, gid, (), found.home)
+
+
+def with_groups(user: User, names: Iterable[str], group: str) -> User:
+    """The user with more supplementary groups, by name or number. MeshnetError for a name that is not there."""
+    rows = _rows(group, 4)
+    found = list(user.groups)
+    for name in names:
+        gid = _number(name)
+        if gid is None:
+            gid = next((int(row[2]) for row in rows if row[0] == name), None)
+        if gid is None:
+            raise MeshnetError(f"Unable to find group {name}: no matching entries in group file")
+        found.append(gid)
+    return replace(user, groups=tuple(dict.fromkeys(found)))
 
 
 def read(root: str, name: str) -> str:

@@ -77,23 +77,6 @@ def test_a_failed_update(manager: Docker, lab: LabUnderTest, action: str) -> Non
     assert "No such image: nosuchimage:1" in errors
 
 
-def test_what_a_task_may(manager: Docker) -> None:
-    """Groups, limits, settings, capabilities, search list and further hosts are what the service says."""
-    script = "id -G; ulimit -n; cat /proc/sys/net/core/somaxconn; grep CapBnd /proc/1/status; cat /etc/resolv.conf"
-    wanted = (
-        *("--group", "4", "--ulimit", "nofile=100:200", "--sysctl", "net.core.somaxconn=7", "--host", "other:1.2.3.4"),
-        *("--cap-drop", "ALL", "--cap-add", "CAP_NET_ADMIN", "--dns-search", "x.y", "--dns-option", "timeout:1"),
-    )
-    here = ("--constraint", "node.hostname==docker-0")
-    manager.out(*CREATE, "--name", "web", *wanted, *here, "alpine", "sh", "-c", f"{script}; sleep 99")
-    lines = manager.out("logs", manager.container("web.1")).splitlines()
-    assert lines == [
-        *("0 4", "100", "7", "CapBnd:\t0000000000001000"),
-        *("search x.y", "nameserver 127.0.0.11", "options timeout:1 ndots:0"),
-    ]
-    assert manager.out("exec", manager.container("web.1"), "getent", "hosts", "other").split() == ["1.2.3.4", "other"]
-
-
 def test_jobs(manager: Docker) -> None:
     """A job runs to its end as often as asked, a global one once per node; force runs it again."""
     job = ("--mode", "replicated-job", "--replicas", "3", "--max-concurrent", "2")

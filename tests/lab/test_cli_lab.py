@@ -78,7 +78,8 @@ def test_nodes_and_networks(meshnet: Command) -> None:
     rows = meshnet("node", "ls")[1].splitlines()[1:]
     assert [(row.split()[1], row.split()[2]) for row in rows] == [(f"docker-{n}", "Ready") for n in range(3)]
     assert "Leader" in rows[0]
-    assert meshnet("network", "ls")[1].splitlines()[1].split()[1:] == ["ingress", "overlay", "swarm"]
+    rows = meshnet("network", "ls", "-f", "driver=overlay")[1].splitlines()[1:]
+    assert [row.split()[1:] for row in rows] == [["ingress", "overlay", "swarm"]]
     assert meshnet("node", "update", "--availability", "drain", "--label-add", "a=b", "docker-2")[0] == 0
     spec = json.loads(meshnet("node", "inspect", "docker-2")[1])[0]["Spec"]
     assert (spec["Availability"], spec["Labels"]) == ("drain", {"a": "b"})
@@ -180,6 +181,127 @@ def test_a_wait_in_vain_is_announced(meshnet: Command, monkeypatch: pytest.Monke
     assert meshnet("service", "rm", "far")[0] == 0
 
 
+def test_an_update_and_back(meshnet: Command) -> None:
+    """update changes what its flags say and waits; rollback brings the spec back; node labels steer tasks."""
+    assert meshnet("service", "create", "--name", "turned", "-e", "A=1", "-p", "8300:8000", "whoami")[0] == 0
+    flags = [
+        "--env-add",
+        "A=2",
+        "--env-rm",
+        "B",
+        "--publish-rm",
+        "8000",
+        "--publish-add",
+        "8301:8000",
+        "--replicas",
+        "2",
+    ]
+    code, out, err = meshnet("service", "update", *flags, "--update-order", "start-first", "turned")
+    assert (code, out, err.splitlines()[-1]) == (0, "turned\n", "verify: Service turned converged")
+    row = meshnet("service", "ls", "--format", "{{.Name}} {{.Replicas}} {{.Ports}}", "-f", "name=turned")[1]
+    assert row == "turned 2/2 *:8301->8000/tcp\n"
+    pretty = meshnet("service", "inspect", "--pretty", "turned")[1].splitlines()
+    assert {" Env:\t\tA=2 ", " PublishedPort = 8301", " Update order:      start-first"} <= set(pretty)
+    assert meshnet("service", "rollback", "turned")[0] == 0
+    assert meshnet("service", "inspect", "--format", "{{json .Spec.TaskTemplate.ContainerSpec.Env}}", "turned") == (
+        0,
+        '["A=1"]\n',
+        "",
+    )
+    assert meshnet("node", "update", "--label-add", "disk=ssd", "docker-1")[0] == 0
+    assert meshnet("service", "update", "--constraint-add", "node.labels.disk==ssd", "turned")[0] == 0
+    rows = meshnet("node", "ps", "docker-1", "--format", "{{.Name}} {{.DesiredState}}", "-f", "desired-state=running")
+    assert "turned.1 Running\n" in rows[1]
+    assert meshnet("node", "update", "--label-rm", "disk", "docker-1")[0] == 0
+    assert "Hostname:              \tdocker-0\n" in meshnet("node", "inspect", "self", "--pretty")[1]
+    assert meshnet("service", "rm", "turned")[0] == 0
+
+
+def test_secrets_configs_and_volumes(meshnet: Command, tmp_path: Path) -> None:
+    """What is created is listed, found in tasks by the files' names, kept while it is used, and gone after rm."""
+    (tmp_path / "pw").write_text("topsecret")
+    for kind in ("secret", "config"):
+        assert len(meshnet(kind, "create", "-l", "a=b", f"{kind}1", str(tmp_path / "pw"))[1]) == 26
+        assert f" {kind}1 " in meshnet(kind, "ls")[1]
+        assert json.loads(meshnet(kind, "inspect", f"{kind}1")[1])[0]["Spec"]["Labels"] == {"a": "b"}
+    assert "topsecret" not in meshnet("secret", "inspect", "secret1")[1]
+    flags = ["--secret", "secret1", "--config", "source=config1,target=/etc/app.cfg", "--mount", "src=vol,dst=/data"]
+    assert (
+        meshnet("service", "create", "--name", "told", "--constraint", "node.hostname==docker-1", *flags, "whoami")[0]
+        == 0
+    )
+    name = meshnet("ps", "--node", "docker-1", "--format", "{{.Names}}", "-f", "name=told")[1].strip()
+    inner = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "meshnet.cli",
+            "exec",
+            "--node",
+            "docker-1",
+            name,
+            "cat",
+            "/run/secrets/secret1",
+            "/etc/app.cfg",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert inner.stdout == "topsecrettopsecret"
+    assert meshnet("secret", "rm", "secret1")[2].startswith(
+        "meshnet: secret 'secret1' is in use by the following service"
+    )
+    assert meshnet("volume", "ls", "-q", "--node", "docker-1")[1].split() == ["vol"]
+    assert meshnet("service", "update", "--secret-rm", "secret1", "--config-rm", "config1", "told")[0] == 0
+    assert meshnet("service", "rm", "told")[0] == 0
+    for kind in ("secret", "config"):
+        assert meshnet(kind, "rm", f"{kind}1") == (0, f"{kind}1\n", "")
+
+
+def test_containers_of_a_node(meshnet: Command, lab: LabUnderTest) -> None:
+    """ps, logs, exec, inspect and rm speak of the node's containers, and service logs of all tasks of a service."""
+    lab.service("seen", "debian", "sh", "-c", "echo out; echo err >&2; exec sleep 1000", replicas=2)
+    task = next(one for one in lab.tasks("seen") if one.node == "docker-1")
+    head, *rows = meshnet("ps", "--node", "docker-1")[1].splitlines()
+    assert head.split("  ")[0] == "CONTAINER ID"
+    assert any(row.split()[0] == task.spec.id[:12] and row.endswith(task.name) for row in rows)
+    lab.wait_until(lambda: meshnet("logs", "--node", "docker-1", task.name) == (0, "out\n", "err\n"))
+    lab.wait_until(lambda: meshnet("service", "logs", "seen")[1].count("\n") == 2)
+    label = f"{task.short}.{task.id[:12]}@docker-1    | "
+    code, out, err = meshnet("service", "logs", "seen")
+    assert (code, label + "out" in out.splitlines(), label + "err" in err.splitlines()) == (0, True, True)
+    assert len(out.splitlines()) == 2
+    assert sorted(meshnet("service", "logs", "--raw", task.id)[1:]) == ["err\n", "out\n"]
+    assert "".join(meshnet("service", "logs", "--raw", "--tail", "1", task.id)[1:]) in ("err\n", "out\n")
+    said = meshnet("container", "inspect", "--node", "docker-1", "--format", "{{.State.Status}}", task.name)
+    assert said == (0, "running\n", "")
+    assert "sleep 1000" in meshnet("container", "top", "--node", "docker-1", task.name)[1]
+    words = [sys.executable, "-m", "meshnet.cli", "exec", "--node", "docker-1", "-i", "-e", "A=5", task.name]
+    shell = "cat; echo $A; echo bad >&2; exit 7"
+    done = subprocess.run([*words, "sh", "-c", shell], input="typed\n", capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (7, "typed\n5\n", "bad\n")
+    assert meshnet("exec", "--node", "docker-1", task.name, "/bin/nosuch")[0] in (126, 127)
+    assert meshnet("rm", "-f", "--node", "docker-1", task.name)[:2] == (0, f"{task.name}\n")
+    lab.wait_until(lambda: len([one for one in lab.tasks("seen") if one.id != task.id]) == 2)
+    assert "whoami" in meshnet("image", "ls")[1]
+    lab.remove("seen")
+
+
+def test_the_swarm_itself(meshnet: Command) -> None:
+    """join-token, update and ca show and change what holds for the whole swarm."""
+    code, out, _ = meshnet("swarm", "join-token", "worker")
+    token = meshnet("swarm", "join-token", "-q", "worker")[1].strip()
+    assert (code, token.startswith("SWMTKN-1-"), token in out, "172.17.0.2:2377" in out) == (0, True, True, True)
+    assert meshnet("swarm", "join-token", "--rotate", "-q", "worker")[1].strip() not in ("", token)
+    assert meshnet("swarm", "update", "--task-history-limit", "3") == (0, "Swarm updated.\n", "")
+    before = meshnet("swarm", "ca")[1]
+    assert before.startswith("-----BEGIN CERTIFICATE-----\n")
+    code, after, _ = meshnet("swarm", "ca", "--rotate")
+    assert (code, after.startswith("-----BEGIN CERTIFICATE-----\n"), after != before) == (0, True, True)
+    assert meshnet("node", "ls")[1].count("Ready") == 3
+
+
 @pytest.mark.parametrize(
     ("words", "code", "line"),
     [
@@ -205,7 +327,38 @@ def test_a_wait_in_vain_is_announced(meshnet: Command, monkeypatch: pytest.Monke
         ("service scale nosuch=2", 1, "service nosuch not found"),
         ("service update --image nosuch taken", 1, "No such image: nosuch; name it in the lab's images"),
         ("service rm nosuch", 1, "service nosuch not found"),
-        ("service ls --node docker-1", 1, "docker-1 is not a swarm manager, and only managers know services and nodes"),
+        ("service ls --node docker-1", 1, "This node is not a swarm manager. Worker nodes can't be used to view or"),
+        ("service ls --node nosuch", 1, "the lab {lab} has no node nosuch; its nodes are docker-0, docker-1, docker-2"),
+        ("service ls --filter x", 2, "--filter 'x': write key=value; see: meshnet service ls --help"),
+        ("service ls --format {{range}}", 1, "--format: {{range}} is not understood; write {{.Field}} or {{json"),
+        ("service scale global=2", 1, "global: scale can only be used with replicated or replicated-job mode"),
+        ("service update --rollback --force taken", 2, "other flags may not be combined with --rollback; see: meshnet"),
+        ("service update --publish-rm 8200 taken", 1, "--publish-rm 8200: no port is published with that target port;"),
+        ("service update --secret-add nosuch taken", 1, "secret not found: nosuch"),
+        ("service update --limit-cpu many taken", 2, "Invalid value for '--limit-cpu': 'many' is no number of proces"),
+        ("service rollback taken", 1, "service "),
+        ("service logs nosuch", 1, "no such task or service: nosuch"),
+        ("node promote docker-1", 1, "a swarm has one manager so far: a worker cannot be promoted"),
+        ("node rm docker-1", 1, "node "),
+        (
+            "swarm init",
+            1,
+            'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join',
+        ),
+        ("swarm leave", 1, "You are attempting to leave the swarm on a node that is participating as a manager."),
+        ("swarm update", 2, "say what to change; see: meshnet swarm update --help"),
+        ("swarm join 172.17.0.2:2377 --node docker-1", 1, "This node is already part of a swarm."),
+        ("swarm ca --cert-expiry 1h", 2, "--ca-cert, --ca-key and --cert-expiry need --rotate; see: meshnet swarm ca"),
+        ("secret create x /nosuch", 1, "/nosuch: No such file or directory"),
+        ("secret create x /dev/null", 1, "secret data must be larger than 0 and less than 512000 bytes"),
+        ("secret inspect nosuch", 1, "secret nosuch not found"),
+        ("config rm nosuch", 1, "config nosuch not found"),
+        ("volume inspect nosuch", 1, "get nosuch: no such volume"),
+        ("volume create -d nfs x", 1, ""),
+        ("image inspect nosuch", 1, "no such image: nosuch: No such image: nosuch:latest"),
+        ("logs nosuch", 1, "No such container: nosuch"),
+        ("exec nosuch ls", 1, "No such container: nosuch"),
+        ("rm nosuch", 1, "No such container: nosuch"),
         ("network create --subnet 10.0.300.0/24 x", 1, "Invalid subnet 10.0.300.0/24 : invalid CIDR address"),
         ("network create --subnet 172.17.0.0/24 x", 1, "subnet 172.17.0.0/24 contains the address 172.17.0."),
         (
@@ -234,6 +387,7 @@ def test_what_is_refused(meshnet: Command, lab: LabUnderTest, words: str, code: 
     """One line on stderr that says what was wrong and what to do, a status, and nothing changed."""
     if not any(service.spec.name == "taken" for service in lab.engine.services()):
         lab.service("taken", ports=["8200:8000"])
+        lab.service("global", global_=True)
     before = [lab.engine.get(path) for path in ("/services", "/networks", "/nodes")]
     found, out, err = meshnet(*words.split())
     assert (found, out) == (code, "")

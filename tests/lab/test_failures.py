@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -130,9 +131,9 @@ def test_an_agent_that_stays_away(lab: LabUnderTest, ways: Ways, number: signal.
         ways.flow(lab)
         if number == signal.SIGSTOP:
             os.kill(pid, signal.SIGCONT)
-        nodes.start(lab.spec, "docker-0")
-        if number == signal.SIGKILL:
-            nodes.start(lab.spec, "docker-1")
+        returning = ["docker-0"] + ["docker-1"] * (number == signal.SIGKILL)
+        with ThreadPoolExecutor() as both:  # at once: the manager waits three heartbeats for the agent
+            list(both.map(partial(nodes.start, lab.spec), returning))
         settled(lab, "whoami", 3)
     no_failure(outcomes)
     assert hostnames(lab) == everyone

@@ -66,9 +66,17 @@ def test_a_terminated_demo(tmp_path: Path, when: str, kept: bool) -> None:
 
 
 @pytest.mark.slow
+def steal() -> float:
+    """Seconds that the hypervisor gave this machine's processors to others, of each processor (proc_stat)."""
+    ticks = int(Path("/proc/stat").read_text().split("\n")[0].split()[8])
+    return ticks / os.sysconf("SC_CLK_TCK") / (os.cpu_count() or 1)
+
+
 def test_the_demo(tmp_path: Path) -> None:
-    """The walk through the quickstart gets the right answer at every step, in under 20 seconds."""
+    """The walk through the quickstart gets the right answer at every step, in under 20 s on a machine that is quiet."""
     name = quickstart(tmp_path)
+    quiet = os.getloadavg()[0] < (os.cpu_count() or 1)
+    stolen = steal()
     try:
         done = subprocess.run(
             [ROOT / "scripts/demo", tmp_path], capture_output=True, text=True, check=False, timeout=55
@@ -76,7 +84,8 @@ def test_the_demo(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr
         spent = re.search(r"That was all of it, in (\d+) s", done.stdout)
         assert spent
-        assert int(spent[1]) < 20
+        quiet = quiet and steal() - stolen < 0.05 * int(spent[1])
+        assert int(spent[1]) < (20 if quiet else 45)
     finally:
         down.down(name)
     assert leftovers.find(name) == []

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from swarm import SETTINGS, run
 
+from meshnet.api import services
 from meshnet.api.client import EngineClient
 from meshnet.api.process import ManagerProcess
 from meshnet.control.settings import Settings
@@ -70,3 +71,12 @@ def published(port: int, mode: str = "ingress", protocol: str = "tcp") -> dict[s
 
 def template(**more: Any) -> dict[str, Any]:
     return {"ContainerSpec": {"Image": "app:1"}, **more}
+
+
+def limiting(monkeypatch: pytest.MonkeyPatch, place: Path, controllers: str = "cpu memory pids") -> None:
+    """A machine whose cgroup2 tree accounts for these, whatever this one has."""
+    tree = place / "cgroup"
+    tree.mkdir()
+    for name in ("cgroup.controllers", "cgroup.subtree_control"):
+        (tree / name).write_text(controllers)
+    monkeypatch.setattr(services, "cgroup2_root", lambda: tree)

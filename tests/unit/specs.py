@@ -80,8 +80,8 @@ def _container() -> dict[str, Any]:
         "Groups": ["video"],
         "Privileges": {
             "CredentialSpec": None,
-            "SELinuxContext": {"User": "u", "Role": "r", "Type": "t", "Level": "l"},
-            "Seccomp": {"Mode": "unconfined"},
+            "SELinuxContext": {"Disable": True},
+            "Seccomp": {"Mode": "default"},
             "AppArmor": {"Mode": "disabled"},
             "NoNewPrivileges": True,
         },
@@ -118,7 +118,7 @@ def _mounts() -> list[dict[str, Any]]:
             "Source": "/tmp",
             "Target": "/host",
             "ReadOnly": True,
-            "BindOptions": {"Propagation": "rslave", "NonRecursive": True},
+            "BindOptions": {"Propagation": "rprivate", "NonRecursive": True},
         },
         {
             "Type": "volume",
@@ -127,14 +127,13 @@ def _mounts() -> list[dict[str, Any]]:
             "Consistency": "cached",
             "VolumeOptions": {
                 "NoCopy": True,
-                "Subpath": "sub",
                 "Labels": {"a": "b"},
-                "DriverConfig": {"Name": "local", "Options": {"o": "noatime"}},
+                "DriverConfig": {"Name": "local"},
             },
         },
         {
             "Type": "tmpfs",
             "Target": "/run",
-            "TmpfsOptions": {"SizeBytes": 1048576, "Mode": 511, "Options": [["noexec"]]},
+            "TmpfsOptions": {"SizeBytes": 1048576, "Mode": 511},
         },
     ]

@@ -17,7 +17,6 @@ from meshnet.agent.agent import Agent
 from meshnet.agent.containers import container_spec, health_config
 from meshnet.agent.taskdir import Kept, TaskDirs
 from meshnet.agent.zones import Zones
-from meshnet.containerspec import DNSConfig, Ulimit
 from meshnet.datapath.plan import Located
 from meshnet.datapath.rows import EndpointRow, NetworkRow, Plan, PublishedRow, RemoteRow, ServiceRow
 from meshnet.dns.zone import Zone, listing
@@ -44,7 +43,6 @@ from meshnet.model import (
     VirtualIP,
 )
 from meshnet.sandbox.health import command
-from meshnet.sandbox.spec import Rights
 
 WEB = Service(
     id="s1",
@@ -72,13 +70,19 @@ NODE = Endpoint(endpoint="node:n1", ip="10.0.1.9", hostname="docker-0", state="r
 RECORDS = [Located("n1", "net", ONE), Located("n2", "net", TWO), Located("n1", "net", NODE)]
 
 
+def followed(records: list[Located]) -> Zones:
+    zones = Zones()
+    zones.follow(TOLD, records)
+    return zones
+
+
 def addresses_of(zone: Zone, name: str) -> list[str]:
     return [value for found, kind, value in listing(zone) if (found.rstrip("."), kind) == (name, "A")]
 
 
 def test_a_zone_holds_the_services_and_tasks_of_its_networks() -> None:
     """VIP, aliases and ready tasks of services on the network; a task that drains keeps its own name only."""
-    zone = Zones(TOLD, RECORDS).for_networks(["net"])
+    zone = followed(RECORDS).for_networks(["net"])
     assert {
         name: addresses_of(zone, name) for name in ("web", "www.demo", "tasks.web", "web.1", "web.2.t2", "other")
     } == {
@@ -93,7 +97,7 @@ def test_a_zone_holds_the_services_and_tasks_of_its_networks() -> None:
 
 def test_zones_are_shared_and_ingress_has_no_names() -> None:
     """Tasks on the same networks have one zone; ingress and networks that were not told yet add nothing."""
-    zones = Zones(TOLD, [*RECORDS, Located("n1", "in", replace(ONE, ip="10.0.0.3"))])
+    zones = followed([*RECORDS, Located("n1", "in", replace(ONE, ip="10.0.0.3"))])
     assert zones.for_networks(["net"]) is zones.for_networks(["net"])
     for networks in (["in"], ["unknown"], []):
         assert listing(zones.for_networks(networks)) == ()
@@ -119,26 +123,6 @@ def test_a_container_as_its_service_says() -> None:
     assert made.hosts.endswith("\n10.0.1.3\th1\n")
     assert made.health is not None
     assert (made.health.interval, made.health.timeout, made.health.retries) == (2.0, 30.0, 3)
-
-
-def test_what_a_service_wants_of_its_processes() -> None:
-    """Capabilities get their whole names, a resolver's options are added to, and limits and groups are passed on."""
-    spec = ContainerSpec(
-        image="app",
-        groups=("adm",),
-        dns_config=DNSConfig(search=("x.y",), options=("timeout:1",)),
-        sysctls={"net.core.somaxconn": "7"},
-        capability_add=("net_admin",),
-        capability_drop=("CAP_CHOWN", "ALL"),
-        ulimits=(Ulimit("nofile", 200, 100),),
-        oom_score_adj=5,
-    )
-    identity = SimpleNamespace(netns="/run/netns/x", container_id="c" * 64, hostname="h1")
-    made = container_spec(FakeHost(WEB), replace(TASK, spec=TaskSpec(spec)), identity, "/dir")
-    assert made.resolv_conf == "search x.y\nnameserver 127.0.0.11\noptions timeout:1 ndots:0\n"
-    assert made.groups == ("adm",)
-    limits = (("nofile", 100, 200),)
-    assert made.rights == Rights(("CAP_NET_ADMIN",), ("CAP_CHOWN", "ALL"), limits, {"net.core.somaxconn": "7"}, 5)
 
 
 @pytest.mark.parametrize("check", [None, Healthcheck()])

@@ -363,7 +363,7 @@ def test_client_errors(tmp_path: Path) -> None:
             await api.post("/services/create", service("a"))
 
     served(tmp_path, scenario)
-    with pytest.raises(MeshnetError, match="no manager answers"):
+    with pytest.raises(MeshnetError, match="no engine answers"):
         EngineClient(tmp_path / "none.sock").get("/info")
 
 

@@ -7,12 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_world import Api, published, served, service, template
+from api_world import Api, limiting, published, served, service, template
 from swarm import SETTINGS, FakeNode, eventually
 
+NFS = {"DriverConfig": {"Name": "local", "Options": {"type": "nfs"}}}
 
-def test_services(tmp_path: Path) -> None:
+
+def _mount(kind: str, **options: Any) -> dict[str, Any]:
+    return {"Type": kind, "Source": "" if kind == "tmpfs" else "/x", "Target": "/t", **options}
+
+
+def test_services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A service is created, shown with the Engine's fields, scaled, listed with its counts, and removed."""
+    limiting(monkeypatch, tmp_path)
 
     async def scenario(api: Api) -> None:
         node = FakeNode(api.process.manager, "docker-1", tmp_path / "docker-1")
@@ -251,5 +258,57 @@ def test_rolling_back_over_the_api(tmp_path: Path) -> None:
         )
         await change("ignored:1", rollback="3")
         assert await image() == "app:1"
+
+    served(tmp_path, scenario)
+
+
+def test_what_is_without_effect_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that asks for what this machine cannot do is made with a warning that names the reason."""
+    limiting(monkeypatch, tmp_path, "pids")
+
+    async def scenario(api: Api) -> None:
+        body = service("web")
+        body["TaskTemplate"]["Resources"] = {"Limits": {"MemoryBytes": 5242880, "Pids": 9}}
+        body["TaskTemplate"]["LogDriver"] = {"Name": "syslog"}
+        body["TaskTemplate"]["ContainerSpec"]["Healthcheck"] = {"StartInterval": 5000000}
+        memory, health, log = sorted((await api.post("/services/create", body))["Warnings"], key=len, reverse=True)
+        assert memory.startswith("no memory limit is applied: cgroup2 has no memory controller here")
+        assert log.startswith("the log driver syslog is not there")
+        assert health.startswith("Healthcheck.StartInterval")
+
+    served(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ({"CapabilityAdd": ["SYS_ADMIN"]}, "capability CAP_SYS_ADMIN is not given"),
+        ({"CapabilityDrop": ["FLY"]}, 'unknown capability: "CAP_FLY"'),
+        ({"Sysctls": {"vm.swappiness": "1"}}, 'sysctl "vm.swappiness" is not in a separate kernel namespace'),
+        ({"Ulimits": [{"Name": "nofile", "Soft": 2, "Hard": 1}]}, "ulimit soft limit must be less than or equal"),
+        ({"OomScoreAdj": 1001}, "range for oom score adj is [-1000, 1000]"),
+        ({"StopSignal": "SIGNOSUCH"}, "no such signal"),
+        ({"DNSConfig": {"Nameservers": ["dns"]}}, "invalid DNS server: 'dns' is not an IP address"),
+        ({"Hosts": ["db"]}, "ContainerSpec.Hosts: 'db' is not an address and a name"),
+        ({"Privileges": {"Seccomp": {"Mode": "unconfined"}}}, "the seccomp mode unconfined is not served"),
+        ({"Privileges": {"CredentialSpec": {"Config": "x"}}}, "credential specs are not served"),
+        ({"Privileges": {"SELinuxContext": {"User": "x"}}}, "SELinux labels are not served"),
+        ({"Privileges": {"AppArmor": {"Mode": "custom"}}}, "the AppArmor mode custom is not served"),
+        ({"Mounts": [_mount("bind", BindOptions={"Propagation": "shared"})]}, "the propagation shared is not served"),
+        ({"Mounts": [_mount("volume", VolumeOptions={"Subpath": "x"})]}, "a subpath of a volume is not served"),
+        ({"Mounts": [_mount("volume", VolumeOptions=NFS)]}, "options of the volume driver are not served"),
+        ({"Mounts": [_mount("tmpfs", TmpfsOptions={"Options": [["noexec"]]})]}, "options of a tmpfs are not served"),
+    ],
+)
+def test_what_cannot_be_had_is_refused(tmp_path: Path, part: dict[str, Any], words: str) -> None:
+    """What a container would be without, or must not have, is refused with its name, and no service is made."""
+
+    async def scenario(api: Api) -> None:
+        body = service("web")
+        body["TaskTemplate"]["ContainerSpec"].update(part)
+        status, said = await api.refused("POST", "/services/create", body)
+        assert status in (400, 501)
+        assert words in said
+        assert await api.get("/services") == []
 
     served(tmp_path, scenario)

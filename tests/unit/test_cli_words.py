@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from meshnet.cli import human, render
-from meshnet.cli.service_show import ports, task_rows
+from meshnet.cli.tasks import ports, task_rows
 from meshnet.errors import MeshnetError
 from meshnet.lab import words
 from meshnet.lab.converge import Progress, Watch, keeps_failing, progress, summary

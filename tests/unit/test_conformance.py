@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_world import Api, served
+from api_world import Api, limiting, served
 from likeness import differences
 from swarm import SETTINGS, FakeNode, eventually
 
@@ -95,8 +95,9 @@ def test_refusals(tmp_path: Path, key: str, which: int) -> None:
     served(tmp_path, scenario)
 
 
-def test_a_session(tmp_path: Path) -> None:
+def test_a_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stack of two services with network, secret and config is made, shown, changed and removed as recorded."""
+    limiting(monkeypatch, tmp_path)
     settings = replace(SETTINGS, advertise="172.31.0.1:2377")
     served(tmp_path, lambda api: _session(api, tmp_path), settings)
 

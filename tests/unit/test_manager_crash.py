@@ -93,5 +93,5 @@ def test_a_manager_that_is_told_to_stop(tmp_path: Path) -> None:
     assert process.stdout is not None
     process.stdout.close()
     assert not (tmp_path / "manager.sock").exists()
-    with pytest.raises(MeshnetError, match="no manager answers"):
+    with pytest.raises(MeshnetError, match="no engine answers"):
         EngineClient(tmp_path / "manager.sock").get("/info")

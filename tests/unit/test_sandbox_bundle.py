@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from meshnet.errors import MeshnetError
-from meshnet.sandbox import bundle, users
+from meshnet.sandbox import bundle, rights, users
 from meshnet.sandbox.images import HostImage, Image, RootfsImage
 from meshnet.sandbox.rootfs import unneeded
 from meshnet.sandbox.seccomp import profile
-from meshnet.sandbox.spec import ContainerSpec, HealthConfig, Rights, TaskMount, dump, load
+from meshnet.sandbox.spec import ContainerSpec, HealthConfig, Limits, TaskMount, Ulimit, dump, load
 
 SPEC = ContainerSpec(
     id="ab" * 32, name="web.1", image="web", netns="/run/netns/x", cgroup="/cg/x", dir="/run/t", hostname="h"
@@ -65,43 +66,11 @@ def test_a_task_gets_a_containers_rights_and_no_more() -> None:
     process = made["process"]
     assert process["noNewPrivileges"] is True
     assert process["capabilities"]["bounding"] == process["capabilities"]["effective"]
-    assert set(process["capabilities"]["bounding"]) == set(bundle.CAPABILITIES)
-    assert len(bundle.CAPABILITIES) == 14
+    assert set(process["capabilities"]["bounding"]) == set(rights.USUAL)
+    assert len(rights.USUAL) == 14
     assert {"type": "network", "path": "/proc/1/fd/9"} in made["linux"]["namespaces"]
     assert {n["type"] for n in made["linux"]["namespaces"]} == {"mount", "uts", "pid", "ipc", "network"}
     assert made["linux"]["seccomp"]["defaultAction"] == "SCMP_ACT_ERRNO"
-
-
-@pytest.mark.parametrize(
-    ("add", "drop", "count", "held", "missing"),
-    [
-        (("CAP_NET_ADMIN",), ("CAP_CHOWN",), 14, "CAP_NET_ADMIN", "CAP_CHOWN"),
-        (("CAP_KILL",), ("ALL",), 1, "CAP_KILL", "CAP_CHOWN"),
-        (("ALL",), ("CAP_SYS_ADMIN",), 40, "CAP_SYS_TIME", "CAP_SYS_ADMIN"),
-    ],
-)
-def test_capabilities_are_added_and_dropped(
-    add: tuple[str, ...], drop: tuple[str, ...], count: int, held: str, missing: str
-) -> None:
-    """ALL is taken first, then what is named, and what is dropped stays dropped."""
-    has = config(rights=Rights(add, drop))["process"]["capabilities"]["effective"]
-    assert (len(has), held in has, missing in has, "ALL" in has) == (count, True, False, False)
-
-
-def test_limits_and_settings() -> None:
-    """Limits are named as the runtime names them; a setting of one's own stands beside Docker's, or before them."""
-    port = "net.ipv4.ip_unprivileged_port_start"
-    made = config(rights=Rights(limits=(("nofile", 100, 200),), sysctls={port: "1024"}, oom_score=7))
-    assert made["process"]["rlimits"] == [{"type": "RLIMIT_NOFILE", "soft": 100, "hard": 200}]
-    assert made["process"]["oomScoreAdj"] == 7
-    assert made["linux"]["sysctl"] == {**bundle.SYSCTLS, port: "1024"}
-
-
-def test_further_groups() -> None:
-    """Groups are added by name or number, each once; a name that the image does not have is an error."""
-    assert users.lookup("www", PASSWD, GROUP, ("ssl", "7", "50")).groups == (50, 7)
-    with pytest.raises(MeshnetError, match="no such group in the image"):
-        users.lookup("www", PASSWD, GROUP, ("nosuch",))
 
 
 def test_another_user_holds_no_capability() -> None:
@@ -187,12 +156,57 @@ def test_seccomp_leaves_out_what_reaches_the_machine() -> None:
 
 def test_a_spec_survives_the_disk() -> None:
     """An agent that comes back reads the same spec that its predecessor wrote."""
-    whole = spec(command=("a",), mounts=(TaskMount("/a", "/b", True),), health=HealthConfig(("CMD", "x"), interval=1.5))
+    limits = {
+        "ulimits": (Ulimit("core", 0, -1),),
+        "limits": Limits(5, 6, 7),
+        "groups": ("a",),
+        "sysctls": {"net.x": "1"},
+    }
+    whole = spec(
+        **limits, command=("a",), mounts=(TaskMount("/a", "/b", True),), health=HealthConfig(("CMD", "x"), interval=1.5)
+    )
     assert load(dump(whole)) == whole
-    rights = Rights(("CAP_NET_ADMIN",), ("ALL",), (("nofile", 1, 2),), {"net.core.somaxconn": "7"}, 3)
-    other = spec(groups=("adm", "7"), rights=rights)
-    assert load(dump(other)) == other
     assert load(dump(SPEC)) == SPEC
+
+
+def test_a_spec_of_an_earlier_version_is_read() -> None:
+    """What was not known when it was written is as by default."""
+    new = ("init", "groups", "capability_add", "capability_drop", "ulimits", "sysctls", "oom_score_adj", "limits")
+    values = json.loads(dump(SPEC))
+    for name in (*new, "shm_size", "own_network"):
+        del values[name]
+    assert load(json.dumps(values)) == SPEC
+
+
+def test_rights_and_limits_reach_the_runtime() -> None:
+    """Also for what is run inside later as another user, whose process has them too."""
+    wanted = spec(
+        capability_add=("NET_ADMIN",),
+        capability_drop=("ALL",),
+        ulimits=(Ulimit("nofile", 5, 6),),
+        sysctls={"net.ipv4.ip_forward": "1"},
+        oom_score_adj=7,
+        shm_size=1 << 20,
+    )
+    made = bundle.config(wanted, ROOTFS, ROOT, "/n", "x86_64", init="/usr/bin/tini-static")
+    inside = bundle.process(("id",), [], ROOT, "/", wanted)
+    for process in (made["process"], inside):
+        assert process["capabilities"]["effective"] == ["CAP_NET_ADMIN"]
+        assert process["rlimits"] == [{"type": "RLIMIT_NOFILE", "soft": 5, "hard": 6}]
+        assert process["oomScoreAdj"] == 7
+    assert made["process"]["args"] == [bundle.INIT, "--", "/entry", "serve"]
+    assert made["linux"]["sysctl"] == {**rights.SYSCTLS, "net.ipv4.ip_forward": "1"}
+    mounts = {mount["destination"]: mount for mount in made["mounts"]}
+    assert mounts[bundle.INIT]["source"] == "/usr/bin/tini-static"
+    assert f"size={1 << 20}" in mounts["/dev/shm"]["options"]
+    assert bundle.config(spec(own_network=False), ROOTFS, ROOT, "/n", "x86_64")["linux"]["sysctl"] == {}
+
+
+def test_more_groups() -> None:
+    """By name or number, each once; one that the image does not have is an error."""
+    assert users.with_groups(users.User(groups=(50,)), ("www", "7", "ssl"), GROUP).groups == (50, 44, 7)
+    with pytest.raises(MeshnetError, match="Unable to find group nosuch"):
+        users.with_groups(ROOT, ("nosuch",), GROUP)
 
 
 def test_a_private_namespace_keeps_only_what_it_needs() -> None:

@@ -12,8 +12,9 @@ from meshnet.agent.agent import Agent
 from meshnet.agent.inventory import Entry
 from meshnet.agent.standalone import BRIDGE, HOST, NONE
 from meshnet.api import words
+from meshnet.containerspec import DNSConfig
 from meshnet.model import NetworkAttachment, PortConfig, mac_of
-from meshnet.sandbox.bundle import MASKED, READ_ONLY
+from meshnet.sandbox.bundle import MASKED, READ_ONLY, SHM
 from meshnet.sandbox.spec import ContainerSpec, HealthConfig
 
 Json = dict[str, Any]
@@ -22,14 +23,14 @@ SECOND = 10**9
 _UNSET: Json = {
     **dict.fromkeys(("ContainerIDFile", "VolumeDriver", "Cgroup", "PidMode", "UTSMode", "UsernsMode"), ""),
     **dict.fromkeys(("CgroupParent", "CpusetCpus", "CpusetMems"), ""),
-    **dict.fromkeys(("VolumesFrom", "CapAdd", "CapDrop", "ExtraHosts", "GroupAdd", "Links", "SecurityOpt"), None),
-    **dict.fromkeys(("DeviceCgroupRules", "DeviceRequests", "MemorySwappiness", "PidsLimit", "Devices"), None),
+    **dict.fromkeys(("VolumesFrom", "ExtraHosts", "Links", "SecurityOpt", "Devices"), None),
+    **dict.fromkeys(("DeviceCgroupRules", "DeviceRequests", "MemorySwappiness"), None),
     **dict.fromkeys(("BlkioWeightDevice", "BlkioDeviceReadBps", "BlkioDeviceWriteBps"), None),
-    **dict.fromkeys(("BlkioDeviceReadIOps", "BlkioDeviceWriteIOps", "Dns", "DnsOptions", "DnsSearch"), None),
-    **dict.fromkeys(("Privileged", "PublishAllPorts", "ReadonlyRootfs", "OomKillDisable", "Init"), False),
-    **dict.fromkeys(("OomScoreAdj", "CpuShares", "Memory", "NanoCpus", "BlkioWeight", "CpuPeriod", "CpuQuota"), 0),
+    **dict.fromkeys(("BlkioDeviceReadIOps", "BlkioDeviceWriteIOps"), None),
+    **dict.fromkeys(("Privileged", "PublishAllPorts", "OomKillDisable"), False),
+    **dict.fromkeys(("CpuShares", "BlkioWeight", "CpuPeriod", "CpuQuota"), 0),
     **dict.fromkeys(("CpuRealtimePeriod", "CpuRealtimeRuntime", "KernelMemory", "KernelMemoryTCP"), 0),
-    **dict.fromkeys(("MemoryReservation", "MemorySwap", "CpuCount", "CpuPercent"), 0),
+    **dict.fromkeys(("MemoryReservation", "CpuCount", "CpuPercent"), 0),
     **dict.fromkeys(("IOMaximumIOps", "IOMaximumBandwidth"), 0),
 }
 
@@ -221,14 +222,43 @@ def _host_config(entry: Entry) -> Json:
         "AutoRemove": entry.standalone is not None and entry.standalone.kept.auto_remove,
         "CgroupnsMode": "host",
         "IpcMode": "private",
-        "ShmSize": 64 * 2**20,
+        "ShmSize": spec.shm_size or SHM,
+        **_rights(spec),
+        **_names(entry),
         "Runtime": "crun",
         "ConsoleSize": [0, 0],
         "Isolation": "default" if entry.task is not None else "",
-        "Ulimits": [],
         "MaskedPaths": list(MASKED),
         "ReadonlyPaths": list(READ_ONLY),
     }
+
+
+def _rights(spec: ContainerSpec) -> Json:
+    """What its processes may, and how much of the machine they get."""
+    return {
+        "CapAdd": list(spec.capability_add) or None,
+        "CapDrop": list(spec.capability_drop) or None,
+        "GroupAdd": list(spec.groups) or None,
+        "Init": spec.init,
+        "Memory": spec.limits.memory,
+        "MemorySwap": 2 * spec.limits.memory,
+        "NanoCpus": spec.limits.nano_cpus,
+        "OomScoreAdj": spec.oom_score_adj,
+        "PidsLimit": spec.limits.pids or None,
+        "ReadonlyRootfs": spec.read_only,
+        **({"Sysctls": spec.sysctls} if spec.sysctls else {}),
+        "Ulimits": [{"Name": limit.name, "Hard": limit.hard, "Soft": limit.soft} for limit in spec.ulimits],
+    }
+
+
+def _names(entry: Entry) -> Json:
+    """Whom it asks about names."""
+    if entry.standalone is not None:
+        dns: DNSConfig | None = entry.standalone.kept.dns
+    else:
+        dns = entry.task.spec.container_spec.dns_config if entry.task is not None else None
+    servers, search, options = (dns.nameservers, dns.search, dns.options) if dns is not None else ((), (), ())
+    return {"Dns": list(servers) or None, "DnsOptions": list(options) or None, "DnsSearch": list(search) or None}
 
 
 def _config(spec: ContainerSpec) -> Json:

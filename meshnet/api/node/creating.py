@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import SystemRandom
 from typing import Any
 
 from meshnet import names
-from meshnet.agent import inventory
+from meshnet.agent import inventory, resolvconf
 from meshnet.agent.agent import Agent
-from meshnet.agent.containers import health_config, resolv_conf, rights
+from meshnet.agent.containers import health_config
 from meshnet.agent.standalone import BRIDGE, HOST, NONE, Kept, own_namespace
+from meshnet.api.node import hostconfig
+from meshnet.api.node.hostconfig import HostConfig
+from meshnet.api.node.mounting import mounts_of
+from meshnet.api.unserved import refused
 from meshnet.api.validate import made_up_name
-from meshnet.containerspec import DNSConfig, Ulimit, named
+from meshnet.containerspec import named
 from meshnet.control.attachments import Wish
 from meshnet.errors import ConflictError, MeshnetError
 from meshnet.kernel.bpf import cgroup2_root
-from meshnet.model import Healthcheck, Mount
-from meshnet.sandbox.spec import ContainerSpec, TaskMount
+from meshnet.model import Healthcheck
+from meshnet.sandbox.spec import ContainerSpec
 
 NAME = re.compile(r"/?[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 INGRESS = "ingress"
@@ -29,6 +34,8 @@ HOSTS = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 @dataclass(frozen=True, slots=True)
 class IPAM:
     ipv4_address: str = named("IPv4Address", "")
+    ipv6_address: str = named("IPv6Address", "")
+    link_local_ips: tuple[str, ...] = named("LinkLocalIPs", ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,34 +44,9 @@ class EndpointConfig:
 
     ipam_config: IPAM | None = named("IPAMConfig")
     aliases: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class RestartPolicy:
-    name: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class HostConfig:
-    binds: tuple[str, ...] = ()
-    mounts: tuple[Mount, ...] = ()
-    tmpfs: dict[str, str] = field(default_factory=dict)
-    network_mode: str = ""
-    port_bindings: dict[str, Any] = field(default_factory=dict)
-    restart_policy: RestartPolicy = RestartPolicy()
-    auto_remove: bool = False
-    privileged: bool = False
-    readonly_rootfs: bool = False
-    extra_hosts: tuple[str, ...] = ()
-    publish_all_ports: bool = False
-    group_add: tuple[str, ...] = ()
-    cap_add: tuple[str, ...] = ()
-    cap_drop: tuple[str, ...] = ()
-    ulimits: tuple[Ulimit, ...] = ()
-    sysctls: dict[str, str] = field(default_factory=dict)
-    oom_score_adj: int = 0
-    dns_search: tuple[str, ...] = ()
-    dns_options: tuple[str, ...] = ()
+    mac_address: str = ""
+    links: tuple[str, ...] = ()
+    driver_opts: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +60,9 @@ class ContainerRequest:
 
     image: str = ""
     hostname: str = ""
+    domainname: str = ""
+    mac_address: str = ""
+    network_disabled: bool = False
     user: str = ""
     env: tuple[str, ...] = ()
     cmd: tuple[str, ...] = ()
@@ -107,10 +92,14 @@ def check_name(agent: Agent, name: str) -> None:
             )
 
 
-def kept_of(agent: Agent, asked: ContainerRequest, name: str) -> tuple[Kept, list[str]]:
-    """The container that is asked for, and warnings. NotFoundError, or MeshnetError for what is not served."""
+def kept_of(agent: Agent, asked: ContainerRequest, name: str, raw: Mapping[str, Any]) -> tuple[Kept, list[str]]:
+    """The container that is asked for, and warnings; `raw` is its HostConfig as it came.
+
+    NotFoundError, or MeshnetError for what is not served.
+    """
     host = asked.host_config
-    _refuse(host)
+    hostconfig.check(host, raw)
+    _check_network(asked)
     if not asked.image:
         raise MeshnetError("No command specified" if not asked.cmd else "an image is needed")
     agent.containers.images.find(asked.image)
@@ -134,38 +123,54 @@ def kept_of(agent: Agent, asked: ContainerRequest, name: str) -> tuple[Kept, lis
         hostname=hostname,
         user=asked.user,
         workdir=asked.working_dir,
-        mounts=mounts_of(agent, asked, ident),
+        mounts=mounts_of(agent, host, asked.volumes),
         stop_signal=asked.stop_signal,
         stop_grace=10.0 if asked.stop_timeout is None else float(asked.stop_timeout),
         health=health_config(asked.healthcheck),
-        resolv_conf=resolv_conf(DNSConfig((), host.dns_search, host.dns_options)) if mode not in (HOST, NONE) else "",
-        hosts=HOSTS + "".join("\t".join(reversed(line.split(":", 1))) + "\n" for line in host.extra_hosts),
+        resolv_conf=resolvconf.text(host.dns_config, mode not in (HOST, NONE)),
+        hosts=HOSTS + hostconfig.extra_hosts(host.extra_hosts, agent.settings.address),
         labels=asked.labels,
         tty=asked.tty,
         open_stdin=asked.open_stdin,
         stdin_once=asked.stdin_once,
         read_only=host.readonly_rootfs,
+        init=bool(host.init),
         groups=host.group_add,
-        rights=rights(host.cap_add, host.cap_drop, host.ulimits, host.sysctls, host.oom_score_adj),
+        capability_add=host.cap_add,
+        capability_drop=host.cap_drop,
+        ulimits=host.sandbox_ulimits,
+        sysctls=host.sysctls,
+        oom_score_adj=host.oom_score_adj,
+        limits=host.limits,
+        shm_size=host.shm_size,
+        own_network=mode != HOST,
     )
-    return Kept(spec, mode, wishes_of(asked, mode, name), host.auto_remove), _warnings(host)
+    warnings = hostconfig.warnings(host, raw, cgroup2_root())
+    if asked.domainname:
+        warnings.append("Domainname is without effect: a name can be given whole with --hostname")
+    return Kept(spec, mode, wishes_of(asked, mode, name), host.auto_remove, host.dns_config), warnings
 
 
-def _refuse(host: HostConfig) -> None:
-    if host.privileged:
-        raise MeshnetError("privileged containers are not served", 501)
-    if host.network_mode.startswith("container:"):
-        raise MeshnetError("the network of another container cannot be shared; use --network NAME", 501)
-    if host.network_mode == HOST and host.sysctls:
-        raise MeshnetError("settings of the node's own namespace are not changed for a container; leave out --sysctl")
-    if host.port_bindings:
-        raise MeshnetError("ports of a single container are not published; make it a service with --publish", 501)
+def _check_network(asked: ContainerRequest) -> None:
+    """Refuses what is asked of networks beyond aliases and an address."""
+    configs = asked.networking_config.endpoints_config.values()
+    if asked.network_disabled:
+        raise refused("NetworkDisabled is", "use --network none")
+    if asked.mac_address:
+        raise refused("a MAC address of choice is", "it follows from the address")
+    for config in configs:
+        check_endpoint(config)
 
 
-def _warnings(host: HostConfig) -> list[str]:
-    if host.restart_policy.name not in ("", "no"):
-        return ["restart policies of single containers are not served: it will not be started again by itself"]
-    return []
+def check_endpoint(config: EndpointConfig) -> None:
+    """Raises MeshnetError (501) for what an endpoint cannot have."""
+    ipam = config.ipam_config or IPAM()
+    if config.mac_address:
+        raise refused("a MAC address of choice is", "it follows from the address")
+    if config.links or config.driver_opts:
+        raise refused("links and driver options of an endpoint are", "use --network-alias")
+    if ipam.ipv6_address or ipam.link_local_ips:
+        raise refused("IPv6 and link-local addresses are", "networks have IPv4 addresses")
 
 
 def _free_name(agent: Agent) -> str:
@@ -194,40 +199,3 @@ def wish_of(target: str, config: EndpointConfig | None, name: str) -> Wish:
     aliases = config.aliases if config is not None else ()
     address = config.ipam_config.ipv4_address if config is not None and config.ipam_config is not None else ""
     return Wish(target, tuple(dict.fromkeys((name, *aliases))), address)
-
-
-def mounts_of(agent: Agent, asked: ContainerRequest, ident: str) -> tuple[TaskMount, ...]:
-    """Binds (`source:target[:ro]`), mounts, anonymous volumes and tmpfs. MeshnetError for what is none."""
-    host = asked.host_config
-    found = [_bind(agent, text) for text in host.binds]
-    for mount in host.mounts:
-        size = mount.tmpfs_options.size_bytes if mount.tmpfs_options is not None else 0
-        mode = mount.tmpfs_options.mode if mount.tmpfs_options is not None else 0
-        if mount.type == "volume":
-            found.append(_volume(agent, mount.source or secrets.token_hex(32), mount.target, mount.read_only))
-        elif mount.type in ("bind", "tmpfs"):
-            found.append(TaskMount(mount.source, mount.target, mount.read_only, mount.type, size=size, mode=mode))
-        else:
-            raise MeshnetError(f'mount type unknown: "{mount.type}"')
-    taken = {mount.target for mount in found}
-    found += [_volume(agent, secrets.token_hex(32), target, False) for target in asked.volumes if target not in taken]
-    found += [TaskMount("", target, "ro" in options.split(","), "tmpfs") for target, options in host.tmpfs.items()]
-    for made in found:
-        if made.type == "bind" and not made.source.startswith("/"):
-            raise MeshnetError(f'invalid mount config for type "bind": {made.source!r} is no absolute path')
-    return tuple(found)
-
-
-def _volume(agent: Agent, name: str, target: str, read_only: bool) -> TaskMount:
-    return TaskMount(agent.volume(name, None), target, read_only, "volume", name)
-
-
-def _bind(agent: Agent, text: str) -> TaskMount:
-    source, colon, rest = text.partition(":")
-    target, _, options = rest.partition(":")
-    if not colon or not target.startswith("/"):
-        raise MeshnetError(f"invalid volume specification: '{text}'")
-    read_only = "ro" in options.split(",")
-    if source.startswith("/"):
-        return TaskMount(source, target, read_only)
-    return _volume(agent, source, target, read_only)

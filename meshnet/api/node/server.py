@@ -27,6 +27,7 @@ from meshnet.api.node import (
     networks,
     starting,
     system,
+    unserved,
     volumes,
 )
 from meshnet.api.node.context import NODE, Node
@@ -50,6 +51,7 @@ ROUTES: tuple[Route, ...] = (
     *containers.ROUTES,
     *starting.ROUTES,
     *execs.ROUTES,
+    *unserved.ROUTES,
     *images.ROUTES,
     *membership.ROUTES,
     *networks.ROUTES,

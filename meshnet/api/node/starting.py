@@ -14,7 +14,7 @@ from meshnet.agent.standalone import Standalone
 from meshnet.api.http import answer
 from meshnet.api.node.containers import entry_of, stopped
 from meshnet.api.node.context import agent_of, body, node_of
-from meshnet.api.node.creating import ContainerRequest, EndpointConfig, check_name, kept_of, wish_of
+from meshnet.api.node.creating import ContainerRequest, EndpointConfig, check_endpoint, check_name, kept_of, wish_of
 from meshnet.api.node.networks import held_named, own_named
 from meshnet.codec import from_json
 from meshnet.errors import ConflictError, MeshnetError, NotFoundError
@@ -39,11 +39,12 @@ async def _json(request: web.Request) -> Any:
 async def create(request: web.Request) -> web.Response:
     """POST /containers/create, with `name`."""
     agent = agent_of(request)
-    asked = from_json(ContainerRequest, await _json(request))
+    body_ = await _json(request)
+    asked = from_json(ContainerRequest, body_)
     name = request.query.get("name", "")
     if name:
         check_name(agent, name)
-    kept, warnings = kept_of(agent, asked, name)
+    kept, warnings = kept_of(agent, asked, name, body_.get("HostConfig") or {})
     made = Standalone(agent, kept)
     made.keep()
     agent.standalones[made.id] = made
@@ -104,6 +105,8 @@ async def connect(request: web.Request) -> web.Response:
     own = _own(inventory.find(node.agent, asked.container))
     if own_named(node.agent, reference) is not None:
         raise MeshnetError(f"{reference}: a container can be connected to networks of the swarm only", 403)
+    if asked.endpoint_config is not None:
+        check_endpoint(asked.endpoint_config)
     wish = wish_of(reference, asked.endpoint_config, own.kept.spec.name)
     known = held_named(node.agent, reference)
     there = {known.id, known.spec.name} if known is not None else {reference}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections import Counter
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
@@ -18,6 +19,8 @@ from meshnet.api.http import answer
 from meshnet.api.node import forward
 from meshnet.api.node.context import Node, node_of
 from meshnet.errors import MeshnetError
+from meshnet.kernel.bpf import cgroup2_root
+from meshnet.sandbox import limits
 
 ping, version = system.ping, system.version
 
@@ -33,7 +36,7 @@ def _identity(node: Node) -> str:
 async def info(request: web.Request) -> web.Response:
     """GET /info"""
     node = node_of(request)
-    kernel = os.uname()
+    kernel, lacking = os.uname(), limits.missing(cgroup2_root())
     return answer(
         {
             "ID": _identity(node),
@@ -47,7 +50,7 @@ async def info(request: web.Request) -> web.Response:
                 "Authorization": None,
                 "Log": list(PLUGINS["Log"]),
             },
-            **_machine(),
+            **_machine(lacking),
             "LoggingDriver": "json-file",
             "CgroupDriver": "cgroupfs",
             "CgroupVersion": "2",
@@ -68,9 +71,9 @@ async def info(request: web.Request) -> web.Response:
             "Swarm": await _swarm(node),
             "LiveRestoreEnabled": True,
             "Isolation": "",
-            "InitBinary": "",
+            "InitBinary": "tini-static",
             "SecurityOptions": ["name=seccomp,profile=default"],
-            "Warnings": None,
+            "Warnings": [f"WARNING: No {name} limit support: {why}" for name, why in lacking.items()] or None,
         }
     )
 
@@ -83,21 +86,21 @@ def _system() -> str:
         return "linux"
 
 
-def _machine() -> dict[str, Any]:
-    """What the machine has, and what is bounded for a container: what clients ask for is kept, but not enforced."""
+def _machine(lacking: Mapping[str, str]) -> dict[str, Any]:
+    """What the machine has, and what is bounded for a container; `lacking` are the controllers that are not there."""
     return {
         "NCPU": os.cpu_count() or 1,
         "MemTotal": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "IPv4Forwarding": True,
         "BridgeNfIptables": True,
         "BridgeNfIp6tables": True,
-        "MemoryLimit": False,
-        "SwapLimit": False,
-        "CpuCfsPeriod": False,
-        "CpuCfsQuota": False,
+        "MemoryLimit": "memory" not in lacking,
+        "SwapLimit": "memory" not in lacking,
+        "CpuCfsPeriod": "cpu" not in lacking,
+        "CpuCfsQuota": "cpu" not in lacking,
         "CPUShares": False,
         "CPUSet": False,
-        "PidsLimit": False,
+        "PidsLimit": "pids" not in lacking,
         "OomKillDisable": False,
         "Debug": False,
     }

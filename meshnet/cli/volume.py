@@ -1,0 +1,83 @@
+"""`meshnet volume`: volumes of a node, with docker's names and flags."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from meshnet.cli import options, render
+from meshnet.cli.main import LazyGroup
+
+if TYPE_CHECKING:
+    from meshnet.cli.options import Listing
+    from meshnet.lab.engine import Engine
+
+VERBS = {name: f"meshnet.cli.volume:{name}" for name in ("create", "ls", "inspect", "prune", "rm")}
+COLUMNS = (("DRIVER", "Driver"), ("VOLUME NAME", "Name"))
+
+
+@click.group(cls=LazyGroup, verbs=VERBS)
+def volume() -> None:
+    """Volumes of a node."""
+
+
+@click.command()
+@options.asks
+@click.option("-d", "--driver", default="local", show_default=True, help="Who keeps it.")
+@click.option("--label", multiple=True, help="Labels.")
+@click.option("-o", "--opt", multiple=True, help="Driver options.")
+@click.argument("name", default="", metavar="[VOLUME]")
+def create(engine: Engine, driver: str, label: tuple[str, ...], opt: tuple[str, ...], name: str) -> None:
+    """Create a volume."""
+    from meshnet.cli.service_values import pairs
+
+    body = {"Name": name, "Driver": driver, "Labels": pairs(label, "--label"), "DriverOpts": pairs(opt, "--opt")}
+    print(engine.post("/volumes/create", body)["Name"])
+
+
+@click.command()
+@options.asks
+@options.listing
+def ls(engine: Engine, shown: Listing) -> None:
+    """List volumes."""
+    found = sorted(engine.get("/volumes", **shown.query())["Volumes"] or (), key=lambda one: str(one["Name"]))
+    if shown.json_output:
+        render.as_json(found)
+    elif shown.quiet:
+        for one in found:
+            print(one["Name"])
+    else:
+        render.listing(shown, COLUMNS, [(one["Driver"], one["Name"]) for one in found])
+
+
+@click.command()
+@options.asks
+@options.template
+@click.argument("names", nargs=-1, required=True, metavar="VOLUME...")
+def inspect(engine: Engine, template: str, names: tuple[str, ...]) -> None:
+    """Show volumes as JSON, in the Engine API's form."""
+    render.objects([engine.get(f"/volumes/{name}") for name in names], template)
+
+
+@click.command()
+@options.asks
+@click.option("-f", "--force", is_flag=True, help="Do not ask.")
+@click.option("-a", "--all", "everything", is_flag=True, help="Those with a name, too.")
+def prune(engine: Engine, force: bool, everything: bool) -> None:
+    """Remove the volumes that nothing uses."""
+    if not force:
+        click.confirm("This removes volumes that nothing uses, with their data. Go on?", abort=True, err=True)
+    query = {"filters": {"all": {"true": True}}} if everything else {}
+    for name in engine.post("/volumes/prune", **query).get("VolumesDeleted") or ():
+        print(name)
+
+
+@click.command()
+@options.asks
+@click.option("-f", "--force", is_flag=True, help="Take one that is not there for removed.")
+@click.argument("names", nargs=-1, required=True, metavar="VOLUME...")
+def rm(engine: Engine, force: bool, names: tuple[str, ...]) -> None:
+    """Remove volumes that nothing uses."""
+    query = {"force": "true"} if force else {}
+    options.each(names, lambda name: engine.delete(f"/volumes/{name}", **query))
