@@ -230,7 +230,8 @@ def test_up_twice_is_refused_and_changes_nothing(lab: LabUnderTest) -> None:
 
 def test_times() -> None:
     """The quickstart is up in under 3 seconds and down in under 2, also with services in it; the best of three."""
-    ups, downs = [], []
+    ups: list[float] = []
+    downs: list[float] = []
     while not ups or (len(ups) < 3 and not (min(ups) < 3 and min(downs) < 2)):
         begun = time.monotonic()
         one = bring_up("labs/quickstart")
