@@ -12,7 +12,6 @@ import contextlib
 import fcntl
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -215,8 +214,5 @@ def _why(log: str) -> str:
         text = str(json.loads(lines[-1])["msg"]) if lines else ""
     except (OSError, ValueError, KeyError):
         text = ""
-    missing = re.search(r"executable file `(.*)` not found", text)
-    if missing is not None:
-        text = f'exec: "{missing[1]}": executable file not found in $PATH'
     begin = "OCI runtime exec failed: exec failed: unable to start container process: "
-    return f"{begin}{text or 'the runtime gave no reason'}: unknown"
+    return f"{begin}{runtime.in_dockers_words(text) or 'the runtime gave no reason'}: unknown"

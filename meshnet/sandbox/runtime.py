@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Sequence
@@ -197,7 +198,7 @@ def _reported_pid(report: bytes) -> int:
         raise MeshnetError(f"cannot start: conmon said {report[:200]!r}", 500) from None
     if pid <= 0:
         words = " ".join(str(answer.get("message", "no reason given")).split())
-        raise MeshnetError(f"cannot start: {words}", 500)
+        raise MeshnetError(_why(words), 500)
     return pid
 
 
@@ -215,7 +216,27 @@ async def start(spec: ContainerSpec) -> None:
     code, output = await process.run(crun(spec.dir, "start", spec.id), timeout=CREATE_TIMEOUT)
     if code != 0:
         words = " ".join(output.decode(errors="replace").split())
-        raise MeshnetError(f"cannot start: {words or 'crun gave no reason'}", 500)
+        raise MeshnetError(_why(words or "crun gave no reason"), 500)
+
+
+def _why(words: str) -> str:
+    """Why a container cannot start. Of a program that cannot be run in the words of Docker's runtime: from these its
+    clients make the exit status 126 or 127."""
+    told = in_dockers_words(words)
+    if told == words:
+        return f"cannot start: {words}"
+    return f"starting container failed: OCI runtime create failed: unable to start container process: {told}: unknown"
+
+
+def in_dockers_words(words: str) -> str:
+    """crun's reason why a program cannot be run as runc would say it; any other as it is."""
+    missing = re.search(r"executable file `(.*)` not found", words)
+    if missing is not None:
+        name = missing[1]
+        return f'exec: "{name}": ' + (
+            f"stat {name}: no such file or directory" if "/" in name else "executable file not found in $PATH"
+        )
+    return "exec: permission denied" if words.startswith("open executable: ") else words
 
 
 # Joins the group first, so that whatever runs in the container can be killed with it; crun's exec leaves the score.

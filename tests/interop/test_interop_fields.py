@@ -177,7 +177,6 @@ def test_warnings(node: Docker, service: str) -> None:
         ("save", "-o", "x", "alpine"),
         ("push", "alpine"),
         ("search", "alpine"),
-        ("system", "df"),
     ],
 )
 def test_commands_that_are_not_served(node: Docker, tmp_path: Path, words: tuple[str, ...]) -> None:

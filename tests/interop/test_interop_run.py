@@ -73,6 +73,10 @@ def test_refusals(manager: Docker, worker: Docker) -> None:
     assert "network nosuch not found" in worker.refused("run", "--rm", "--network", "nosuch", "alpine", "true")
     assert "network closed not manually attachable" in worker.refused("run", "--rm", "--network", "closed", "alpine")
     assert "are not published" in worker.refused("run", "--rm", "-p", "1:1", "alpine", "true")
+    done = worker.run("run", "--rm", "alpine", "nosuchcmd")
+    assert (done.returncode, 'exec: "nosuchcmd": executable file not found in $PATH' in done.stderr) == (127, True)
+    assert worker.run("run", "--rm", "alpine", "/no/such").returncode == 127
+    assert worker.run("run", "--rm", "alpine", "/etc").returncode == 126
     worker.out("create", "--name", "taken", "alpine")
     assert 'The container name "/taken" is already in use by container "' in worker.refused(
         "create", "--name", "taken", "alpine"

@@ -119,7 +119,7 @@ def test_what_takes_room(lab: LabUnderTest, node: Docker) -> None:
     assert "3kB" in node.out("volume", "prune", "-f")
     assert "Total reclaimed space" in node.out("system", "prune", "-f")
     assert node.out("plugin", "ls", "-q") == ""
-    assert "no registry is ever asked" in node.refused("search", "nginx")
+    assert "no registry is asked" in node.refused("search", "nginx")
 
 
 def test_volumes(lab: LabUnderTest, node: Docker) -> None:

@@ -22,10 +22,10 @@ STORIES = sorted(page.name for page in PAGES.glob("[0-9]-*.md"))
 LONGEST = 60.0  # s that one command may take
 
 
-@pytest.fixture(autouse=True)
-def clean(lab: LabUnderTest) -> Iterator[None]:
-    """A story that failed leaves nothing for the next one."""
-    yield
+@pytest.fixture
+def swarm(lab: LabUnderTest) -> Iterator[LabUnderTest]:
+    """The lab; a story that failed leaves nothing for the next one."""
+    yield lab
     sweep(lab)
 
 
@@ -49,13 +49,43 @@ def run(lab: LabUnderTest, step: Step) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.parametrize(
+    ("expected", "said", "is_it"),
+    [
+        ("a  b", "a b\n", True),
+        ("a b", "a c\n", False),
+        ("a", "a\nb\n", False),
+        ("a\n...", "a\nb\nc\n", True),
+        ("...\nc", "a\nb\nc\n", True),
+        ("ID ...  x", "ID  7f3  x\n", True),
+        ("ID ...  x", "ID  7f3  y\n", False),
+        ("web...", "web.1.abc\n", True),
+        ("", "", True),
+        ("", "something\n", False),
+        ("a.b", "axb\n", False),
+    ],
+)
+def test_what_matches(expected: str, said: str, is_it: bool) -> None:
+    """Blanks are as one, `...` is anything in a line or any lines, and nothing else is."""
+    assert Step(1, "docker-0", "docker ps", tuple(expected.split("\n"))).matches(said) is is_it
+
+
+def test_every_story_is_there() -> None:
+    """The pages are found, each has commands, and the one that says how to follow them names them all."""
+    assert len(STORIES) == 5
+    readme = (PAGES / "README.md").read_text()
+    for page in STORIES:
+        assert f"]({page})" in readme
+        assert len(steps(PAGES / page)) > 10
+
+
 @pytest.mark.parametrize("page", STORIES)
-def test_with_the_docker_command(lab: LabUnderTest, page: str) -> None:
+def test_with_the_docker_command(swarm: LabUnderTest, page: str) -> None:
     """Every command of the story prints what the page says. Those that look are asked again, and those refused."""
     for step in steps(PAGES / page):
         deadline = time.monotonic() + PATIENCE
         while True:
-            done = run(lab, step)
+            done = run(swarm, step)
             said = done.stdout if done.returncode == 0 else done.stdout + done.stderr
             if step.matches(said):
                 break

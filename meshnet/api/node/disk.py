@@ -1,4 +1,4 @@
-"""What takes room on a node, and what a node has none of: build caches and plugins."""
+"""What takes room on a node; and plugins, of which it has none."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from meshnet.agent import inventory
 from meshnet.api.http import answer
 from meshnet.api.node import container_shapes, images, volumes
 from meshnet.api.node.context import agent_of
-from meshnet.errors import MeshnetError, NotFoundError
+from meshnet.errors import NotFoundError
 
 
 async def usage(request: web.Request) -> web.Response:
@@ -44,11 +44,6 @@ async def usage(request: web.Request) -> web.Response:
     )
 
 
-async def prune_builds(_: web.Request) -> web.Response:
-    """POST /build/prune: nothing is ever built here."""
-    return answer({"CachesDeleted": None, "SpaceReclaimed": 0})
-
-
 async def list_plugins(_: web.Request) -> web.Response:
     """GET /plugins: there are none."""
     return answer([])
@@ -59,15 +54,8 @@ async def inspect_plugin(request: web.Request) -> web.Response:
     raise NotFoundError(f'plugin "{request.match_info["name"]}" not found')
 
 
-async def search(_: web.Request) -> web.Response:
-    """GET /images/search"""
-    raise MeshnetError("no registry is ever asked: docker image ls shows the images that there are", 501)
-
-
 ROUTES: tuple[tuple[str, str, Any], ...] = (
     ("GET", "/system/df", usage),
-    ("POST", "/build/prune", prune_builds),
     ("GET", "/plugins", list_plugins),
     ("GET", "/plugins/{name}/json", inspect_plugin),
-    ("GET", "/images/search", search),
 )

@@ -29,8 +29,6 @@ COMMANDS = (
     ("GET", "/images/get", "docker save is", "keep the archive that the image was loaded from"),
     ("GET", IMAGE + "/get", "docker save is", "keep the archive that the image was loaded from"),
     ("POST", "/auth", "docker login is", "no registry is asked"),
-    ("GET", "/system/df", "docker system df is", "use docker images and docker volume ls"),
-    ("GET", "/plugins", "plugins are", "volumes are local, networks overlay"),
     ("POST", "/plugins/{rest:.+}", "plugins are", "volumes are local, networks overlay"),
 )
 
