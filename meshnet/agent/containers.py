@@ -9,6 +9,7 @@ from typing import Protocol
 from meshnet import names
 from meshnet.agent import resolvconf, templates
 from meshnet.agent.parts import Host
+from meshnet.containerspec import VolumeOptions
 from meshnet.kernel.bpf import cgroup2_root
 from meshnet.model import SECOND, Healthcheck, Mount, ResourceRequirements, Service, Task, task_name
 from meshnet.sandbox.spec import ContainerSpec, HealthConfig, Limits, TaskMount, Ulimit
@@ -71,10 +72,11 @@ def _mount(host: Host, mount: Mount, values: Mapping[str, str], container: str) 
     source = templates.expand(mount.source, values)
     if mount.type == "volume":
         name = source or sha256(f"{container}:{mount.target}".encode()).hexdigest()
-        labels = mount.volume_options.labels if mount.volume_options is not None else None
-        return TaskMount(host.volume(name, labels or None), mount.target, mount.read_only, "volume", name)
-    options = mount.tmpfs_options
-    size, mode = (options.size_bytes, options.mode) if options is not None else (0, 0)
+        options = mount.volume_options or VolumeOptions()
+        path = host.volume(name, options.labels or None)
+        return TaskMount(path, mount.target, mount.read_only, "volume", name, no_copy=options.no_copy)
+    tmpfs = mount.tmpfs_options
+    size, mode = (tmpfs.size_bytes, tmpfs.mode) if tmpfs is not None else (0, 0)
     shallow = mount.bind_options is not None and mount.bind_options.non_recursive
     return TaskMount(source, mount.target, mount.read_only, mount.type, size=size, mode=mode, shallow=shallow)
 

@@ -36,8 +36,8 @@ def _checked(spec: Spec, kind: str, limit: int) -> Spec:
         raise invalid(f"invalid name, {words}")
     if isinstance(spec, SecretSpec) and spec.driver is not None:
         raise MeshnetError("Driver: secrets from a driver are not supported; give the data itself", 501)
-    if spec.templating is not None and spec.templating.name != "golang":
-        raise MeshnetError(f"Templating: {spec.templating.name!r} is not supported; use golang")
+    if spec.templating is not None and spec.templating.name:
+        raise MeshnetError("Templating: templates are not filled in here; give the data as it shall be read", 501)
     try:
         size = len(b64decode(spec.data, validate=True))
     except (binascii.Error, ValueError):

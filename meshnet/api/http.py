@@ -75,6 +75,10 @@ async def middleware(request: web.Request, handler: Handler) -> web.StreamRespon
         response = answer({"message": f"the request body is larger than {LIMIT} bytes"}, 413)
     except web.HTTPException as error:
         response = answer({"message": error.reason}, error.status)
+    except ConnectionResetError:
+        if request.transport is not None and not request.transport.is_closing():
+            raise
+        response = answer({"message": "the client has gone"}, 400)  # for nobody
     except Exception:
         log.exception("%s %s failed", request.method, request.path)
         response = answer({"message": "internal error; the manager's log has the reason"}, 500)

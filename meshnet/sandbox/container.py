@@ -262,7 +262,9 @@ class Container:
         group, run = self._inside(program.argv, (*term, *program.env), program.user)
         if program.workdir:
             run["cwd"] = program.workdir
-        return await execution.launch(self.spec, run, group, program)
+        found = await execution.launch(self.spec, run, group, program)
+        found.left = lambda group: self._groups.append(group)
+        return found
 
     def kill_with(self, number: int) -> None:
         """Sends a signal to the container's first process. ConflictError if it does not run."""

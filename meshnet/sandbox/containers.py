@@ -16,12 +16,12 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from meshnet.errors import ConflictError, MeshnetError, NotFoundError
-from meshnet.files import replace_text
+from meshnet.errors import ConflictError, MeshnetError, NoSpaceError, NotFoundError
+from meshnet.files import is_full, replace_text
 from meshnet.kernel.bpf import cgroup2_root
-from meshnet.sandbox import bundle, cgroup, limits, process, rights, runtime, users
+from meshnet.sandbox import bundle, cgroup, filling, limits, process, rights, runtime, users
 from meshnet.sandbox.container import STARTED, Container, Processes, signal_number
-from meshnet.sandbox.images import Image, Images
+from meshnet.sandbox.images import HostImage, Image, Images
 from meshnet.sandbox.memory import MemoryFile
 from meshnet.sandbox.spec import ContainerSpec, dump, load
 
@@ -83,6 +83,7 @@ class Containers:
         except OSError as error:
             raise NotFoundError(f"no network namespace at {spec.netns}: {error.strerror}") from None
         try:
+            await _fill_volumes(spec, image)
             path = f"/proc/{os.getpid()}/fd/{netns}"
             runtime.write_files(spec)
             replace_text(os.path.join(spec.dir, SPEC), dump(spec))
@@ -133,6 +134,20 @@ class Containers:
         except (OSError, ValueError, TypeError):
             return False
         return Path(directory, STARTED).exists() and process.start_time(processes.init) == processes.init_started
+
+
+async def _fill_volumes(spec: ContainerSpec, image: Image) -> None:
+    """Only from images with a root of their own: a host image would hand the machine's directories to a volume."""
+    if isinstance(image, HostImage):
+        return
+    for mount in spec.mounts:
+        if mount.type == "volume" and not mount.no_copy:
+            try:
+                await asyncio.to_thread(filling.fill, mount.source, image.lower, mount.target)
+            except OSError as error:
+                if is_full(error):
+                    raise NoSpaceError(mount.source) from error
+                raise MeshnetError(f"mount {mount.target}: the volume cannot be filled: {error}", 500) from error
 
 
 def _check(spec: ContainerSpec) -> None:

@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import termios
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from meshnet.sandbox import cgroup, process, runtime
 from meshnet.sandbox.spec import ContainerSpec
 
 HANDOVER = 10.0  # s that crun gets to make a terminal
+REAPED = 1.0  # s that what was killed gets to be gone
 NOT_STARTED = 126  # what Docker's clients see for a program that cannot be started
 
 
@@ -54,6 +56,7 @@ class Execution:
         self._pidfd = os.pidfd_open(child.pid)
         self.code: int | None = None
         self.error = ""
+        self.left: Callable[[str], None] | None = None  # hears of a group that could not be removed yet
 
     @property
     def pid(self) -> int:
@@ -95,7 +98,8 @@ class Execution:
 
     async def close(self) -> None:
         """Kills what is left and lets go of descriptors, files and the group."""
-        if self.code is None:
+        killed = self.code is None
+        if killed:
             self.kill()
             try:
                 async with asyncio.timeout(1.0):
@@ -110,9 +114,12 @@ class Execution:
         for file in self._files:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(file)
-        # What it left in the background, or what is not reaped yet, keeps the group until the container ends.
+        # What it left in the background keeps the group; what was killed only has to be reaped.
         with contextlib.suppress(OSError):
-            cgroup.try_remove(self._group)
+            if killed:
+                await cgroup.remove(self._group, REAPED)
+            elif not cgroup.try_remove(self._group) and self.left is not None:
+                self.left(self._group)
 
 
 async def launch(spec: ContainerSpec, run: dict[str, Any], group: str, program: Program) -> Execution:

@@ -33,6 +33,8 @@ def manifests(read: Callable[[str], Any]) -> list[Manifest]:
         if manifest is not None:
             config, layers = manifest["config"]["digest"], [layer["digest"] for layer in manifest["layers"]]
             found.append(Manifest(blob(config), tuple(map(blob, layers)), (name,) if name else ()))
+    if not found:
+        raise ValueError("it has no image for this machine")
     return found
 
 

@@ -26,7 +26,8 @@ class HealthConfig:
 class TaskMount:
     """`type` is `bind` or `volume` (`source` is a path of the machine) or `tmpfs` (`source` is ignored); `target` is
     inside. `volume` is the name of the volume; `size` (bytes) and `mode` are a tmpfs's, 0 for what is usual. `shallow`
-    leaves out what is mounted below a bound directory; `options` are more words for a tmpfs, such as noexec."""
+    leaves out what is mounted below a bound directory; `options` are more words for a tmpfs, such as noexec.
+    `no_copy` leaves an empty volume empty, whatever the image has at the target."""
 
     source: str
     target: str
@@ -37,6 +38,7 @@ class TaskMount:
     mode: int = 0
     shallow: bool = False
     options: tuple[str, ...] = ()
+    no_copy: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import io
 import json
+import os
 import subprocess
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import docker
 import pytest
 from engines import Docker, client, eventually
 
+from meshnet import names
 from meshnet.testing.labs import LabUnderTest
 
 pytestmark = pytest.mark.root
@@ -120,6 +125,115 @@ def test_what_takes_room(lab: LabUnderTest, node: Docker) -> None:
     assert "Total reclaimed space" in node.out("system", "prune", "-f")
     assert node.out("plugin", "ls", "-q") == ""
     assert "no registry is asked" in node.refused("search", "nginx")
+
+
+def test_an_empty_volume_is_filled(node: Docker, server: bytes) -> None:
+    """With what the image has at the mount point, once; not with nocopy, and not from a program of the machine."""
+    layer = archive({"server": server, "srv/page": b"first"})
+    manifest = [{"Config": "c.json", "RepoTags": ["team/filling:1"], "Layers": ["layer.tar"]}]
+    config = {"config": {"Entrypoint": ["/server"]}}
+    image = {"c.json": json.dumps(config).encode(), "layer.tar": layer, "manifest.json": json.dumps(manifest).encode()}
+    engine = client(node.lab, "docker-0")
+    try:
+        engine.images.load(archive(image))
+        for options, name, found in (("", "full", "page"), (":nocopy", "bare", ""), ("", "full", "mine page")):
+            container = node.out("run", "-d", "-v", f"{name}:/srv{options}", "team/filling:1")
+            place = Path(engine.volumes.get(name).attrs["Mountpoint"])
+            assert sorted(path.name for path in place.iterdir()) == found.split()
+            (place / "mine").touch() if found else None
+            node.out("rm", "-f", container)
+        assert (place / "page").read_text() == "first"
+        node.out("run", "--rm", "-v", "machine:/etc/apt", "alpine", "true")
+        assert list(Path(engine.volumes.get("machine").attrs["Mountpoint"]).iterdir()) == []
+        node.out("volume", "rm", "full", "bare", "machine")
+        node.out("rmi", "team/filling:1")
+    finally:
+        engine.close()
+
+
+def laid_out(images: dict[str, bytes], architecture: str = "", nested: bool = False) -> dict[str, bytes]:
+    """An OCI image layout of images, name -> program; each with two layers, of which the second takes a file away."""
+    files: dict[str, bytes] = {"oci-layout": b'{"imageLayoutVersion": "1.0.0"}'}
+
+    def blob(data: bytes, kind: str, **more: Any) -> dict[str, Any]:
+        digest = hashlib.sha256(data).hexdigest()
+        files[f"blobs/sha256/{digest}"] = data
+        return {
+            "mediaType": f"application/vnd.oci.image.{kind}",
+            "digest": f"sha256:{digest}",
+            "size": len(data),
+            **more,
+        }
+
+    rows = []
+    for name, program in images.items():
+        layers = [
+            blob(gzip.compress(archive({"server": program, "gone": b""})), "layer.v1.tar+gzip"),
+            blob(archive({".wh.gone": b"", "added": name.encode()}), "layer.v1.tar"),
+        ]
+        config = blob(json.dumps({"config": {"Entrypoint": ["/server"], "Labels": {"of": name}}}).encode(), "config.v1")
+        manifest = json.dumps({"schemaVersion": 2, "config": config, "layers": layers}).encode()
+        platform = {"platform": {"os": "linux", "architecture": architecture}} if architecture else {}
+        row = blob(manifest, "manifest.v1+json", **platform)
+        if nested:
+            other = {**row, "digest": f"sha256:{'0' * 64}", "platform": {"os": "linux", "architecture": "vax"}}
+            row = blob(json.dumps({"schemaVersion": 2, "manifests": [other, row]}).encode(), "index.v1+json")
+        rows.append({**row, "annotations": {"io.containerd.image.name": name}})
+    files["index.json"] = json.dumps({"schemaVersion": 2, "manifests": rows}).encode()
+    return files
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_an_oci_layout_is_loaded(lab: LabUnderTest, node: Docker, server: bytes, tmp_path: Path, nested: bool) -> None:
+    """docker load takes an image layout, of an index the image of this machine, and a service runs it."""
+    machine = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
+    place = tmp_path / "oci.tar"
+    place.write_bytes(archive(laid_out({"docker.io/team/oci:1": server, "team/oci:2": server}, machine, nested)))
+    said = node.out("load", "-i", str(place)).splitlines()
+    assert said == ["Loaded image: team/oci:1", "Loaded image: team/oci:2"]
+    assert node.out("inspect", "--format", "{{.Config.Entrypoint}} {{.Config.Labels.of}}", "team/oci:2") == (
+        "[/server] team/oci:2"
+    )
+    ident = node.out("run", "-d", "team/oci:1")
+    try:
+        process = Path("/proc", node.out("inspect", "--format", "{{.State.Pid}}", ident))
+        eventually(lab, lambda: (process / "cmdline").read_bytes() == b"/server\0", "it runs its program")
+        root = process / "root"
+        assert ((root / "added").read_text(), (root / "gone").exists()) == ("docker.io/team/oci:1", False)
+    finally:
+        node.out("rm", "-f", ident)
+        node.out("rmi", "team/oci:1", "team/oci:2")
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        ({"index.json": b"{}"}, "manifests"),
+        ({"index.json": b'{"manifests": [{"digest": "../../etc/passwd"}]}'}, "is no digest"),
+        ({"index.json": b'{"manifests": [{"digest": "sha256:abc"}]}'}, "abc"),
+        ({"index.json": b"[]"}, ""),
+        ({"index.json": b"nonsense"}, ""),
+    ],
+)
+def test_a_broken_oci_layout_is_refused(
+    node: Docker, server: bytes, tmp_path: Path, broken: dict[str, bytes], words: str
+) -> None:
+    """It is said what is wrong, and no image and no half of one is left."""
+    place = tmp_path / "oci.tar"
+    place.write_bytes(archive({**laid_out({"team/broken:1": server}), **broken}))
+    before = sorted(Path(names.lab_dir(node.lab.name), "images").glob("*"))
+    said = node.refused("load", "-i", str(place))
+    assert "not an archive of a root file system or an image" in said
+    assert words in said
+    assert node.refused("image", "inspect", "team/broken:1").endswith("No such image: team/broken:1")
+    assert sorted(Path(names.lab_dir(node.lab.name), "images").glob("*")) == before
+
+
+def test_an_image_of_another_machine(node: Docker, server: bytes, tmp_path: Path) -> None:
+    """A layout that has nothing for this machine is refused, instead of being loaded as nothing."""
+    place = tmp_path / "oci.tar"
+    place.write_bytes(archive(laid_out({"team/vax:1": server}, "vax")))
+    assert "no image for this machine" in node.refused("load", "-i", str(place))
 
 
 def test_volumes(lab: LabUnderTest, node: Docker) -> None:

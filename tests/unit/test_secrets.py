@@ -103,7 +103,7 @@ def test_refusals(tmp_path: Path, kind: str) -> None:
             ({"Name": "x", "Data": "!"}, 400, "Data: illegal base64 data"),
             ({"Name": "x", "Data": b64encode(bytes(limit)).decode()}, 400, size),
             ({"Name": "x", "Data": 5}, 400, "Data: a string is needed"),
-            ({"Name": "x", "Data": PASSWORD, "Templating": {"Name": "jinja"}}, 400, "Templating: 'jinja'"),
+            ({"Name": "x", "Data": PASSWORD, "Templating": {"Name": "golang"}}, 501, "Templating: templates"),
         ):
             answer = await api.refused("POST", f"/{kind}s/create", body)
             assert (answer[0], words in answer[1]) == (status, True), answer

@@ -23,16 +23,21 @@ SECOND = 10**9
 _UNSET: Json = {
     **dict.fromkeys(("ContainerIDFile", "VolumeDriver", "Cgroup", "PidMode", "UTSMode", "UsernsMode"), ""),
     **dict.fromkeys(("CgroupParent", "CpusetCpus", "CpusetMems"), ""),
-    **dict.fromkeys(("VolumesFrom", "ExtraHosts", "Links", "SecurityOpt", "Devices"), None),
+    **dict.fromkeys(("VolumesFrom", "ExtraHosts", "Links", "SecurityOpt"), None),
     **dict.fromkeys(("DeviceCgroupRules", "DeviceRequests", "MemorySwappiness"), None),
-    **dict.fromkeys(("BlkioWeightDevice", "BlkioDeviceReadBps", "BlkioDeviceWriteBps"), None),
-    **dict.fromkeys(("BlkioDeviceReadIOps", "BlkioDeviceWriteIOps"), None),
     **dict.fromkeys(("Privileged", "PublishAllPorts", "OomKillDisable"), False),
     **dict.fromkeys(("CpuShares", "BlkioWeight", "CpuPeriod", "CpuQuota"), 0),
     **dict.fromkeys(("CpuRealtimePeriod", "CpuRealtimeRuntime", "KernelMemory", "KernelMemoryTCP"), 0),
     **dict.fromkeys(("MemoryReservation", "CpuCount", "CpuPercent"), 0),
     **dict.fromkeys(("IOMaximumIOps", "IOMaximumBandwidth"), 0),
 }
+
+
+# Lists that the docker command sends empty, and that an engine keeps as they came; a task's are null.
+_LISTS = (
+    *("BlkioWeightDevice", "BlkioDeviceReadBps", "BlkioDeviceWriteBps", "BlkioDeviceReadIOps"),
+    *("BlkioDeviceWriteIOps", "Devices"),
+)
 
 
 def argv(entry: Entry) -> list[str]:
@@ -214,6 +219,7 @@ def _host_config(entry: Entry) -> Json:
     ]
     return {
         **_UNSET,
+        **dict.fromkeys(_LISTS, None if entry.task is not None else []),
         "Binds": binds or None,
         "LogConfig": {"Type": "json-file", "Config": {}},
         "NetworkMode": network_mode(entry),
@@ -224,6 +230,7 @@ def _host_config(entry: Entry) -> Json:
         "IpcMode": "private",
         "ShmSize": spec.shm_size or SHM,
         **_rights(spec),
+        **({"Init": spec.init} if spec.init or entry.task is not None else {}),
         **_names(entry),
         "Runtime": "crun",
         "ConsoleSize": [0, 0],
@@ -239,7 +246,6 @@ def _rights(spec: ContainerSpec) -> Json:
         "CapAdd": list(spec.capability_add) or None,
         "CapDrop": list(spec.capability_drop) or None,
         "GroupAdd": list(spec.groups) or None,
-        "Init": spec.init,
         "Memory": spec.limits.memory,
         "MemorySwap": 2 * spec.limits.memory,
         "NanoCpus": spec.limits.nano_cpus,
@@ -258,7 +264,8 @@ def _names(entry: Entry) -> Json:
     else:
         dns = entry.task.spec.container_spec.dns_config if entry.task is not None else None
     servers, search, options = (dns.nameservers, dns.search, dns.options) if dns is not None else ((), (), ())
-    return {"Dns": list(servers) or None, "DnsOptions": list(options) or None, "DnsSearch": list(search) or None}
+    none: list[str] | None = None if entry.task is not None else []
+    return {"Dns": list(servers) or none, "DnsOptions": list(options) or none, "DnsSearch": list(search) or none}
 
 
 def _config(spec: ContainerSpec) -> Json:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Collection
+from dataclasses import replace
 
 from meshnet.agent.agent import Agent
 from meshnet.api.node.hostconfig import HostConfig
@@ -20,14 +21,21 @@ _SIZE = re.compile(r"(\d{1,15})([bkmg]?)", re.IGNORECASE)
 _NUMBER = re.compile(r"(uid|gid|nr_inodes)=\d{1,10}")
 
 
-def mounts_of(agent: Agent, host: HostConfig, anonymous: Iterable[str]) -> tuple[TaskMount, ...]:
+def mounts_of(agent: Agent, host: HostConfig, anonymous: Collection[str]) -> tuple[TaskMount, ...]:
     """`anonymous` are the targets of volumes without a name. MeshnetError for what is no mount."""
+    targets = [*(mount.target for mount in host.mounts), *anonymous, *host.tmpfs]
+    for target in targets:
+        if not target.startswith("/") or target == "/":
+            raise MeshnetError(
+                f"invalid mount config: the target must be an absolute path other than /, not {target!r}"
+            )
     found = [_bind(agent, text) for text in host.binds]
     for mount in host.mounts:
         tmpfs, volume, bind = mount.tmpfs_options, mount.volume_options, mount.bind_options
         if mount.type == "volume":
             labels = (volume.labels or None) if volume is not None else None
             made = _volume(agent, mount.source or secrets.token_hex(32), mount.target, mount.read_only, labels)
+            made = replace(made, no_copy=volume is not None and volume.no_copy)
         elif mount.type in ("bind", "tmpfs"):
             size, mode = (tmpfs.size_bytes, tmpfs.mode) if tmpfs is not None else (0, 0)
             shallow = bind is not None and bind.non_recursive
@@ -63,7 +71,7 @@ def _bind(agent: Agent, text: str) -> TaskMount:
             raise MeshnetError(f"invalid mode: {word}")
     if source.startswith("/"):
         return TaskMount(source, target, "ro" in words)
-    return _volume(agent, source, target, "ro" in words)
+    return replace(_volume(agent, source, target, "ro" in words), no_copy="nocopy" in words)
 
 
 def _tmpfs(target: str, options: str) -> TaskMount:

@@ -125,7 +125,8 @@ async def inspect(request: web.Request) -> web.StreamResponse:
     held = held_named(node.agent, reference) if node.agent.joined else None
     if node.manages:
         shown = await forward.asked(node, request.raw_path)
-        return answer({**shown, **_local_part(node.agent, held)} if held is not None else shown)
+        whole = request.query.get("scope") != "swarm"  # else as the swarm's own, without what this node adds
+        return answer({**shown, **_local_part(node.agent, held)} if held is not None and whole else shown)
     if held is None:
         raise MeshnetError(f"network {reference} not found", 404)
     return answer(_held(node.agent, held))

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from meshnet.api.http import Handler, answer
 from meshnet.api.unserved import refused
+from meshnet.errors import NotFoundError
 
 IMAGE = "/images/{name:.+}"
 # Method, path, what it is, and what to do instead.
@@ -45,7 +46,13 @@ async def no_cache(_: web.Request) -> web.Response:
     return answer({"CachesDeleted": None, "SpaceReclaimed": 0})
 
 
+async def no_plugin(request: web.Request) -> web.Response:
+    """GET /plugins/{name}/json: there are none; `docker inspect` asks for one last of all."""
+    raise NotFoundError(f'plugin "{request.match_info["name"]}" not found')
+
+
 ROUTES: tuple[tuple[str, str, Any], ...] = (
     *((method, path, _refusing(what, instead)) for method, path, what, instead in COMMANDS),
     ("POST", "/build/prune", no_cache),
+    ("GET", "/plugins/{name:.+}/json", no_plugin),
 )
