@@ -115,10 +115,11 @@ def settle_here(lab: str, node: str, role: str) -> None:
     """Moves this process to where an agent or manager of that node belongs. Raises MeshnetError if one runs there."""
     found = state.load(lab)
     state.node_of(found, node)
-    if processes.alive(lab, node, role):
-        raise ConflictError(f"the {role} of {node} runs already; end it with: meshnet lab stop {node}")
-    cgroups.path(lab, node, role).mkdir(parents=True, exist_ok=True)
-    processes.settle(lab, node, role)
+    with state.turn(lab, node):
+        if processes.alive(lab, node, role):
+            raise ConflictError(f"the {role} of {node} runs already; end it with: meshnet lab stop {node}")
+        cgroups.path(lab, node, role).mkdir(parents=True, exist_ok=True)
+        processes.settle(lab, node, role)
 
 
 def run_agent(settings: AgentSettings) -> None:

@@ -26,6 +26,8 @@ DEFAULT_MTU = 1500
 # 50 bytes of VXLAN and the 576 that every IPv4 host takes.
 MIN_MTU, MAX_MTU = 626, 9216
 OVERLAY_POOL = IPv4Network("10.0.0.0/8")
+# This network, loopback, multicast and what is reserved above it: the kernel takes no such address from a wire.
+NO_HOSTS = tuple(IPv4Network(text) for text in ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3"))
 DATAPATHS = ("ebpf",)
 # The tables of bpf/maps.h whose size is a matter of how much there is; a test compares the names.
 MAPS = (
@@ -179,6 +181,8 @@ def _underlay(value: Value | None) -> tuple[IPv4Network, int]:
             keys["subnet"].error("too small: /30 is the smallest that holds two hosts")
         elif given.overlaps(OVERLAY_POOL):
             keys["subnet"].error(f"overlaps {OVERLAY_POOL}, where overlay networks get their subnets")
+        elif any(given.overlaps(reserved) for reserved in NO_HOSTS):
+            keys["subnet"].error(f"no host can have an address of {given}; take one such as {DEFAULT_SUBNET}")
         else:
             subnet = given
     return subnet, mtu

@@ -94,17 +94,18 @@ def start(lab: Lab, name: str, report: Report = lambda _: None) -> None:
     Raises ConflictError if it runs already, MeshnetError if it does not get ready.
     """
     _node(lab, name)
-    missing = [
-        daemon
-        for daemon in daemons.of_node(lab, state.node_of(lab, name))
-        if not processes.alive(lab.name, name, daemon.role)
-    ]
-    if not missing and topology.is_plugged(lab, name):
-        raise ConflictError(f"{name} runs already")
-    topology.plug(lab, name, True)
-    report(f"starting {name}")
-    daemons.preload({daemon.role for daemon in missing})
-    processes.spawn([daemon for daemon in missing if daemon.role == daemons.MANAGER])
-    _renew_token(lab, name)
-    processes.spawn([daemon for daemon in missing if daemon.role == daemons.AGENT])
+    with state.turn(lab.name, name):
+        missing = [
+            daemon
+            for daemon in daemons.of_node(lab, state.node_of(lab, name))
+            if not processes.alive(lab.name, name, daemon.role)
+        ]
+        if not missing and topology.is_plugged(lab, name):
+            raise ConflictError(f"{name} runs already")
+        topology.plug(lab, name, True)
+        report(f"starting {name}")
+        daemons.preload({daemon.role for daemon in missing})
+        processes.spawn([daemon for daemon in missing if daemon.role == daemons.MANAGER])
+        _renew_token(lab, name)
+        processes.spawn([daemon for daemon in missing if daemon.role == daemons.AGENT])
     wait_ready(lab, [name], report)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +57,25 @@ def leave(name: str) -> None:
 def is_ours(name: str, claim: int) -> bool:
     """Whether the directory that `claim` gave is there, and nobody takes it down."""
     return claimed(name) == claim and not Path(names.lab_dir(name), LEAVING).exists()
+
+
+@contextlib.contextmanager
+def turn(lab: str, node: str) -> Iterator[None]:
+    """One command at a time starts what of a node does not run: two agents or managers would take each other's
+    sockets away. Waits for its turn. Raises NotFoundError if the lab is gone.
+
+    The lock is the kernel's: it ends with the command, however that ends.
+    """
+    try:
+        directory = os.open(names.node_dir(lab, node), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise NotFoundError(f"the lab {lab} is not up; {_what_is_up()}") from None
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        yield
+    finally:
+        fcntl.flock(directory, fcntl.LOCK_UN)  # also for children, which have a descriptor of the same lock
+        os.close(directory)
 
 
 def up() -> list[str]:

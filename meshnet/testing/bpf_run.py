@@ -62,7 +62,7 @@ class PacketNode:
         """`sizes`: entries by map name, where a test wants a small one."""
         self.plan = plan
         name = f"{os.getpid()}-{next(_numbers)}"
-        self.netns = f"mn-t{name}-packets"
+        self.netns = f"mn-p{name}-packets"  # a lab under test is called t<pid>-<number>: never its namespace
         self.pins = Path(f"/sys/fs/bpf/meshnet_packets_{name}")
         self.ports: dict[str, int] = {}
         self._tunnels: Objects | None = None
@@ -150,9 +150,14 @@ class PacketNode:
 
         `port`: the device, by default the underlay's or the VXLAN device. `gso_size`: the frame is a GSO packet,
         to be cut into segments of that size later. `tunnel`: VNI and sender of the tunnel packet that the frame
-        came out of, as the kernel's VXLAN device tells `overlay`; MeshnetError if that needs a compiler.
+        came out of, as the kernel's VXLAN device tells `overlay`; MeshnetError if that needs a compiler. ValueError
+        names the programs and ports that there are.
         """
-        device = port or {"uplink": UNDERLAY, "overlay": VXLAN}[program]
+        device = port or {"uplink": UNDERLAY, "overlay": VXLAN}.get(program, "")
+        if program not in PROGRAMS:
+            raise ValueError(f"no packet program is called {program!r}; there are {', '.join(PROGRAMS)}")
+        if device not in self.ports:
+            raise ValueError(f"{program} runs at a port of the plan, not {device!r}: {', '.join(sorted(self.ports))}")
         segments = 2 if gso_size else 0
         if tunnel is None:
             return self.objects.progs[program], SkbContext(

@@ -22,6 +22,11 @@ pytest_plugins = ("meshnet.testing.labs",)
 _numbers = itertools.count()
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Makes the marker known, so that `--strict-markers` and warnings as errors take it in every project."""
+    config.addinivalue_line("markers", "root: needs root and a kernel with namespaces, VXLAN and BPF")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skips tests marked `root` with a reason when they cannot run here."""
     if os.geteuid() == 0:
@@ -48,16 +53,16 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.fixture
 def namespaces() -> Iterator[Callable[..., str]]:
-    """A function that makes a network namespace and returns its unique name `mn-t<pid>-<number>-<label>`.
+    """A function that makes a network namespace and returns its unique name `mn-n<pid>-<number>-<label>`.
 
-    All are deleted at the end of the test.
+    All are deleted at the end of the test. No lab of `bring_up` has a name that these could belong to.
     """
     from meshnet.kernel import netns
 
     made: list[str] = []
 
     def make(label: str = "x") -> str:
-        name = f"mn-t{os.getpid()}-{next(_numbers)}-{label}"
+        name = f"mn-n{os.getpid()}-{next(_numbers)}-{label}"
         netns.create(name)
         made.append(name)
         return name

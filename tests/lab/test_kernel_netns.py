@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from meshnet.kernel import netns
+from meshnet.lab import down
 
 pytestmark = pytest.mark.root
 Make = Callable[..., str]
@@ -23,7 +24,7 @@ def test_create_and_delete(namespaces: Make) -> None:
     """A created namespace is listed, has lo up, and is gone after delete."""
     name = namespaces()
     assert netns.exists(name)
-    assert name in netns.names("mn-t")
+    assert name in netns.names("mn-n")
     assert "lo" in netns.run_in(name, _interfaces)
 
     def ping_self() -> bool:
@@ -103,3 +104,9 @@ def test_ten_namespaces_are_quick() -> None:
     finally:
         for name in names:
             netns.delete(name)
+
+
+def test_no_lab_under_test_has_a_namespace_of_a_test(namespaces: Callable[..., str]) -> None:
+    """A lab of the same process and number claims none of them: `down` would delete it, or call it a leftover."""
+    number = namespaces("mine").split("-")[2]
+    assert down.namespaces(f"t{os.getpid()}-{number}") == []

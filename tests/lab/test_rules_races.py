@@ -23,7 +23,7 @@ from meshnet.datapath.ebpf.tables import NAMES
 from meshnet.kernel import netns
 from meshnet.kernel.bpf import cgroup2_root
 from meshnet.kernel.netlink import Netlink
-from meshnet.lab import converge, daemons, down, leftovers, nodes, processes
+from meshnet.lab import converge, daemons, down, engine, leftovers, nodes, processes
 from meshnet.testing.labs import LabUnderTest
 from meshnet.testing.waiting import wait_until
 
@@ -65,6 +65,19 @@ def test_two_ups_at_once(tmp_path: Path) -> None:
     assert len(census.namespaces) == 5
     down.down(name)
     census.assert_gone()
+
+
+@pytest.mark.parametrize("node", ["docker-0", "docker-2"])
+def test_starts_of_one_node_at_once(lab: LabUnderTest, node: str) -> None:
+    """Of several `start` of one node at once one starts it and the others say so; its sockets are those that answer."""
+    nodes.kill(lab.spec, node)
+    started = [start("start", node, "--lab", lab.name) for _ in range(4)]
+    said = [one.communicate(timeout=60)[0] for one in started]
+    assert sorted(one.returncode for one in started) == [0, 1, 1, 1], said
+    losers = [text for one, text in zip(started, said, strict=True) if one.returncode]
+    assert all(f"{node} runs already" in text for text in losers), losers
+    assert lab.engine.nodes()
+    assert engine.listens(lab.spec, node)
 
 
 @pytest.mark.parametrize("moment", ["claimed", "namespaces", "pins", "agents"])

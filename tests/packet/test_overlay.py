@@ -432,3 +432,11 @@ def test_padding_is_allowed(node: PacketNode) -> None:
     packet = raw(task(REMOTE, CLIENT, UDP(sport=1, dport=2) / b"x")) + bytes(17)
     result = node.run("uplink", received(Ether(packet)))
     assert (result.verdict, result.data) == (REDIRECT, packet)
+
+
+def test_a_program_or_port_that_is_none(node: PacketNode) -> None:
+    """A wrong name is one line with the right ones."""
+    with pytest.raises(ValueError, match="no packet program is called 'uplnk'; there are endpoint, uplink, overlay"):
+        node.run("uplnk", bytes(60))
+    with pytest.raises(ValueError, match="endpoint runs at a port of the plan, not 'eth7': "):
+        node.run("endpoint", bytes(60), port="eth7")

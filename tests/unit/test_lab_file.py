@@ -167,6 +167,8 @@ checks:
         ),
         ("nodes: {m: {role: manager}}\nservices: none.yml", "lab.yml:2:11: services: there is no compose file"),
         ("underlay: {subnet: 10.2.0.0/16}", "overlaps 10.0.0.0/8, where overlay networks get their subnets"),
+        ("underlay: {subnet: 127.1.0.0/16}", "underlay.subnet: no host can have an address of 127.1.0.0/16; take one"),
+        ("underlay: {subnet: 224.0.0.0/16}", "underlay.subnet: no host can have an address of 224.0.0.0/16; take one"),
         ("underlay: {subnet: 192.168.0.0/31}", "too small: /30 is the smallest that holds two hosts"),
         ("underlay: {subnet: fe80::/64}", "underlay.subnet: an IPv4 subnet such as 172.17.0.0/16 is needed"),
         (

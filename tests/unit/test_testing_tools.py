@@ -61,6 +61,13 @@ def test_a_lab_test_is_skipped_without_root(pytester: pytest.Pytester, monkeypat
     result.stdout.fnmatch_lines(["*needs root: run pytest as root*"])
 
 
+def test_the_marker_is_known_in_every_project(pytester: pytest.Pytester) -> None:
+    """A project that knows nothing of meshnet may mark tests `root`, with strict markers and warnings as errors."""
+    pytester.makepyfile("import pytest\npytestmark = pytest.mark.root\ndef test_it(): pass")
+    result = pytester.runpytest_subprocess("--strict-markers", "-W", "error", "-p", "no:cacheprovider")
+    result.assert_outcomes(**{"passed" if os.geteuid() == 0 else "skipped": 1})
+
+
 def test_what_a_failure_prints_can_be_read() -> None:
     """Views are aligned columns, and counters that are zero are left out."""
     assert failures.lines({"Datapath": {"b": 2, "a": 0}, "Meanings": {"b": "it"}, "Gossip": {"probes": 10}}) == [
