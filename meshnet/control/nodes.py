@@ -2,7 +2,8 @@
 
 A node is down when it has not been heard for `grace` periods (Swarm: 5 s and 3). Time that the manager itself did not
 run counts against nobody: a manager that starts gives every node a fresh term, and one that was stopped or starved
-for a while extends all terms by that while (`paused`).
+for a while extends all terms by that while (`paused`). When the terms of several nodes, and of all there are, end at
+once, it is likelier that the manager hears nothing than that all are gone: they get a second term.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class Heartbeats:
         self.period = period
         self._term = period * grace
         self._until: dict[str, float] = {}
+        self._doubted = False
 
     def start(self, nodes: Iterable[Node], now: float) -> None:
         """Gives every node that the store says is ready a fresh term, long enough to find the manager again."""
@@ -38,6 +40,7 @@ class Heartbeats:
 
     def beat(self, node_id: str, now: float) -> None:
         self._until[node_id] = now + self._term
+        self._doubted = False
 
     def forget(self, node_id: str) -> None:
         self._until.pop(node_id, None)
@@ -47,8 +50,12 @@ class Heartbeats:
         self._until = {node_id: until + seconds for node_id, until in self._until.items()}
 
     def expired(self, now: float) -> list[str]:
-        """The nodes whose term is over; each is named once."""
+        """The nodes whose term is over; each is named once. All at once get a second term before they are."""
         over = [node_id for node_id, until in self._until.items() if until <= now]
+        if 1 < len(over) == len(self._until) and not self._doubted:
+            self._doubted = True
+            self._until = dict.fromkeys(over, now + self._term)
+            return []
         for node_id in over:
             del self._until[node_id]
         return over

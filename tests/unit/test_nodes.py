@@ -41,3 +41,19 @@ def test_status() -> None:
     assert down(UP).status == NodeStatus("down", "heartbeat failure", "172.17.0.2")
     assert ready(down(UP)) == UP
     assert ready(UP) is UP
+
+
+def test_all_at_once_are_doubted_first() -> None:
+    """When no node is heard any more they get a second term; when one is heard again, the others are down."""
+    beats = Heartbeats(5.0, 3.0)
+    for node in ("a", "b", "c"):
+        beats.beat(node, 100.0)
+    assert beats.expired(115.0) == []
+    assert beats.next_expiry() == 130.0
+    beats.beat("b", 116.0)
+    assert sorted(beats.expired(130.0)) == ["a", "c"]
+    assert beats.expired(131.0) == ["b"]  # one alone is not doubted
+    for node in ("a", "b"):
+        beats.beat(node, 200.0)
+    assert beats.expired(215.0) == []
+    assert sorted(beats.expired(230.0)) == ["a", "b"]
