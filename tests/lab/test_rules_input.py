@@ -95,7 +95,7 @@ def unchanged(used: LabUnderTest) -> Iterator[LabUnderTest]:
         (["--endpoint-mode", "dnsrr", "-p", "9000:80", "whoami"], "dnsrr|endpoint"),
         (["--mount", "type=bind,source=relative,target=/a", "whoami"], "absolute"),
         (["--stop-grace-period", "soon", "whoami"], "soon"),
-        (["-e", "=x", "whoami"], "NAME=VALUE"),
+        (["-e", "=x", "whoami"], "NAME=value"),
         ([], "(?i)missing argument 'IMAGE'"),
     ],
     ids=lambda value: "_".join(value)[:40] if isinstance(value, list) else "",
@@ -252,7 +252,7 @@ def test_lab_files(tmp_path: Path, case: str) -> None:
 SERVICE = "services:\n  a: {image: whoami}\n"
 COMPOSES = {
     "empty": ("", r"compose.yml:1:\d+: "),
-    "unknown key": (SERVICE + "secrets: {}\n", r"compose.yml:3:\d+: .*secrets"),
+    "unknown key": (SERVICE + "builds: {}\n", r"compose.yml:3:\d+: .*builds"),
     "no image": ("services:\n  a: {}\n", r"compose.yml:2:\d+: .*image is missing"),
     "unknown image": ("services:\n  a: {image: nope}\n", r"compose.yml:2:\d+: .*No such image: nope"),
     "unknown network": (
