@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,41 @@ for zone in 7 8; do
   tc filter replace dev lo egress handle 1 prio 1 bpf da object-pinned /sys/fs/bpf/lo/lo_steer classid 0:$zone
   echo "zone $zone:" $(dig -r @127.0.0.11 +tries=1 +time=1 +short tasks.WEB)
 done
+"""
+LIMITS = """
+mount -t tmpfs none /sys/fs/cgroup; mkdir /run/groups; mount -t cgroup2 none /run/groups
+{python} {program}
+"""
+LIMITED = """
+import os, pathlib, resource, sys
+from meshnet.sandbox import limits
+from meshnet.sandbox.spec import Limits
+root = pathlib.Path("/run/groups")
+print("before:", len(limits.missing(root)))
+(root / "cgroup.subtree_control").write_text("+cpu +memory +pids")
+print("after:", len(limits.missing(root)))
+group = root / "meshnet" / "lab" / "node" / "task"
+limits.apply(Limits(32 << 20, 500_000_000, 5), group, root)
+print("files:", *((group / name).read_text().strip() for name in ("memory.max", "cpu.max", "pids.max")))
+pid = os.fork()
+if pid == 0:
+    (group / "cgroup.procs").write_text("0")
+    held = [b"x" * (1 << 20) for _ in range(64)]
+    os._exit(0)
+print("signal:", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+pid = os.fork()
+if pid == 0:
+    (group / "cgroup.procs").write_text("0")
+    started = 0
+    try:
+        for _ in range(20):
+            if os.fork() == 0:
+                os.read(os.pipe()[0], 1)
+            started += 1
+    except BlockingIOError:
+        print("forks:", started, flush=True)
+    (group / "cgroup.kill").write_text("1")
+os.waitpid(pid, 0)
 """
 
 
@@ -104,3 +140,15 @@ def test_names_are_answered_on_6_1(tmp_path: Path) -> None:
     found = {line.split(":")[0]: line.split(":")[1] for line in output.splitlines() if line.startswith("zone ")}
     assert sorted(found["zone 7"].split()) == ["10.0.0.3", "10.0.0.4"], output
     assert "10.0.0" not in found["zone 8"], output
+
+
+def test_limits_hold_on_6_1(tmp_path: Path) -> None:
+    """Where cgroup2 accounts for memory, processors and processes, a container's group gets no more than its limits."""
+    program = tmp_path / "limited.py"
+    program.write_text(LIMITED)
+    output = boot(tmp_path, LIMITS.format(python=sys.executable, program=program))
+    found = dict(line.split(": ", 1) for line in output.splitlines() if ": " in line)
+    assert (found["before"], found["after"]) == ("3", "0"), output
+    assert found["files"] == f"{32 << 20} 50000 100000 5", output
+    assert found["signal"] == "-9", output
+    assert found["forks"] == "4", output
