@@ -47,7 +47,7 @@ class Absent:
         live = {peer.id for peer in peers}
         for peer in peers:
             if endpoints[peer.id]:
-                self._heard[peer.id] = _Heard(peer, [_draining(item) for item in endpoints[peer.id]])
+                self._heard[peer.id] = _Heard(peer, endpoints[peer.id])
         for name in [name for name in self._heard if name in left]:
             del self._heard[name]
         silent = {name: heard for name, heard in self._heard.items() if name not in live or not endpoints[name]}
@@ -57,7 +57,7 @@ class Absent:
         gone = [heard.peer for name, heard in silent.items() if name in self._heard and name not in live]
         return (
             [dataclasses.replace(peer, state="dead") for peer in gone],
-            [item for name, heard in silent.items() if name in self._heard for item in heard.endpoints],
+            [_draining(item) for name, heard in silent.items() if name in self._heard for item in heard.endpoints],
         )
 
     def _forget(self, silent: dict[str, _Heard], now: float) -> None:

@@ -115,7 +115,7 @@ class Agent:
         self._acquainted = asyncio.Event()
         self._ending = False
         self._leaving = asyncio.Event()
-        self._zones = Zones(self.assignments, ())
+        self._zones = Zones()
 
     # --- life -----------------------------------------------------------------------------------------------
 
@@ -412,7 +412,7 @@ class Agent:
     def _desired(self, sandboxes: Mapping[str, str]) -> Plan:
         neighbours = self.neighbours
         neighbours.look()
-        self._zones = Zones(self.assignments, neighbours.located)
+        self._zones.follow(self.assignments, neighbours.located)
         local = LocalNode(
             id=self.assignments.node.id if self.assignments.node else self.node,
             address=self.settings.address,

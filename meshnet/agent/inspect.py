@@ -48,7 +48,8 @@ async def lb(agent: Agent) -> list[dict[str, Any]]:
 
 def dns(agent: Agent) -> list[dict[str, Any]]:
     """Each local task's resolver: the names that it knows now, and what it has answered so far."""
-    zones = Zones(agent.assignments, agent.neighbours.located)
+    zones = Zones()
+    zones.follow(agent.assignments, agent.neighbours.located)
 
     def names(networks: Iterable[str]) -> list[dict[str, str]]:
         records = listing(zones.for_networks(networks))

@@ -22,7 +22,8 @@ from meshnet.files import replace_text
 from meshnet.gossip.meta import MemberMeta
 from meshnet.gossip.settings import Settings
 from meshnet.gossip.transport import Gossip
-from meshnet.gossip.types import LIVE, Address, Member
+from meshnet.gossip.types import LIVE, Address, Member, Record
+from meshnet.memo import Memo
 from meshnet.model import Endpoint
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class Neighbours:
         self._unkept = False
         self._removals = records.Removals()
         self._absent = Absent()
+        self._located = Memo(_located)
         self._settle = settle
         epoch = self._next_epoch()
         self._keep_epoch(epoch)
@@ -139,11 +141,7 @@ class Neighbours:
             if m.state in LIVE and m.meta is not None
         ]
         self._keep_members(sorted(f"{m.address}:{m.port}" for m in members if m.state in LIVE))
-        located = []
-        for record in self._gossip.records():
-            endpoint = records.decode(record.value or {}) if record.kind == records.KIND else None
-            if endpoint is not None:
-                located.append(Located(record.owner, record.network, endpoint))
+        located = [one for one in self._located.each(self._gossip.records()) if one is not None]
         left = {m.name for m in members if m.state == "left"}
         absent, self.absent = self._absent.update(peers, located, left, time.monotonic())
         self.peers = [*peers, *absent]
@@ -173,6 +171,12 @@ class Neighbours:
     async def acknowledged(self, record: int) -> bool:
         """Waits, bounded, until every live member has seen this node's log up to `record`."""
         return await self._gossip.wait_acknowledged(record, ACKNOWLEDGE)
+
+
+def _located(record: Record) -> Located | None:
+    """The endpoint of a record; None for what is none."""
+    endpoint = records.decode(record.value or {}) if record.kind == records.KIND else None
+    return None if endpoint is None else Located(record.owner, record.network, endpoint)
 
 
 def _address(text: str) -> Address | None:

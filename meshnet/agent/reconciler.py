@@ -1,7 +1,9 @@
 """The loop that makes the kernel what the node's plan says, and keeps it so.
 
 It looks when something changed, and from time to time when nothing did: somebody else may have changed the kernel.
-What the kernel refused is tried again soon. Who waits for a sandbox to be wired waits for a plan that was applied
+What the kernel refused is tried again soon. A look
+takes longer the more there is: where many things change one after the other, several share one, so that looking takes a
+small part of the time whatever there is. Who waits for a sandbox to be wired waits for a plan that was applied
 with it, hears at once when that sandbox could not be wired, and does not wait for ever.
 """
 
@@ -10,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -36,11 +39,14 @@ class NotWiredError(MeshnetError):
 
 @dataclass(frozen=True, slots=True)
 class Pauses:
-    """Seconds: between looks when nothing changes, before what failed is tried again, and that a task waits."""
+    """Seconds: between looks when nothing changes, before what failed is tried again, and that a task waits. After a
+    look the next one is as many times its length away as `rest` says, and at most `longest`."""
 
     repair: float = 30.0
     retry: float = 0.5
     patience: float = 10.0
+    rest: float = 8.0
+    longest: float = 0.15
 
 
 def described(changes: Changes) -> str:
@@ -73,6 +79,7 @@ class Reconciler:
         pauses: Pauses | None = None,
     ) -> None:
         self.plan: Plan | None = None
+        self._interfaces: Counter[str] = Counter()  # by task, in that plan
         self._datapath, self._desired, self._looked = datapath, desired, looked
         self._pauses = pauses or Pauses()
         self._sandboxes: dict[str, str] = {}
@@ -86,8 +93,11 @@ class Reconciler:
 
     async def run(self) -> None:
         """Until cancelled. Raises what is no MeshnetError: such a node must not go on half alive."""
+        loop = asyncio.get_running_loop()
         while True:
+            begin = loop.time()
             fine = await self._reconcile()
+            await asyncio.sleep(min((loop.time() - begin) * self._pauses.rest, self._pauses.longest))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._pauses.repair if fine else self._pauses.retry):
                     await self._changed.wait()
@@ -108,7 +118,9 @@ class Reconciler:
         self._looked()
         async with self._turn:
             self._error = error
-            self.plan = self.plan if error else plan
+            if not error:
+                self.plan = plan
+                self._interfaces = Counter(row.task for row in plan.endpoints)
             self._turn.notify_all()
         return not error and not self._datapath.failed
 
@@ -128,23 +140,23 @@ class Reconciler:
         """
         self._sandboxes[task_id] = netns
 
-        def wired(plan: Plan) -> bool:
+        def wired() -> bool:
             if netns in self._datapath.failed:
                 raise NotWiredError(self._datapath.failed[netns])
-            return sum(row.task == task_id for row in plan.endpoints) >= interfaces
+            return self._interfaces[task_id] >= interfaces
 
         await self._until(wired)
 
     async def unwire(self, task_id: str) -> None:
         """Returns once a plan without the task was applied; MeshnetError if none was in time."""
         if self._sandboxes.pop(task_id, None) is not None:
-            await self._until(lambda plan: all(row.task != task_id for row in plan.endpoints))
+            await self._until(lambda: not self._interfaces[task_id])
 
-    async def _until(self, holds: Callable[[Plan], bool]) -> None:
+    async def _until(self, holds: Callable[[], bool]) -> None:
         self.changed()
         try:
             async with asyncio.timeout(self._pauses.patience), self._turn:
-                await self._turn.wait_for(lambda: self.plan is not None and holds(self.plan))
+                await self._turn.wait_for(lambda: self.plan is not None and holds())
         except TimeoutError:
             reason = self._error or "the manager has not told this node about the task's networks"
             raise MeshnetError(f"not wired after {self._pauses.patience:g} s: {reason}") from None

@@ -157,7 +157,9 @@ def make_plan(place: Place, known: World, sandbox: str) -> Plan:
 
 def name_rows(known: World, sandbox: str, found: Plan) -> Plan:
     """The same plan with what the task can look up."""
-    return dataclasses.replace(found, zones=Zones(known.assignments, known.records).rows({sandbox: ["demo"]}))
+    zones = Zones()
+    zones.follow(known.assignments, known.records)
+    return dataclasses.replace(found, zones=zones.rows({sandbox: ["demo"]}))
 
 
 def map_sizes(count: int, defaults: Mapping[str, int]) -> dict[str, int]:

@@ -22,8 +22,9 @@ from typing import Any, TypeVar
 import aiohttp
 
 from meshnet.codec import from_json, to_json
-from meshnet.control.assignments import follow, for_disk, trust_of
+from meshnet.control.assignments import follow, trust_of
 from meshnet.control.attachments import Attach
+from meshnet.control.cachetext import CacheText
 from meshnet.control.operations import Join
 from meshnet.control.trouble import Trouble
 from meshnet.control.trust import joining, tls
@@ -86,6 +87,7 @@ class ManagerClient:
         self._left = asyncio.Event()
         self._counted = asyncio.Event()
         self._unwritten: Assignments | None = None
+        self._text = CacheText()
         self._writing: asyncio.TimerHandle | None = None
         self._session: aiohttp.ClientSession | None = None
         self._silence = Trouble(log, "manager", time.monotonic)
@@ -396,7 +398,7 @@ class ManagerClient:
         if self._cache is None or self._unwritten is None:
             return
         try:
-            replace_text(self._cache, json.dumps(to_json(for_disk(self._unwritten))))
+            replace_text(self._cache, self._text.of(self._unwritten))
         except OSError as error:
             log.warning("the assignments are kept in memory alone until they change again: %s", error)
             return

@@ -127,7 +127,10 @@ class Links:
 def desired(plan: Plan, context: NodeContext) -> Links:
     """The devices, addresses and ports a plan needs on its node. Endpoints of networks the plan lacks are left out."""
     networks = {network.vni: network for network in plan.networks}
-    ports = tuple(_port(row, networks[row.vni], context) for row in plan.endpoints if row.vni in networks)
+    prefixes = {network.vni: _prefix(network) for network in plan.networks}
+    ports = tuple(
+        _port(row, networks[row.vni], prefixes[row.vni], context) for row in plan.endpoints if row.vni in networks
+    )
     ingress = next((row for row in plan.networks if row.ingress and row.node_address), None)
     return Links(
         ports=ports,
@@ -156,7 +159,7 @@ def masquerade_ports(published: set[int]) -> tuple[int, int]:
     return (low, high) if low <= high else _MASQUERADE
 
 
-def _port(row: EndpointRow, network: NetworkRow, context: NodeContext) -> PortLink:
+def _port(row: EndpointRow, network: NetworkRow, prefix: int, context: NodeContext) -> PortLink:
     ident = f"{row.task[:12]}/{row.vni}"
     return PortLink(
         port=row.port,
@@ -167,7 +170,7 @@ def _port(row: EndpointRow, network: NetworkRow, context: NodeContext) -> PortLi
         mac=row.mac,
         mtu=network.mtu,
         ip=row.ip,
-        prefix=_prefix(network),
+        prefix=prefix,
         gateway=network.gateway if row.default_route else "",
     )
 

@@ -1,7 +1,9 @@
 """What one node's data path must hold, computed from what the manager assigned and what the members say.
 
 `plan()` is the only way into the kernel: adding, removing, restarting and repairing are all "compute the plan,
-apply the difference". It is a pure function of its arguments.
+apply the difference". It is a pure function of its arguments. It is computed as a whole each time; rows are made once
+and used again while they are wanted, which is most of its cost, and lets whoever compares two plans see at once what is
+in both.
 
 Who is a backend: an endpoint whose record says `ready`, on a member that is alive. A suspected member's backends
 are left out while the service has others; a draining endpoint is never one, but stays reachable as an endpoint,
@@ -12,6 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from operator import attrgetter
 
 from meshnet.datapath.rows import (
     EndpointRow,
@@ -26,6 +30,7 @@ from meshnet.datapath.rows import (
 from meshnet.model import Assignments, Endpoint, Network, Task, mac_of
 from meshnet.names import port_name
 
+ROWS = 1 << 16  # of each kind that are remembered
 VXLAN_OVERHEAD = 50  # outer Ethernet is not counted by an MTU, so: IPv4 20 + UDP 8 + VXLAN 8 + inner Ethernet 14
 
 
@@ -143,7 +148,7 @@ def _network_row(node: LocalNode, network: Network, node_address: str) -> Networ
 def interface_order(task: Task, networks: Mapping[str, NetworkRow]) -> list[tuple[NetworkRow, str]]:
     """A task's networks with its address on each, in the order of its eth0, eth1 ...: ingress first, as Swarm."""
     known = [(networks[a.network_id], a.address) for a in task.networks_attachments if a.network_id in networks]
-    return sorted(known, key=lambda pair: (not pair[0].ingress, pair[0].vni))
+    return sorted(known, key=lambda pair: (not pair[0].ingress, pair[0].vni)) if len(known) > 1 else known
 
 
 def _local_endpoints(
@@ -156,19 +161,22 @@ def _local_endpoints(
         order = interface_order(task, networks)
         way_out = next((row.vni for row, _ in order if not row.internal), 0)
         for index, (network, ip) in enumerate(order):
-            rows.append(
-                EndpointRow(
-                    vni=network.vni,
-                    ip=ip,
-                    mac=mac_of(ip),
-                    task=task.id,
-                    netns=sandboxes[task.id],
-                    interface=f"eth{index}",
-                    port=port_name(task.id, network.vni),
-                    default_route=network.vni == way_out,
-                )
-            )
-    return tuple(sorted(rows, key=lambda row: (row.vni, row.ip)))
+            rows.append(_endpoint_row(network.vni, ip, task.id, sandboxes[task.id], index, network.vni == way_out))
+    return tuple(sorted(rows, key=attrgetter("vni", "ip")))
+
+
+@lru_cache(ROWS)
+def _endpoint_row(vni: int, ip: str, task: str, netns: str, index: int, default_route: bool) -> EndpointRow:
+    return EndpointRow(
+        vni=vni,
+        ip=ip,
+        mac=mac_of(ip),
+        task=task,
+        netns=netns,
+        interface=f"eth{index}",
+        port=port_name(task, vni),
+        default_route=default_route,
+    )
 
 
 def _remotes(
@@ -185,8 +193,13 @@ def _remotes(
             continue
         key = (network.vni, record.endpoint.ip)
         if key not in local:
-            found[key] = RemoteRow(network.vni, record.endpoint.ip, record.endpoint.mac, peer.address)
+            found[key] = _remote_row(network.vni, record.endpoint.ip, record.endpoint.mac, peer.address)
     return tuple(found[key] for key in sorted(found))
+
+
+@lru_cache(ROWS)
+def _remote_row(vni: int, ip: str, mac: str, node: str) -> RemoteRow:
+    return RemoteRow(vni, ip, mac, node)
 
 
 def _ready(
@@ -209,7 +222,7 @@ def _ready(
         alive = record.owner == own_id or (peer is not None and peer.state == "alive")
         group = sure if alive else doubtful
         group.setdefault((endpoint.service, record.network), set()).add(endpoint.ip)
-    return {key: tuple(sorted(sure.get(key) or doubtful[key])) for key in sure.keys() | doubtful.keys()}
+    return {key: tuple(sorted(found)) for key, found in (doubtful | sure).items()}
 
 
 def _services(
@@ -224,8 +237,13 @@ def _services(
             if network is None or network.ingress:
                 continue
             backends = ready.get((service.id, vip.network_id), ())
-            rows.append(ServiceRow(service.id, network.vni, vip.addr.partition("/")[0], backends))
-    return tuple(sorted(rows, key=lambda row: (row.vni, row.vip)))
+            rows.append(_service_row(service.id, network.vni, vip.addr, backends))
+    return tuple(sorted(rows, key=attrgetter("vni", "vip")))
+
+
+@lru_cache(ROWS)
+def _service_row(service: str, vni: int, addr: str, backends: tuple[str, ...]) -> ServiceRow:
+    return ServiceRow(service, vni, addr.partition("/")[0], backends)
 
 
 def _published(

@@ -6,7 +6,8 @@ without prefix length), ports are host-order integers, `vni` is the VXLAN networ
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +103,13 @@ class ZoneRow:
     questions itself. The tasks' own name servers know all of it and more, so it may leave out what it likes.
 
     `networks` are their ids in the order of preference, and tell one zone from another. `sandboxes` are paths of
-    namespaces. `names` are pairs of a lower-case wire name and its addresses, packed; shortest names first.
+    namespaces. `names` are packed addresses by lower-case wire name; nobody changes the mapping.
     """
 
     networks: tuple[str, ...]
     sandboxes: tuple[str, ...]
     ttl: int  # s
-    names: tuple[tuple[bytes, tuple[bytes, ...]], ...] = ()
+    names: Mapping[bytes, tuple[bytes, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,19 @@
 One `Wiring` per node, kept by the data path. It works in the namespace of the thread that makes it (an agent sits in
 its node's), through one netlink socket there and short-lived ones in the sandboxes. Only devices that carry this
 lab's and node's mark are ever removed.
+
+What was seen of the node is believed for a while, so that of many changes in a row each costs what it changes. A look
+at everything costs 20 us per port.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -42,7 +47,10 @@ from meshnet.names import mark
 
 _PORT = re.compile(r"mnt[0-9a-f]{11}")
 _DOOMED = 0x6D6E6464  # a group of links, to remove many at once
+_FEW = 50  # devices that are looked at one by one
 _SANDBOXES_AT_ONCE = 64  # two descriptors each
+_BELIEVED = 1.0  # s
+_SELDOM = 50  # a look takes a fiftieth of the time at most
 _RESERVED = "net/ipv4/ip_local_reserved_ports"
 
 
@@ -53,7 +61,8 @@ class Wired:
     `ports` maps names of node-side ends to interface indexes, `cookies` paths of sandboxes to their namespaces'
     cookies; both lack what `failed` tells about (path of a sandbox that is gone or refused something -> one line
     that says what). Indexes are 0 for what does not exist. `underlay_mac` is text,
-    `underlay_prefixes` has the addresses of the underlay device with their prefix lengths.
+    `underlay_prefixes` has the addresses of the underlay device with their prefix lengths. `looked`: whether all of
+    the node was looked at, or what was seen before was believed.
     """
 
     changes: Changes
@@ -66,6 +75,7 @@ class Wired:
     underlay_mac: str
     underlay_prefixes: dict[str, int]
     failed: dict[str, str] = field(default_factory=dict)
+    looked: bool = True
 
 
 @dataclass(slots=True)
@@ -78,9 +88,10 @@ class _Sandbox:
 
 
 class Wiring:
-    """The links of one node. `netns` (name or path) is for tests; by default the caller's namespace is the node's."""
+    """The links of one node. `netns` (name or path) is for tests; by default the caller's namespace is the node's.
+    `believed`: for how many seconds what was seen there is not looked at again."""
 
-    def __init__(self, context: NodeContext, netns: str | None = None) -> None:
+    def __init__(self, context: NodeContext, netns: str | None = None, believed: float = _BELIEVED) -> None:
         self._context = context
         self._netns = netns
         self._netlink = Netlink(netns)
@@ -88,31 +99,49 @@ class Wiring:
         self._verified: dict[PortLink, tuple[int, int]] = {}  # -> index of the port, cookie of the sandbox
         self._firewall = self._ruleset = ""
         self._settled = False
+        self._believed = believed
+        self._believe_until = 0.0
+        self._last: tuple[Links, Wired] | None = None  # nothing failed then
 
     def close(self) -> None:
         """Lets go of the socket. Everything stays as it is in the kernel."""
         self._netlink.close()
 
     def apply(self, links: Links, full: bool = True) -> Wired:
-        """Brings the kernel to `links`. `full` looks into every sandbox; without it only into those that are new.
+        """Brings the kernel to `links`. `full` looks into every sandbox; without it only into those that are new, and
+        at the rest of the node if it was not looked at just before.
 
         A sandbox that cannot be wired is reported in `failed` and does not keep the others from being. Raises
         MeshnetError or OSError when the node itself cannot be set up. Blocks for some 2 ms per new port and 0.5 ms
         per known one.
         """
+        whole = full or not self._settled
+        look = whole or time.monotonic() >= self._believe_until
+        if not look and self._last is not None and self._last[0] == links:
+            return self._last[1]
+        begin = time.monotonic()
         diff = Diff()
         failed: dict[str, str] = {}
-        self._seen = None
+        self._settled, self._last = False, None
+        if look:
+            self._seen = None
         if full:
             self._verified.clear()
-        self._stack(diff, links, full or not self._settled)
+        self._stack(diff, links, whole)
         self._remove_unclaimed(diff, links)
-        self._fallback(diff, links.fallback)
-        if links.node is not None:
-            self._node_interface(diff, links.node)
-        self._ports(diff, links.ports, failed)
-        self._settled = True
-        return self._wired(diff, links, failed)
+        if look or (links.node is not None and NODE_INTERFACE not in self._links()):
+            self._fallback(diff, links.fallback)
+            if links.node is not None:
+                self._node_interface(diff, links.node)
+        self._ports(diff, links.ports, failed, look)
+        wired = self._wired(diff, links, failed, look)
+        if look:
+            now = time.monotonic()
+            self._believe_until = now + (max(self._believed, _SELDOM * (now - begin)) if self._believed else 0.0)
+        if not failed:
+            self._settled = True
+            self._last = links, dataclasses.replace(wired, changes=Changes({}, {}), looked=False)
+        return wired
 
     def destroy(self) -> None:
         """Removes every device, rule and firewall table of this node; settings under /proc/sys stay."""
@@ -121,12 +150,24 @@ class Wiring:
         self._netlink.send(*(rt.rule_del(rule, missing_ok=True) for rule in RULES))
         nft.delete(netns=self._netns)
         self._verified.clear()
-        self._settled = False
+        self._settled, self._last = False, None
 
     def _links(self) -> dict[str, Link]:
         if self._seen is None:
             self._seen = _by_name(self._netlink)
         return self._seen
+
+    def _see_again(self, names: Sequence[str]) -> None:
+        """Looks at devices that were changed, one by one if they are few."""
+        if self._seen is None or len(names) > _FEW:
+            self._seen = None
+            return
+        for name in names:
+            link = self._netlink.link(name)
+            if link is None:
+                self._seen.pop(name, None)
+            else:
+                self._seen[name] = link
 
     def _send(self, diff: Diff, more: Diff) -> None:
         if more.requests:
@@ -179,7 +220,9 @@ class Wiring:
         if unwanted:
             more.requests.append(rt.group_del(_DOOMED))
             more.removed["links"] += len(unwanted)
-        self._send(diff, more)
+            self._netlink.send(*more.requests)
+            self._see_again([link.name for link in unwanted])
+        diff.include(more)
 
     def _claim(self, link: Link) -> None:
         """Raises MeshnetError for a device that is somebody else's. In a lab an unmarked one is ours, from a crash."""
@@ -236,8 +279,8 @@ class Wiring:
         self._send(diff, more)
         self._loosen([NODE_INTERFACE, NODE_PORT])
 
-    def _ports(self, diff: Diff, facts: Sequence[PortLink], failed: dict[str, str]) -> None:
-        """Both ends of every task's interface, then the ways back to them."""
+    def _ports(self, diff: Diff, facts: Sequence[PortLink], failed: dict[str, str], look: bool) -> None:
+        """Both ends of every task's interface, then the ways back to them; without `look` only of those not known."""
         found = self._links()
         self._verified = {
             fact: known
@@ -247,15 +290,25 @@ class Wiring:
         unknown = [fact for fact in facts if fact not in self._verified]
         self._wire_all(diff, unknown, failed)
         self._loosen(fact.port for fact in unknown if fact in self._verified)
-        ports = {index: fact for fact, (index, _) in self._verified.items()}
+        judged = facts if look else unknown
+        ports = {self._verified[fact][0]: fact for fact in judged if fact in self._verified}
         more = Diff()
-        for link in self._links().values():
-            if link.index in ports:
-                repairs.device(more, link, mark=ports[link.index].mark, mtu=ports[link.index].mtu)
-        self._send(diff, more)  # before the routes are looked at: a device that was down has lost them
+        found = self._links()
+        for fact in ports.values():
+            if fact.port in found:
+                repairs.device(more, found[fact.port], mark=fact.mark, mtu=fact.mtu)
+        # Before the routes are looked at: a device that was down has lost them.
+        self._netlink.send(*more.requests)
+        diff.include(more)
+        if more.requests:
+            self._see_again([fact.port for fact in ports.values()])
         more = Diff()
-        repairs.way_back(more, ports, self._netlink.routes(TABLE), self._netlink.neighbours())
-        self._send(diff, more)
+        if look:
+            repairs.way_back(more, ports, self._netlink.routes(TABLE), self._netlink.neighbours())
+        else:
+            repairs.way_back(more, ports, (), ())
+        self._netlink.send(*more.requests)
+        diff.include(more)
 
     def _wire_all(self, diff: Diff, facts: Sequence[PortLink], failed: dict[str, str]) -> None:
         """Pairs and what is inside the sandboxes, some sandboxes at a time; what succeeds is verified."""
@@ -277,6 +330,7 @@ class Wiring:
         found = self._links()
         more = Diff()
         changed: dict[str, str] = {}  # what a request says it does -> the sandbox that it is for
+        made: list[str] = []
         for fact in facts:
             box = opened[fact.netns]
             port, interface = found.get(fact.port), box.links.get(fact.interface)
@@ -290,11 +344,12 @@ class Wiring:
             pair = rt.veth_add(near, rt.VethEnd(fact.interface, fact.mac, fact.mtu, box.fd))
             more.add("links", pair)
             changed[pair.what] = fact.netns
+            made.append(fact.port)
         if more.requests:
-            self._seen = None
             for request, error in self._netlink.try_send(more.requests):
                 if path := changed.get(request.what):
                     failed.setdefault(path, f"{path}: {error}")
+            self._see_again(made)
         diff.include(more)
         for path in set(changed.values()):
             opened[path].links = _by_name(opened[path].netlink)
@@ -324,7 +379,7 @@ class Wiring:
         wanted = {f"net/ipv4/conf/{name}/rp_filter": "0" for name in names}
         sysctl.ensure(wanted, self._netns, missing_ok=True)
 
-    def _wired(self, diff: Diff, links: Links, failed: dict[str, str]) -> Wired:
+    def _wired(self, diff: Diff, links: Links, failed: dict[str, str], looked: bool) -> Wired:
         found = self._links()
         known = {fact: self._verified[fact] for fact in links.ports if fact in self._verified}
         underlay = found.get(self._context.underlay)
@@ -339,6 +394,7 @@ class Wiring:
             underlay_mac=underlay.mac if underlay else "",
             underlay_prefixes=self._prefixes(underlay.index) if underlay else {},
             failed=failed,
+            looked=looked,
         )
 
     def _prefixes(self, index: int) -> dict[str, int]:

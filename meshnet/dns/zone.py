@@ -1,7 +1,8 @@
 """What one task can look up: the names, pointers and services of the networks it is attached to.
 
-A zone is a value, made anew whenever assignments or endpoint records change and swapped into the server whole.
-Tasks attached to the same networks see the same zone and can share one.
+A zone is a value that is swapped into the server whole. Tasks attached to the same networks see the same zone and
+can share one. It is made of the networks' tables (see `table`), and when these change, the next zone is a copy of the
+last one with other entries for the names that changed: `LiveZone`. `build_zone` makes one from nothing.
 
 Which names there are, for a service `web` on a network `shop`:
     web, <alias>                   the VIP; under dnsrr the ready tasks
@@ -18,45 +19,18 @@ tasks, as during an update, the ready one is meant. A service that nobody stands
 exist (NXDOMAIN), but its name is not told to an upstream server either.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import Literal, TypeVar
+from typing import TypeVar
 
-from meshnet.dns.names import dotted, joined, reverse_name, wire_name
+from meshnet.dns.names import dotted, joined
+from meshnet.dns.share import EndpointView, ServiceView, Target, share_of, unit_of
+from meshnet.dns.table import Table
+
+__all__ = ["EndpointView", "LiveZone", "NetworkView", "ServiceView", "Target", "Zone", "build_zone", "listing"]
 
 T = TypeVar("T")
-_TASKS = b"\x05tasks\0"
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceView:
-    """A service on one network. `ports` are (name or "", "tcp" | "udp", target port)."""
-
-    id: str
-    name: str
-    aliases: tuple[str, ...] = ()
-    vip: str | None = None
-    mode: Literal["vip", "dnsrr"] = "vip"
-    ports: tuple[tuple[str, str, int], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class EndpointView:
-    """A task's interface on one network. `slot` is 0 for a task of a global service; `container_id` may be of any
-    length, its first 12 characters become the name."""
-
-    service_id: str
-    service_name: str
-    slot: int
-    task_id: str
-    task_name: str
-    container_id: str
-    hostname: str
-    ip: str
-    aliases: tuple[str, ...] = ()
-    ready: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +40,6 @@ class NetworkView:
     name: str
     services: tuple[ServiceView, ...] = ()
     endpoints: tuple[EndpointView, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """One SRV record: the target's name in wire form, its address packed, and its port in host order."""
-
-    name: bytes
-    address: bytes
-    port: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,55 +56,102 @@ class Zone:
         return key in self.addresses or key in self.pointers or key in self.services or key in self.withheld
 
 
-class _Packed(dict[str, bytes]):
-    """Address in text -> packed, each converted once. ValueError for one that is none."""
-
-    def __missing__(self, address: str) -> bytes:
-        packed = self[address] = ip_address(address).packed
-        return packed
-
-
-@dataclass(slots=True)
-class _Table:
-    """One network's names in lower-case wire form, before networks are put in order. `suffix` is its own name, None
-    where DNS cannot carry it; `services` are by prefix (`_port._protocol`) and name."""
-
-    suffix: bytes | None
-    addresses: dict[bytes, tuple[bytes, ...]] = field(default_factory=dict)
-    services: dict[tuple[bytes, bytes], tuple[Target, ...]] = field(default_factory=dict)
-    withheld: set[bytes] = field(default_factory=set)
-
-    def full(self, name: bytes) -> bytes | None:
-        """A name with the network's behind it."""
-        return None if self.suffix is None else joined(name, self.suffix)
-
-
 def build_zone(networks: Sequence[NetworkView]) -> Zone:
     """The zone of a task attached to `networks`, in its order of preference.
 
     Names that DNS cannot carry (an empty or overlong label) are left out. Raises ValueError for an address that
     is none.
     """
-    packed = _Packed()
-    tables = [_network_table(network, packed) for network in networks]
-    addresses: dict[bytes, tuple[bytes, ...]] = {}
-    services: dict[bytes, tuple[Target, ...]] = {}
-    owners: dict[bytes, _Table] = {}
-    for table in tables:
-        for name, found in table.addresses.items():
-            if name not in addresses:
-                addresses[name], owners[name] = found, table
-        for (prefix, name), targets in table.services.items():
-            if owners[name] is table:
-                _add(services, joined(prefix, name), targets)
-    for table in tables:
-        for name, found in table.addresses.items():
-            _add(addresses, table.full(name), found)
-        for (prefix, name), targets in table.services.items():
-            full = table.full(name)
-            _add(services, full and joined(prefix, full), targets)
-    withheld = {each for table in tables for name in table.withheld for each in (name, table.full(name)) if each}
-    return Zone(addresses, _pointers(networks, packed), services, frozenset(withheld - addresses.keys()))
+    return LiveZone([_table(network) for network in networks]).zone
+
+
+def _table(network: NetworkView) -> Table:
+    services = {service.id: service for service in network.services}
+    endpoints: dict[str, list[EndpointView]] = {unit: [] for unit in services}
+    for endpoint in network.endpoints:
+        endpoints.setdefault(unit_of(endpoint), []).append(endpoint)
+    table = Table(network.name)
+    for unit, found in endpoints.items():
+        table.put(unit, share_of(network.name, services.get(unit), found))
+    return table
+
+
+class LiveZone:
+    """The zone of tasks attached to networks with these tables, in their order of preference.
+
+    `zone` is as the tables were when `follow` was called last.
+    """
+
+    def __init__(self, tables: Sequence[Table]) -> None:
+        self._tables = tuple(tables)
+        self._served: dict[bytes, tuple[bytes, ...]] = {}  # name -> its keys in `services`
+        self.zone = Zone()
+        self._change([table.names() for table in tables], [table.pointers for table in tables])
+
+    def follow(self) -> None:
+        """Takes over what the tables say has changed in them."""
+        names = [table.changed for table in self._tables]
+        pointers = [table.turned for table in self._tables]
+        if any(names) or any(pointers):
+            self._change(names, pointers)
+
+    def _change(self, names: Sequence[Iterable[bytes]], pointers: Sequence[Iterable[bytes]]) -> None:
+        """Looks at these names, for each table its own, and at these reverse names again."""
+        addresses, services = dict(self.zone.addresses), dict(self.zone.services)
+        withheld, turned = set(self.zone.withheld), dict(self.zone.pointers)
+        for name in self._meant(names):
+            _set(addresses, name, self._addresses(name))
+            (withheld.add if name not in addresses and self._is_withheld(name) else withheld.discard)(name)
+            for key in self._served.pop(name, ()):
+                services.pop(key, None)
+            if found := self._services(name):
+                self._served[name] = tuple(found)
+                for key, targets in found.items():
+                    services.setdefault(key, targets)
+        for name in dict.fromkeys(name for some in pointers for name in some):
+            _set(turned, name, next((t.pointers[name] for t in self._tables if name in t.pointers), None))
+        self.zone = Zone(addresses, turned, services, frozenset(withheld))
+
+    def _meant(self, names: Sequence[Iterable[bytes]]) -> dict[bytes, None]:
+        """The zone's names that these of the tables have to do with: they themselves, and with their network's."""
+        found: dict[bytes, None] = {}
+        for table, some in zip(self._tables, names, strict=True):
+            for name in some:
+                found[name] = None
+                if full := table.full(name):
+                    found[full] = None
+        return found
+
+    def _addresses(self, name: bytes) -> tuple[bytes, ...] | None:
+        for table in self._tables:
+            if name in table.addresses:
+                return table.addresses[name]
+        for table in self._tables:
+            if (short := table.short(name)) in table.addresses:
+                return table.addresses[short]
+        return None
+
+    def _services(self, name: bytes) -> dict[bytes, tuple[Target, ...]]:
+        """Key in the zone -> targets, of everything that is served under a name."""
+        owner = next((table for table in self._tables if name in table.addresses), None)
+        found = [owner.services.get(name, {})] if owner is not None else []
+        found += [table.services.get(table.short(name), {}) for table in self._tables]
+        keyed: dict[bytes, tuple[Target, ...]] = {}
+        for some in found:
+            for prefix, targets in some.items():
+                if key := joined(prefix, name):
+                    keyed.setdefault(key, targets)
+        return keyed
+
+    def _is_withheld(self, name: bytes) -> bool:
+        return any(name in table.withheld or table.short(name) in table.withheld for table in self._tables)
+
+
+def _set(table: dict[bytes, T], name: bytes, value: T | None) -> None:
+    if value is None:
+        table.pop(name, None)
+    else:
+        table[name] = value
 
 
 def listing(zone: Zone) -> tuple[tuple[str, str, str], ...]:
@@ -156,115 +168,3 @@ def listing(zone: Zone) -> tuple[tuple[str, str, str], ...]:
         for target in targets
     ]
     return tuple(sorted(found))
-
-
-def _add(table: dict[bytes, T], name: bytes | None, value: T) -> None:
-    """The first one to have a name keeps it."""
-    if name:
-        table.setdefault(name, value)
-
-
-def _network_table(network: NetworkView, packed: _Packed) -> _Table:
-    ready: dict[str, list[EndpointView]] = defaultdict(list)
-    for endpoint in network.endpoints:
-        if endpoint.ready:
-            ready[endpoint.service_id].append(endpoint)
-    table = _Table(_key(network.name))
-    front: dict[bytes, list[str]] = defaultdict(list)
-    for service in network.services:
-        tasks = ready.get(service.id, [])
-        _add_service(table, front, service, tasks, _targets(network.name, service, tasks, packed))
-    table.addresses = {name: _all_packed(found, packed) for name, found in front.items() if found}
-    table.withheld = {name for name, found in front.items() if not found}
-    for name, found in _single_task_names(network.endpoints).items():
-        if name not in table.addresses:
-            table.addresses[name] = _all_packed(found, packed)
-    return table
-
-
-def _add_service(
-    table: _Table,
-    front: dict[bytes, list[str]],
-    service: ServiceView,
-    tasks: Sequence[EndpointView],
-    targets: Mapping[bytes, tuple[Target, ...]],
-) -> None:
-    """Adds what a service is called: `front` maps a name to addresses, none when nobody is ready."""
-    behind = [task.ip for task in tasks]
-    vip = [service.vip] if service.vip and tasks else []
-    for base in dict.fromkeys(_key(each) for each in (service.name, *service.aliases)):
-        if base is None:
-            continue
-        names = [base]
-        front[base] += vip if service.mode == "vip" else behind
-        if each := joined(_TASKS, base):
-            front[each] += behind
-            names.append(each)
-        for prefix, found in targets.items():
-            for name in names:
-                if front[name]:
-                    table.services[prefix, name] = table.services.get((prefix, name), ()) + found
-
-
-def _targets(
-    network: str, service: ServiceView, tasks: Sequence[EndpointView], packed: _Packed
-) -> dict[bytes, tuple[Target, ...]]:
-    """`_port._protocol` -> one target per ready task, by number and, where the port has one, by name."""
-    slots: dict[int, int] = defaultdict(int)
-    for task in tasks:
-        slots[task.slot] += 1
-    found: dict[bytes, tuple[Target, ...]] = {}
-    for port_name, protocol, port in service.ports:
-        targets = []
-        for task in tasks:
-            # HAProxy wants short targets, and a target of its own for each task.
-            short = task.slot and slots[task.slot] == 1
-            name = wire_name(f"{service.name}.{task.slot}.{network}" if short else f"{task.task_name}.{network}")
-            if name:
-                targets.append(Target(name, packed[task.ip], port))
-        for label in dict.fromkeys((port_name, str(port))):
-            prefix = _key(f"_{label}._{protocol}") if label and targets else None
-            if prefix:
-                found.setdefault(prefix, tuple(targets))
-    return found
-
-
-def _single_task_names(endpoints: Iterable[EndpointView]) -> dict[bytes, list[str]]:
-    """Names that mean one task -> addresses; of several tasks with one name the ready ones."""
-    named: dict[bytes, list[EndpointView]] = defaultdict(list)
-    for endpoint in endpoints:
-        slot = f"{endpoint.service_name}.{endpoint.slot}" if endpoint.slot else ""
-        names = (endpoint.task_name, slot, endpoint.container_id[:12], endpoint.hostname, *endpoint.aliases)
-        for key in {_key(each) for each in names if each}:
-            if key:
-                named[key].append(endpoint)
-    return {
-        name: [each.ip for each in found if each.ready] or [each.ip for each in found] for name, found in named.items()
-    }
-
-
-def _pointers(networks: Sequence[NetworkView], packed: _Packed) -> dict[bytes, bytes]:
-    """Reverse names: a task's address -> its full name, a VIP -> its service; the first network wins."""
-    found: dict[bytes, bytes] = {}
-    for network in networks:
-        suffix = wire_name(network.name)
-        if suffix is None:
-            continue
-        named = [(each.ip, each.task_name) for each in network.endpoints]
-        served = {each.service_id for each in network.endpoints if each.ready}
-        named += [(each.vip, each.name) for each in network.services if each.vip and each.id in served]
-        for address, name in named:
-            wire = wire_name(name)
-            target = wire and joined(wire, suffix)
-            if target:
-                found.setdefault(reverse_name(packed[address]), target)
-    return found
-
-
-def _all_packed(addresses: Iterable[str], packed: _Packed) -> tuple[bytes, ...]:
-    return tuple(packed[address] for address in dict.fromkeys(addresses))
-
-
-def _key(name: str) -> bytes | None:
-    wire = wire_name(name.lower())
-    return wire and wire.lower()

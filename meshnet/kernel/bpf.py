@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -395,6 +396,7 @@ def ensure_bpffs(path: str = "/sys/fs/bpf") -> None:
         raise MeshnetError(f"cannot mount the BPF file system at {path}: {done.stderr.strip()}; run as root")
 
 
+@functools.cache
 def cgroup2_root() -> Path:
     """Where cgroup2 is mounted: /sys/fs/cgroup, or /sys/fs/cgroup/unified beside v1. MeshnetError if nowhere."""
     points = mount_points("cgroup2")

@@ -135,6 +135,20 @@ class Channel:
                 return found
         raise NetlinkError(errno.EINTR, f"list {what}: changed faster than it could be read")
 
+    def get(self, kind: int, body: bytes, what: str, decode: Callable[[bytes], T]) -> T:
+        """What `decode` makes of the one message that answers. NetlinkError if the request is refused."""
+        self._sequence += 1
+        header = struct.pack("=IHHII", 16 + len(body), kind, NLM_F_REQUEST, self._sequence, 0)
+        self._socket.send(header + body)
+        while True:
+            for answer, flags, sequence, payload in self._receive():
+                if sequence != self._sequence:
+                    continue
+                error = _error(payload, flags, what) if answer == _NLMSG_ERROR else None
+                if error is not None:
+                    raise error
+                return decode(payload)
+
     def _dump_once(
         self, kind: int, body: bytes, what: str, decode: Callable[[bytes], T | None]
     ) -> tuple[list[T], bool]:

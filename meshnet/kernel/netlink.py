@@ -13,6 +13,7 @@ from meshnet.kernel.requests import EGRESS, INGRESS
 __all__ = ["Netlink", "NetlinkError"]
 _NETLINK_ROUTE = 0
 _RTM_GETLINK, _RTM_GETADDR, _RTM_GETROUTE, _RTM_GETNEIGH, _RTM_GETRULE, _RTM_GETTFILTER = 18, 22, 26, 30, 34, 46
+_NAME_SIZE = 16  # IFNAMSIZ
 _SKIP_STATISTICS = struct.pack("=HHI", 8, 29, 8)  # IFLA_EXT_MASK: RTEXT_FILTER_SKIP_STATS
 
 
@@ -28,7 +29,16 @@ class Netlink(Channel):
 
     def link(self, name: str) -> Link | None:
         """The device of that name, or None."""
-        return next((link for link in self.links() if link.name == name), None)
+        raw = name.encode()
+        if not 0 < len(raw) < _NAME_SIZE:
+            return None
+        attribute = struct.pack("=HH", 5 + len(raw), 3) + raw + bytes(4 - len(raw) % 4)  # IFLA_IFNAME
+        try:
+            return self.get(_RTM_GETLINK, bytes(16) + attribute + _SKIP_STATISTICS, f"get link {name}", Link.decode)
+        except NetlinkError as error:
+            if error.errno == errno.ENODEV:
+                return None
+            raise
 
     def index(self, name: str) -> int:
         """Index of the device of that name. Raises NetlinkError (ENODEV)."""

@@ -9,12 +9,11 @@ version 1 is mounted beside it).
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterable
 
 from meshnet.errors import MeshnetError
-from meshnet.kernel import mounts
+from meshnet.kernel import mounts, netns
 
 CGROUP = "/sys/fs/cgroup"
 ROOTFS = "rootfs"
@@ -43,16 +42,25 @@ def unneeded(points: Iterable[str], paths: Iterable[str], trees: Iterable[str]) 
 
 
 def _let_go(paths: tuple[str, ...], trees: tuple[str, ...]) -> None:
-    # A mount may lie over another one: where /run is shared, each namespace is mounted in /run/netns and below it.
+    # Thousands where many tasks run, and nothing else needs them: they go first, all at once.
+    if unneeded([netns.DIRECTORY], paths, trees):
+        _detach(netns.DIRECTORY)
     for _ in range(_LAYERS):
-        detached = 0
-        for point in unneeded(mounts.mount_points(), paths, trees):
-            # Fails for one that went with its parent, and for one that is covered and cannot be named.
-            with contextlib.suppress(OSError):
-                mounts.detach(point)
-                detached += 1
-        if not detached:
+        if not sum(_detach(point) for point in unneeded(mounts.mount_points(), paths, trees)):
             return
+
+
+def _detach(point: str) -> bool:
+    """Whether a mount went: not one that went with its parent, nor one that is covered and cannot be named.
+
+    A mount may lie over another one: where /run is shared, each namespace is mounted in /run/netns and below it.
+    """
+    for layer in range(_LAYERS):
+        try:
+            mounts.detach(point)
+        except OSError:
+            return layer > 0
+    return True
 
 
 def enter(directory: str, lower: str, writable: int, sources: tuple[str, ...] = ()) -> None:

@@ -46,7 +46,7 @@ class Bench:
                 netlink.send(rt.link_set(index, quiet=True, alias="meshnet:t:n:underlay:eth0"))
                 netlink.send(rt.link_set(index, up=True), rt.address_add(index, address, 24))
             here.send(rt.route_add("default", via=CLIENT))
-        self.wiring = Wiring(self.context, self.node)
+        self.wiring = Wiring(self.context, self.node, believed=0.0)
         self.plan = Plan("n", NODE, networks=(INGRESS, DEMO, OTHER))
 
     def task(self, number: int, network: NetworkRow = DEMO, interface: str = "eth0", name: str = "") -> str:
@@ -224,6 +224,29 @@ def test_damage_in_the_node_is_repaired(bench: Bench) -> None:
         sysctl.ensure({"net/ipv4/ip_forward": "0"}, bench.node)
         assert bench.apply().changes.added == {"sysctls": 1}
     assert _nothing(bench.apply())
+
+
+def test_what_was_just_seen_is_believed(bench: Bench) -> None:
+    """Soon after a look, an apply makes and removes what the plan says and looks at nothing else; a full one does."""
+    bench.wiring.close()
+    bench.wiring = Wiring(bench.context, bench.node, believed=600.0)
+    bench.task(5)
+    first = bench.apply()
+    assert first.looked
+    bench.task(6)
+    second = bench.apply(full=False)
+    assert not second.looked
+    assert set(second.ports) == {row.port for row in bench.plan.endpoints}
+    assert _nothing(bench.apply()), "something of the new task was left out"
+    with Netlink(bench.node) as node:
+        node.send(rt.link_set(first.ports[bench.plan.endpoints[0].port], up=False))
+        again = bench.apply(full=False)
+        assert (_nothing(again), again.ports, again.cookies) == (True, second.ports, second.cookies)
+        gone, bench.plan = bench.plan.endpoints[1], dataclasses.replace(bench.plan, endpoints=bench.plan.endpoints[:1])
+        assert bench.apply(full=False).changes.removed == {"links": 1}
+        assert node.link(gone.port) is None
+        assert bench.apply().changes.added
+        assert _nothing(bench.apply())
 
 
 def test_a_pair_torn_apart_is_made_anew(bench: Bench) -> None:

@@ -70,13 +70,19 @@ NODE = Endpoint(endpoint="node:n1", ip="10.0.1.9", hostname="docker-0", state="r
 RECORDS = [Located("n1", "net", ONE), Located("n2", "net", TWO), Located("n1", "net", NODE)]
 
 
+def followed(records: list[Located]) -> Zones:
+    zones = Zones()
+    zones.follow(TOLD, records)
+    return zones
+
+
 def addresses_of(zone: Zone, name: str) -> list[str]:
     return [value for found, kind, value in listing(zone) if (found.rstrip("."), kind) == (name, "A")]
 
 
 def test_a_zone_holds_the_services_and_tasks_of_its_networks() -> None:
     """VIP, aliases and ready tasks of services on the network; a task that drains keeps its own name only."""
-    zone = Zones(TOLD, RECORDS).for_networks(["net"])
+    zone = followed(RECORDS).for_networks(["net"])
     assert {
         name: addresses_of(zone, name) for name in ("web", "www.demo", "tasks.web", "web.1", "web.2.t2", "other")
     } == {
@@ -91,7 +97,7 @@ def test_a_zone_holds_the_services_and_tasks_of_its_networks() -> None:
 
 def test_zones_are_shared_and_ingress_has_no_names() -> None:
     """Tasks on the same networks have one zone; ingress and networks that were not told yet add nothing."""
-    zones = Zones(TOLD, [*RECORDS, Located("n1", "in", replace(ONE, ip="10.0.0.3"))])
+    zones = followed([*RECORDS, Located("n1", "in", replace(ONE, ip="10.0.0.3"))])
     assert zones.for_networks(["net"]) is zones.for_networks(["net"])
     for networks in (["in"], ["unknown"], []):
         assert listing(zones.for_networks(networks)) == ()

@@ -8,6 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from meshnet.datapath.ebpf import layout
 from meshnet.datapath.ebpf.layout import NameKey, NameValue
@@ -36,8 +38,8 @@ def ip(*lasts: int) -> tuple[bytes, ...]:
     return tuple(bytes((10, 0, 0, last)) for last in lasts)
 
 
-ONE = ZoneRow(("net1",), ("/run/netns/a",), 5, ((wire("web"), ip(2)), (wire("tasks.web"), ip(3, 4))))
-TWO = ZoneRow(("net1", "net2"), ("/run/netns/b", "/run/netns/c"), 5, ((wire("web"), ip(2)), (wire("db"), ip(9))))
+ONE = ZoneRow(("net1",), ("/run/netns/a",), 5, {wire("web"): ip(2), wire("tasks.web"): ip(3, 4)})
+TWO = ZoneRow(("net1", "net2"), ("/run/netns/b", "/run/netns/c"), 5, {wire("web"): ip(2), wire("db"): ip(9)})
 
 
 class FakeMap:
@@ -114,7 +116,7 @@ def test_entry_is_a_row_of_records() -> None:
 def test_what_user_space_answers(name: bytes, found: tuple[bytes, ...]) -> None:
     """Names that are too long or odd, with no, IPv6 or too many addresses have no entry."""
     assert entry(1, name, found, 5) is None
-    row = replace(ONE, names=((name, found),))
+    row = replace(ONE, names={name: found})
     assert entries((row,), {zone_key(row): 1}, 10) == ({}, 1)
 
 
@@ -139,7 +141,7 @@ def test_numbers_stay_and_are_not_used_again_soon() -> None:
 def test_networks_tell_zones_apart() -> None:
     """Another order of the same networks is another zone: names of the first one win."""
     assert zone_key(TWO) != zone_key(replace(TWO, networks=("net2", "net1")))
-    assert zone_key(TWO) == zone_key(replace(TWO, names=(), sandboxes=()))
+    assert zone_key(TWO) == zone_key(replace(TWO, names={}, sandboxes=()))
 
 
 def test_plan_is_written_and_observed() -> None:
@@ -148,7 +150,7 @@ def test_plan_is_written_and_observed() -> None:
     assert world.apply(ONE, TWO) == (0, 4)
     assert world.known() == {(1, wire("web")), (1, wire("tasks.web")), (2, wire("web")), (2, wire("db"))}
     assert world.names.zone_numbers() == {"/run/netns/a": 1, "/run/netns/b": 2, "/run/netns/c": 2}
-    plan = Plan("n", "", zones=(ONE, replace(TWO, names=tuple(sorted(TWO.names, key=lambda n: (len(n[0]), n))))))
+    plan = Plan("n", "", zones=(ONE, TWO))
     assert observed(world.maps["names"].held, world.maps["zones"].held, plan) == plan.zones
 
 
@@ -165,7 +167,7 @@ def test_changed_names_go_first() -> None:
     """A name with other addresses is gone before the rest of the plan is applied, and back after it."""
     world = World()
     world.apply(ONE)
-    changed = replace(ONE, names=((wire("web"), ip(2)), (wire("tasks.web"), ip(3))))
+    changed = replace(ONE, names={wire("web"): ip(2), wire("tasks.web"): ip(3)})
     assert world.names.withdraw((changed,), world.maps) == 1
     assert world.known() == {(1, wire("web"))}
     assert world.names.publish(world.maps) == 1
@@ -176,7 +178,7 @@ def test_failed_apply_leaves_no_stale_name() -> None:
     """When an apply ends between both steps, what changed stays with user space; the next one puts it in."""
     world = World()
     world.apply(ONE)
-    changed = replace(ONE, names=((wire("web"), ip(7)),))
+    changed = replace(ONE, names={wire("web"): ip(7)})
     world.names.withdraw((changed,), world.maps)
     assert world.known() == set()
     assert world.apply(changed) == (0, 1)
@@ -234,3 +236,32 @@ def test_map_that_refuses(error: int, fails: bool) -> None:
     assert (attempt(), attempt(), world.names.left) == ((0, 0), (0, 0), 2)
     world.maps["names"].error = 0
     assert (attempt(), world.names.left) == ((0, 2), 0)
+
+
+NAMES = st.dictionaries(
+    st.sampled_from(["a", "b", "web", "db", "tasks.web", "much.longer", "x" * 63]).map(wire),
+    st.lists(st.integers(1, 9), max_size=3).map(lambda lasts: ip(*lasts)),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.dictionaries(st.sampled_from(["n1", "n2", "n3"]), NAMES), min_size=1, max_size=8),
+    st.integers(0, 8),
+    st.sets(st.integers(0, 7)),
+)
+def test_following_is_writing_anew(
+    plans: list[dict[str, dict[bytes, tuple[bytes, ...]]]], room: int, forgotten: set[int]
+) -> None:
+    """After any plans the map holds what the last one alone would have put there, and as many names are left out."""
+    world = World(room)
+    rows: tuple[ZoneRow, ...] = ()
+    for number, plan in enumerate(plans):
+        rows = tuple(ZoneRow((network,), (), 5, names) for network, names in sorted(plan.items()))
+        if number in forgotten:
+            world.names.forget()
+        world.apply(*rows)
+        numbers = {key: layout.from_u32(value) for key, value in world.maps["zones"].held.items()}
+        assert numbers.keys() == {zone_key(row) for row in rows}
+        wanted, left = entries(rows, numbers, room)
+        assert (world.maps["names"].held, world.names.left) == (wanted, left)

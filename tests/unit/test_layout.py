@@ -13,6 +13,7 @@ LAYERS = {
     "errors": 0,
     "files": 0,
     "names": 0,
+    "memo": 0,
     "codec": 0,
     "clusterspec": 0,
     "containerspec": 0,
@@ -46,6 +47,7 @@ RESERVED = {
 # Everything here is pure, a new file too, but for the edges.
 PURE = (
     "model.py",
+    "memo.py",
     "clusterspec.py",
     "containerspec.py",
     "secretspec.py",

@@ -50,7 +50,7 @@ def test_names_are_all_different() -> None:
     """No two tasks share a name: a lab's do not either."""
     known, plan = made(20)
     (zone,) = population.name_rows(known, "/run/netns/x", plan).zones
-    assert max(len(found) for _, found in zone.names) == BACKENDS
+    assert max(len(found) for found in zone.names.values()) == BACKENDS
     assert len(zone.names) == 2 * (2 * 20 + 4 * 20 * BACKENDS)  # with and without the network's name
 
 

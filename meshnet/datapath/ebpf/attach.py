@@ -33,28 +33,45 @@ class Attachments:
         self._context = context
         self._space = space  # the node's namespace, by default the caller's
         self._steered: dict[str, tuple[int, int, int]] = {}  # path -> (inode, program id, zone)
+        self._attached: set[tuple[int, str]] = set()  # index of a device, and program
 
-    def attach(self, plan: Plan, facts: Facts, objects: Objects, netlink: Netlink, zones: Mapping[str, int]) -> int:
+    def attach(
+        self,
+        plan: Plan,
+        facts: Facts,
+        objects: Objects,
+        netlink: Netlink,
+        zones: Mapping[str, int],
+        look: bool = True,
+    ) -> int:
         """Puts every program where the plan wants it; how many places changed. A device that went away is skipped.
 
-        `zones`: the number of what a sandbox can look up, by path, where its lo answers itself.
+        `zones`: the number of what a sandbox can look up, by path, where its lo answers itself. Without `look`, what
+        this process attached is believed to be there.
         """
         ports = [facts.ports.get(row.port, 0) for row in plan.endpoints] + [facts.node_port]
         places = [(index, "endpoint") for index in ports] + [(facts.underlay, "uplink"), (facts.vxlan, "overlay")]
 
+        unknown = places if look else [place for place in places if place not in self._attached]
+
         def devices() -> int:
-            return sum(_attach(index, objects.progs[name], netlink) for index, name in places if index)
+            return sum(_attach(index, objects.progs[name], netlink) for index, name in unknown if index)
 
-        changed = netns.run_maybe_in(self._space, devices)
-        changed += self._steer({row.netns: zones.get(row.netns, 0) for row in plan.endpoints}, objects)
-        return changed + self._hook(objects)
+        changed = netns.run_maybe_in(self._space, devices) if unknown else 0
+        self._attached = set(places)
+        changed += self._steer({row.netns: zones.get(row.netns, 0) for row in plan.endpoints}, objects, look)
+        return changed + (self._hook(objects) if look else 0)
 
-    def _steer(self, sandboxes: Mapping[str, int], objects: Objects) -> int:
+    def _steer(self, sandboxes: Mapping[str, int], objects: Objects, look: bool) -> int:
         """DNS: the program on egress of each sandbox's lo, with the number of its zone."""
         program = objects.progs["lo_steer"]
         changed = 0
         steered: dict[str, tuple[int, int, int]] = {}
         for path, zone in sandboxes.items():
+            known = self._steered.get(path)
+            if not look and known is not None and known[1:] == (program.id, zone):
+                steered[path] = known
+                continue
             try:
                 here = (os.stat(path).st_ino, program.id, zone)
                 if self._steered.get(path) != here:

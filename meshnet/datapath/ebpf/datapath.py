@@ -60,6 +60,7 @@ class Ebpf:
         self._attachments = Attachments(context, space)
         self._plan = _NOTHING
         self._names = Names()
+        self._held: Tables | None = None  # what the maps hold; None: not known
         self._last_set = 0
         self.failed: Mapping[str, str] = {}
 
@@ -142,14 +143,17 @@ class Ebpf:
         standing = dataclasses.replace(plan, endpoints=(*plan.endpoints, *going))
         wired = wiring.apply(links.desired(standing, self._context), full=plan == before or before is _NOTHING)
         facts = self._facts(wired, plan.address)
-        current = _read(objects)
+        current = _read(objects) if wired.looked or self._held is None else self._held
+        self._held = None
         wanted = tables.tables(plan, facts, current, self._last_set)
         report = writer.write(objects.maps, current, wanted)
+        self._held = None if report.errors else wanted
         self._last_set = max(self._last_set, *_sets(wanted), 0)
         self._plan = plan
         answered = self._names.publish(objects.maps)
-        attached = self._attachments.attach(plan, facts, objects, netlink, self._names.zone_numbers())
-        self._drop_other_layouts()
+        attached = self._attachments.attach(plan, facts, objects, netlink, self._names.zone_numbers(), wired.looked)
+        if wired.looked:
+            self._drop_other_layouts()
         self._tell_sockets(before, plan, current, wanted, objects)
         added, removed = Counter(wired.changes.added), Counter(wired.changes.removed)
         if going:
@@ -212,7 +216,7 @@ class Ebpf:
         for opened in (self._objects, self._wiring, self._netlink):
             if opened is not None:
                 opened.close()
-        self._objects = self._wiring = self._netlink = None
+        self._objects = self._wiring = self._netlink = self._held = None
         self._names = Names()
 
     def _destroy(self) -> None:

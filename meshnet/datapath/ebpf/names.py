@@ -4,15 +4,15 @@ A name that has changed is taken out before anything else of a plan is applied a
 addresses, when all the rest is. In between, and for good where the map is full or the name does not fit, the task's
 name server answers: a stale answer cannot outlast an apply, whatever fails in it.
 
-What was written is remembered, so that a plan costs as much as it changes. The first plan of a process and one that
-is applied again are compared with the map itself.
+What was written is remembered, so that a plan costs as much as it changes: names are told apart by the addresses
+being another object. The first plan of a process and one that is applied again are compared with the map itself.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from heapq import merge
 from typing import Protocol
 
 from meshnet.datapath.ebpf import layout
@@ -26,6 +26,7 @@ _RECORDS = 2 * MAX_ANSWERS - 1
 _RECORD = 16
 
 Table = dict[bytes, bytes]
+Changed = dict[bytes, bytes | None]
 
 
 class Writable(Protocol):
@@ -86,36 +87,73 @@ def entries(rows: Iterable[ZoneRow], numbers: Mapping[bytes, int], room: int) ->
 
     When not all fit, the shortest names of all zones are taken: services and what people type.
     """
-    known = ((row, numbers[zone_key(row)]) for row in rows if zone_key(row) in numbers)
-    named = [[(len(name), number, name, found, row.ttl) for name, found in row.names] for row, number in known]
-    made: Table = {}
-    left = 0
-    for _, number, name, found, ttl in merge(*named):
-        packed = entry(number, name, found, ttl) if len(made) < room else None
-        if packed is None:
-            left += 1
-        else:
-            made[packed[0]] = packed[1]
-    return made, left
+    zones = [_Packed(numbers[zone_key(row)], row) for row in rows if zone_key(row) in numbers]
+    made = chosen(zones, room)
+    return made, sum(len(zone.names) for zone in zones) - len(made)
+
+
+class _Packed:
+    """One zone's names as entries of the map: `entries` by name, without those that user space must answer."""
+
+    def __init__(self, number: int, row: ZoneRow) -> None:
+        self.number = number
+        self.ttl = row.ttl
+        self.names: Mapping[bytes, tuple[bytes, ...]] = {}
+        self.entries: dict[bytes, tuple[bytes, bytes]] = {}
+        self.follow(row.names)
+
+    def follow(self, names: Mapping[bytes, tuple[bytes, ...]]) -> Changed:
+        """Takes other names; returns what that changes, by key: the value, None for one that has none any more."""
+        before, self.names = self.names, names
+        changed: Changed = {}
+        if names is before:
+            return changed
+        for name in before.keys() - names.keys():
+            if known := self.entries.pop(name, None):
+                changed[known[0]] = None
+        for name, found in names.items():
+            if before.get(name) is found:
+                continue
+            known, packed = self.entries.pop(name, None), entry(self.number, name, found, self.ttl)
+            if known:
+                changed[known[0]] = None
+            if packed:
+                self.entries[name] = packed
+                changed[packed[0]] = packed[1]
+        return changed
+
+
+def chosen(zones: Sequence[_Packed], room: int) -> Table:
+    """As many entries as there is room for, those of the shortest names of all zones."""
+    if sum(len(zone.entries) for zone in zones) <= room:
+        return {key: value for zone in zones for key, value in zone.entries.values()}
+    lengths = Counter(len(name) for zone in zones for name in zone.entries)
+    left, last = room, 0
+    for last in sorted(lengths):
+        if lengths[last] > left:
+            break
+        left -= lengths[last]
+    made = {key: value for zone in zones for name, (key, value) in zone.entries.items() if len(name) < last}
+    rest = sorted((zone.number, name, zone) for zone in zones for name in zone.entries if len(name) == last)
+    return made | dict(zone.entries[name] for _, name, zone in rest[:left])
 
 
 def observed(names: Mapping[bytes, bytes], zones: Mapping[bytes, bytes], known: Plan) -> tuple[ZoneRow, ...]:
     """The zones that the maps hold. Their networks and sandboxes come from `known`; a zone that it does not know is
     left out."""
-    by_number: dict[int, list[tuple[bytes, tuple[bytes, ...]]]] = {}
+    by_number: dict[int, dict[bytes, tuple[bytes, ...]]] = {}
     ttls: dict[int, int] = {}
     for raw, value in names.items():
         key, found = NameKey.unpack(raw), NameValue.unpack(value)
         records = [found.records[at : at + _RECORD] for at in range(0, found.count * _RECORD, _RECORD)]
         name = key.name.rstrip(b"\0") + b"\0"
-        by_number.setdefault(key.zone, []).append((name, tuple(record[12:] for record in records)))
+        by_number.setdefault(key.zone, {})[name] = tuple(record[12:] for record in records)
         ttls[key.zone] = int.from_bytes(records[0][6:10], "big")
     rows = []
     for row in known.zones:
         number = layout.from_u32(zones.get(zone_key(row), bytes(4)))
         if number:
-            found_names = tuple(sorted(by_number.get(number, ()), key=lambda item: (len(item[0]), item[0])))
-            rows.append(ZoneRow(row.networks, row.sandboxes, ttls.get(number, row.ttl), found_names))
+            rows.append(ZoneRow(row.networks, row.sandboxes, ttls.get(number, row.ttl), by_number.get(number, {})))
     return tuple(rows)
 
 
@@ -126,7 +164,10 @@ class Names:
         self._names: Table | None = None  # what the map holds; None: not known
         self._zones: Table = {}
         self._rows: tuple[ZoneRow, ...] = ()
+        self._packed: dict[int, _Packed] = {}  # by number of the zone
         self._wanted: Table = {}
+        self._open: set[bytes] = set()  # keys under which map and `_wanted` may differ
+        self._all_fit = True
         self._last = 0
         self._unfit = 0
         self._refused = 0
@@ -144,33 +185,69 @@ class Names:
         """Takes out what a plan has not or has differently; the rest of the plan may follow. How many went."""
         if self._names is None:
             self._names, self._zones = maps["names"].items(), maps["zones"].items()
-        elif rows == self._rows:
-            return 0
+            self._open |= self._names.keys() | self._wanted.keys()
         stored = {key: layout.from_u32(value) for key, value in self._zones.items()}
         numbers = numbered(rows, stored, self._last)
         self._last = max([self._last, *numbers.values()])
-        self._wanted, self._unfit = entries(rows, numbers, maps["names"].max_entries)
+        self._want(rows, numbers, maps["names"].max_entries)
         self._rows = rows
-        stale = [key for key, value in self._names.items() if self._wanted.get(key) != value]
+        stale = [key for key in self._open if key in self._names and self._names[key] != self._wanted.get(key)]
         maps["names"].discard(stale)
         for key in stale:
             del self._names[key]
+        self._number(numbers, maps["zones"])
+        return len(stale)
+
+    def _want(self, rows: Iterable[ZoneRow], numbers: Mapping[bytes, int], room: int) -> None:
+        """Brings `_wanted` to what the rows say, and notes in `_open` under which keys that changed anything."""
+        before, self._packed = self._packed, {}
+        changed: Changed = {}
+        for row in rows:
+            number = numbers.get(zone_key(row), 0)
+            known = before.get(number)
+            if not number:
+                continue
+            if known is not None and known.ttl == row.ttl:
+                changed |= known.follow(row.names)
+                self._packed[number] = before.pop(number)
+            else:
+                self._packed[number] = _Packed(number, row)
+                changed |= dict(self._packed[number].entries.values())
+        for gone in before.values():
+            changed = dict.fromkeys(dict(gone.entries.values())) | changed
+        zones = list(self._packed.values())
+        fit, self._all_fit = self._all_fit, sum(len(zone.entries) for zone in zones) <= room
+        if fit and self._all_fit:
+            self._open |= changed.keys()
+            self._wanted |= {key: value for key, value in changed.items() if value is not None}
+            for key, value in changed.items():
+                if value is None:
+                    self._wanted.pop(key, None)
+        elif changed:
+            wanted = chosen(zones, room)
+            self._open |= {key for key, value in wanted.items() if self._wanted.get(key) != value}
+            self._open |= self._wanted.keys() - wanted.keys()
+            self._wanted = wanted
+        self._unfit = sum(len(zone.names) for zone in zones) - len(self._wanted)
+
+    def _number(self, numbers: Mapping[bytes, int], zones: Writable) -> None:
+        """Writes which zone has which number."""
         over = self._zones.keys() - numbers.keys()
-        maps["zones"].discard(over)
+        zones.discard(over)
         for key in over:
             del self._zones[key]
         new = {key: layout.u32(number) for key, number in numbers.items() if key not in self._zones}
-        refused = maps["zones"].put(new)
+        refused = zones.put(new)
         self._zones |= {key: value for key, value in new.items() if key not in refused}
-        return len(stale)
 
     def publish(self, maps: Mapping[str, Writable]) -> int:
         """Puts in what `withdraw` was told and is not there; how many it were. What does not fit is user space's."""
         if self._names is None:
             return 0
-        new = {key: value for key, value in self._wanted.items() if key not in self._names}
+        new = {key: self._wanted[key] for key in self._open if key in self._wanted and key not in self._names}
         refused = maps["names"].put(new)
         self._names |= {key: value for key, value in new.items() if key not in refused}
+        self._open = set(refused)
         self._refused = len(refused)
         return len(new) - len(refused)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from meshnet.datapath.ebpf import layout
 from meshnet.datapath.ebpf.layout import Endpoint, EndpointKey, Service
@@ -34,6 +35,8 @@ NAMES = (
 )
 MARK = 0x6D6E  # "mn": carried by packets that leave the overlay, matched by the node's firewall
 _LAST_SET = (1 << 32) - 1
+_ONE = layout.u32(1)
+_REMEMBERED = 1 << 16  # of each kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +77,12 @@ def tables(plan: Plan, facts: Facts, current: Mapping[str, Table], last_set: int
         flags = layout.PEER_IPVS if peer.datapath == "ipvs" else 0
         made["peers"][layout.address(peer.address)] = layout.Peer(flags).pack()
     for own in plan.addresses:
-        made["addresses"][layout.address(own)] = layout.u32(1)
+        made["addresses"][layout.address(own)] = _ONE
     for port in plan.published:
-        target = layout.PublishedKey(layout.be16(port.target_port), layout.PROTOCOLS[port.protocol])
-        made["targets"][target.pack()] = layout.u32(1)
+        made["targets"][_published_key(port.target_port, port.protocol)] = _ONE
     for row in plan.endpoints:
         if row.netns in facts.cookies:
-            made["attached"][layout.AttachedKey(facts.cookies[row.netns], row.vni).pack()] = layout.u32(1)
+            made["attached"][_attached_key(facts.cookies[row.netns], row.vni)] = _ONE
     _balance(plan, current, last_set, made)
     return made
 
@@ -116,15 +118,12 @@ def _interfaces(plan: Plan, facts: Facts) -> Table:
             continue
         flags = layout.INTERFACE_OUTSIDE if row.default_route and not network.internal else 0
         flags |= layout.INTERFACE_INGRESS if network.ingress else 0
-        record = layout.Interface(layout.address(row.ip), row.vni, flags, network.mtu, layout.mac(row.mac))
-        made[layout.u32(index)] = record.pack()
+        made[layout.u32(index)] = _interface(row.ip, row.vni, flags, network.mtu, row.mac)
     ingress = _ingress(plan)
     if ingress and ingress.node_address and facts.node_port:
         flags = layout.INTERFACE_INGRESS | layout.INTERFACE_NODE_LOCAL
         own = ingress.node_address
-        place = layout.address(own)
-        record = layout.Interface(place, ingress.vni, flags, ingress.mtu, layout.mac_of(place))
-        made[layout.u32(facts.node_port)] = record.pack()
+        made[layout.u32(facts.node_port)] = _interface(own, ingress.vni, flags, ingress.mtu, "")
     return made
 
 
@@ -134,10 +133,8 @@ def _endpoints(plan: Plan, facts: Facts) -> Table:
     made: Table = {}
 
     def put(vni: int, ip: str, mac: str, kind: int, *, via: str = "", ifindex: int = 0, flags: int = 0) -> None:
-        """`mac` "": the one that the address itself names."""
-        place = layout.address(ip)
-        raw_mac = layout.mac(mac) if mac else layout.mac_of(place)
-        made[EndpointKey.of(place, vni)] = Endpoint.of(layout.address(via), ifindex, kind, flags, raw_mac)
+        key, value = _endpoint(vni, ip, mac, kind, via, ifindex, flags)
+        made[key] = value
 
     for gone in plan.removed:
         put(gone.vni, gone.ip, "", layout.REMOVED, via=gone.vip)
@@ -160,6 +157,37 @@ def _endpoints(plan: Plan, facts: Facts) -> Table:
     return made
 
 
+# What rows and facts pack to is remembered: of many, few are others from one plan to the next.
+
+
+@lru_cache(_REMEMBERED)
+def _attached_key(cookie: int, vni: int) -> bytes:
+    return layout.AttachedKey.of(cookie, vni)
+
+
+@lru_cache(_REMEMBERED)
+def _published_key(port: int, protocol: str) -> bytes:
+    return layout.PublishedKey.of(layout.be16(port), layout.PROTOCOLS[protocol])
+
+
+@lru_cache(_REMEMBERED)
+def _interface(ip: str, vni: int, flags: int, mtu: int, mac: str) -> bytes:
+    place = layout.address(ip)
+    return layout.Interface.of(place, vni, flags, mtu, _mac(mac, place))
+
+
+@lru_cache(_REMEMBERED)
+def _endpoint(vni: int, ip: str, mac: str, kind: int, via: str, ifindex: int, flags: int) -> tuple[bytes, bytes]:
+    place = layout.address(ip)
+    value = Endpoint.of(layout.address(via), ifindex, kind, flags, _mac(mac, place))
+    return EndpointKey.of(place, vni), value
+
+
+def _mac(mac: str, place: bytes) -> bytes:
+    """Without one, it is the one that the address itself names."""
+    return layout.mac(mac) if mac else layout.mac_of(place)
+
+
 @dataclass(frozen=True, slots=True)
 class _Front:
     """A VIP or a published port: where it stands, and who stands behind it."""
@@ -172,24 +200,32 @@ class _Front:
 
 
 def _fronts(plan: Plan) -> list[_Front]:
-    fronts = [
-        _Front("services", layout.address(row.vip), row.vni, tuple(map(layout.address, row.backends)))
-        for row in plan.services
+    fronts = [_service(row.vip, row.vni, row.backends) for row in plan.services]
+    fronts += [
+        _port(port.port, port.protocol, plan.ingress_vni, port.backends, port.target_port) for port in plan.published
     ]
-    for port in plan.published:
-        key = layout.PublishedKey(layout.be16(port.port), layout.PROTOCOLS[port.protocol]).pack()
-        backends = tuple(map(layout.address, port.backends))
-        fronts.append(_Front("published", key, plan.ingress_vni, backends, layout.be16(port.target_port)))
     return fronts
+
+
+@lru_cache(_REMEMBERED)
+def _service(vip: str, vni: int, backends: tuple[str, ...]) -> _Front:
+    return _Front("services", layout.address(vip), vni, tuple(map(layout.address, backends)))
+
+
+@lru_cache(_REMEMBERED)
+def _port(port: int, protocol: str, vni: int, backends: tuple[str, ...], target_port: int) -> _Front:
+    packed = tuple(map(layout.address, backends))
+    return _Front("published", _published_key(port, protocol), vni, packed, layout.be16(target_port))
+
+
+_stored = lru_cache(_REMEMBERED)(Service.unpack)
 
 
 def _balance(plan: Plan, current: Mapping[str, Table], last_set: int, made: Tables) -> None:
     """Fills `services`, `published` and `backends`: few backends are in the service; many that are known keep
     their set, others get the next number."""
     stored = {name: current.get(name, {}) for name in ("services", "published", "backends")}
-    known = {
-        (name, key): Service.unpack(value) for name in ("services", "published") for key, value in stored[name].items()
-    }
+    known = {(name, key): _stored(value) for name in ("services", "published") for key, value in stored[name].items()}
     fronts = _fronts(plan)
     kept = {known[front.table, front.key].turn for front in fronts if (front.table, front.key) in known}
     last = max([last_set, *(service.set for service in known.values())])
