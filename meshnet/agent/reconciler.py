@@ -1,7 +1,9 @@
 """The loop that makes the kernel what the node's plan says, and keeps it so.
 
 It looks when something changed, and from time to time when nothing did: somebody else may have changed the kernel.
-What the kernel refused is tried again soon. Who waits for a sandbox to be wired waits for a plan that was applied
+What the kernel refused is tried again soon. A look
+takes longer the more there is: where many things change one after the other, several share one, so that looking takes a
+small part of the time whatever there is. Who waits for a sandbox to be wired waits for a plan that was applied
 with it, hears at once when that sandbox could not be wired, and does not wait for ever.
 """
 
@@ -37,11 +39,14 @@ class NotWiredError(MeshnetError):
 
 @dataclass(frozen=True, slots=True)
 class Pauses:
-    """Seconds: between looks when nothing changes, before what failed is tried again, and that a task waits."""
+    """Seconds: between looks when nothing changes, before what failed is tried again, and that a task waits. After a
+    look the next one is as many times its length away as `rest` says, and at most `longest`."""
 
     repair: float = 30.0
     retry: float = 0.5
     patience: float = 10.0
+    rest: float = 8.0
+    longest: float = 0.15
 
 
 def described(changes: Changes) -> str:
@@ -88,8 +93,11 @@ class Reconciler:
 
     async def run(self) -> None:
         """Until cancelled. Raises what is no MeshnetError: such a node must not go on half alive."""
+        loop = asyncio.get_running_loop()
         while True:
+            begin = loop.time()
             fine = await self._reconcile()
+            await asyncio.sleep(min((loop.time() - begin) * self._pauses.rest, self._pauses.longest))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._pauses.repair if fine else self._pauses.retry):
                     await self._changed.wait()

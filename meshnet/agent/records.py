@@ -63,22 +63,22 @@ class Removals:
 
     def __init__(self, limit: int = 4096) -> None:
         self._limit = limit
-        self._seen: dict[tuple[str, str], tuple[str, str]] = {}
+        self._seen: dict[tuple[str, str], Located] = {}
         self._gone: OrderedDict[tuple[str, str], str] = OrderedDict()
 
     def update(self, records: Iterable[Located], members: Iterable[str]) -> tuple[Gone, ...]:
         """Takes the visible records and the ids of members that are not dead; returns what is gone by now."""
         present = set(members)
-        now = {(r.network, r.endpoint.ip): (r.owner, r.endpoint.service) for r in records}
-        for key, (owner, service) in self._seen.items():
-            if key in now:
-                continue
-            if owner in present:
-                self._gone[key] = service
+        now = {(r.network, r.endpoint.ip): r for r in records}
+        missing = self._seen.keys() - now.keys()
+        for key in [key for key in self._seen if key in missing] if missing else ():
+            record = self._seen[key]
+            if record.owner in present:
+                self._gone[key] = record.endpoint.service
                 self._gone.move_to_end(key)
             else:
-                now[key] = (owner, service)  # hidden with its owner: judged when the owner is back
-        for key in [key for key in self._gone if key in now]:
+                now[key] = record  # hidden with its owner: judged when the owner is back
+        for key in self._gone.keys() & now.keys():
             del self._gone[key]
         while len(self._gone) > self._limit:
             self._gone.popitem(last=False)

@@ -38,9 +38,19 @@ async def body_as(cls: type[T], request: web.Request) -> T:
     return from_json(cls, await body_of(request))
 
 
+def json_text(value: Any) -> str:
+    """JSON as the Engine writes it."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
 def answer(value: Any, status: int = 200) -> web.Response:
-    """JSON as the Engine writes it, without a charset: the docker CLI reads errors of exactly this type only."""
-    body = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode(errors="replace") + b"\n"
+    """A value as JSON."""
+    return answer_text(json_text(value), status)
+
+
+def answer_text(text: str, status: int = 200) -> web.Response:
+    """JSON without a charset: the docker CLI reads errors of exactly this type only."""
+    body = text.encode(errors="replace") + b"\n"
     return web.Response(body=body, status=status, content_type="application/json")
 
 

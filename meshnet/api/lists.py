@@ -132,18 +132,22 @@ def tasks(view: View, filters: Filters) -> list[Task]:
     """Swarm's `_up-to-date` filter: tasks of the service's present spec, as the CLI needs to show progress."""
     service_ids = [_service_id(view, name) for name in filters.get("service", ())]
     node_ids = [_node_id(view, name) for name in filters.get("node", ())]
+    found: Iterable[Task] = view.tasks.values()
+    if service_ids:
+        found = [task for ident in dict.fromkeys(service_ids) for task in view.tasks_of.get(ident, {}).values()]
+    elif node_ids:
+        found = [task for ident in dict.fromkeys(node_ids) for task in view.tasks_on.get(ident, {}).values()]
     return _ordered(
         task
-        for task in view.tasks.values()
+        for task in found
         if task.spec.network_attachment_spec is None
-        and (not service_ids or task.service_id in service_ids)
         and (not node_ids or task.node_id in node_ids)
         and any_prefix(filters, "id", task.id)
-        and any_prefix(filters, "name", _name(view, task))
+        and ("name" not in filters or any_prefix(filters, "name", _name(view, task)))
         and any_equal(filters, "desired-state", *_desired(task))
         and any_equal(filters, "runtime", "container")
-        and any_equal(filters, "_up-to-date", "true" if _up_to_date(view, task) else "false")
-        and labels_match(filters, "label", _labels(view, task))
+        and ("_up-to-date" not in filters or _is_current(view, filters, task))
+        and ("label" not in filters or labels_match(filters, "label", _labels(view, task)))
     )
 
 
@@ -170,6 +174,10 @@ def _desired(task: Task) -> tuple[str, ...]:
     if task.job_iteration is not None and task.desired_state == "running":
         names.append("complete")
     return (*names, "accepted") if wanted(task) else tuple(names)
+
+
+def _is_current(view: View, filters: Filters, task: Task) -> bool:
+    return any_equal(filters, "_up-to-date", "true" if _up_to_date(view, task) else "false")
 
 
 def _up_to_date(view: View, task: Task) -> bool:

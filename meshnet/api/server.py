@@ -10,6 +10,7 @@ from aiohttp import web
 from meshnet.agent.events import Events
 from meshnet.api import confidential, events, logs, networks, nodes, services, swarm, system
 from meshnet.api.http import LIMIT, MANAGER, Handler, middleware
+from meshnet.api.listing import ServiceTexts
 from meshnet.control.manager import Manager
 from meshnet.errors import MeshnetError
 
@@ -58,6 +59,7 @@ def application(manager: Manager) -> web.Application:
     app = web.Application(middlewares=[middleware], client_max_size=LIMIT)
     app[MANAGER] = manager
     app[events.HUB] = Events()
+    app[services.TEXTS] = ServiceTexts()
     for method, path, handler in ROUTES:
         app.router.add_route(method, path, handler)
         app.router.add_route(method, r"/v{version:\d+\.\d+}" + path, handler)

@@ -8,7 +8,8 @@ from random import SystemRandom
 from aiohttp import web
 
 from meshnet.api import filters, lists, shapes, unserved, validate
-from meshnet.api.http import answer, body_of, flag, manager_of, version_of
+from meshnet.api.http import answer, answer_text, body_of, flag, manager_of, version_of
+from meshnet.api.listing import ServiceTexts
 from meshnet.codec import from_json
 from meshnet.control import operations
 from meshnet.control.manager import Manager
@@ -16,12 +17,15 @@ from meshnet.errors import MeshnetError
 from meshnet.kernel.bpf import cgroup2_root
 from meshnet.model import ServiceSpec
 
+TEXTS = web.AppKey("texts", ServiceTexts)
+
 
 async def list_services(request: web.Request) -> web.Response:
     """GET /services, with `filters` and `status`."""
     view = manager_of(request).view
     wanted = filters.parse(request.query.get("filters", ""), lists.SERVICES)
-    return answer([shapes.service(item, view, flag(request, "status")) for item in lists.services(view, wanted)])
+    texts = request.config_dict[TEXTS]
+    return answer_text(texts.listing(lists.services(view, wanted), view, flag(request, "status")))
 
 
 async def inspect_service(request: web.Request) -> web.Response:

@@ -55,6 +55,11 @@ def service_spec(spec: ServiceSpec) -> Json:
 
 def service(thing: Service, view: View, status: bool = False, defaults: bool = False) -> Json:
     """With `status`, the counts that `docker service ls` shows; with `defaults`, what holds where nothing was said."""
+    return lasting(thing, defaults) | momentary(thing, view, status)
+
+
+def lasting(thing: Service, defaults: bool = False) -> Json:
+    """What a service says of itself."""
     described = {
         **head(thing),
         "Spec": service_spec(interpolated(thing.spec) if defaults else thing.spec),
@@ -64,13 +69,19 @@ def service(thing: Service, view: View, status: bool = False, defaults: bool = F
     described["Endpoint"] = _endpoint(thing)
     if thing.update_status is not None:
         described["UpdateStatus"] = shown(thing.update_status)
+    if thing.job_status is not None:
+        described["JobStatus"] = shown(thing.job_status)
+    return described
+
+
+def momentary(thing: Service, view: View, status: bool) -> Json:
+    """What its tasks say of it."""
+    described: Json = {}
     waiting = _waiting(thing, view)
     if waiting:
         described["Waiting"] = waiting
     if status:
         described["ServiceStatus"] = _status(thing, view)
-    if thing.job_status is not None:
-        described["JobStatus"] = shown(thing.job_status)
     return described
 
 

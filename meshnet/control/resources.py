@@ -18,7 +18,7 @@ class Room:
 
     def holds(self, needed: Resources) -> bool:
         """Whether so much is left."""
-        if not (needed.nano_cpus or needed.memory_bytes or needed.generic_resources):
+        if nothing(needed):
             return True
         counted, named = _generic(needed.generic_resources)
         return (
@@ -45,6 +45,11 @@ class Room:
             for left, whole in ((self._cpus, self._whole.nano_cpus), (self._memory, self._whole.memory_bytes))
             if whole
         )
+
+
+def nothing(needed: Resources) -> bool:
+    """Whether a task reserves nothing: it fits anywhere."""
+    return not (needed.nano_cpus or needed.memory_bytes or needed.generic_resources)
 
 
 class _Sets(dict[str, frozenset[str]]):

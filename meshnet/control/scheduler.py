@@ -22,7 +22,7 @@ from hashlib import sha256
 from meshnet.control.constraints import label, platform_fits, satisfied
 from meshnet.control.defaults import placement_of, reservations_of
 from meshnet.control.objects import seconds, stamp
-from meshnet.control.resources import Room
+from meshnet.control.resources import Room, nothing
 from meshnet.control.view import View, alive, counts
 from meshnet.model import Node, Service, Task, TaskStatus
 
@@ -86,7 +86,9 @@ class Scheduler:
         if not task.node_id:
             self._tasks_per_node(task.service_id)[node.id] += 1
         self._extra[node.id].append(placed)
-        self._room(node).take(reservations_of(task.spec))
+        needed = reservations_of(task.spec)
+        if not nothing(needed):
+            self._room(node).take(needed)
         return placed
 
     def _postpone(self, task: Task, reason: str) -> Task:
@@ -105,7 +107,7 @@ class Scheduler:
         for node in among:
             if node.status.state != "ready" or node.spec.availability != "active":
                 reasons[NOT_AVAILABLE] += 1
-            elif not self._room(node).holds(needed):
+            elif not (nothing(needed) or self._room(node).holds(needed)):
                 reasons[NO_RESOURCES] += 1
             elif not satisfied(placement.constraints, node):
                 reasons[NOT_SATISFIED] += 1

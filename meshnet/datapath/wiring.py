@@ -50,6 +50,7 @@ _DOOMED = 0x6D6E6464  # a group of links, to remove many at once
 _FEW = 50  # devices that are looked at one by one
 _SANDBOXES_AT_ONCE = 64  # two descriptors each
 _BELIEVED = 1.0  # s
+_SELDOM = 50  # a look takes a fiftieth of the time at most
 _RESERVED = "net/ipv4/ip_local_reserved_ports"
 
 
@@ -118,6 +119,7 @@ class Wiring:
         look = whole or time.monotonic() >= self._believe_until
         if not look and self._last is not None and self._last[0] == links:
             return self._last[1]
+        begin = time.monotonic()
         diff = Diff()
         failed: dict[str, str] = {}
         self._settled, self._last = False, None
@@ -134,7 +136,8 @@ class Wiring:
         self._ports(diff, links.ports, failed, look)
         wired = self._wired(diff, links, failed, look)
         if look:
-            self._believe_until = time.monotonic() + self._believed
+            now = time.monotonic()
+            self._believe_until = now + (max(self._believed, _SELDOM * (now - begin)) if self._believed else 0.0)
         if not failed:
             self._settled = True
             self._last = links, dataclasses.replace(wired, changes=Changes({}, {}), looked=False)

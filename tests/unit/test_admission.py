@@ -357,7 +357,7 @@ def test_an_expired_certificate(tmp_path: Path, caplog: pytest.LogCaptureFixture
 
     async def scenario() -> None:
         caplog.set_level(logging.INFO)
-        async with swarm(tmp_path, replace(FAST, expiry=1 * SECOND)) as it:
+        async with swarm(tmp_path, replace(FAST, expiry=2 * SECOND)) as it:
             node = await it.node("docker-1")
             await node.stop()
             it.nodes.remove(node)

@@ -16,7 +16,7 @@ from meshnet.datapath.rows import Changes, EndpointRow, Plan
 from meshnet.errors import MeshnetError
 
 HOUR = 3600.0
-PAUSES = Pauses(repair=HOUR, retry=0.001, patience=HOUR)
+PAUSES = Pauses(repair=HOUR, retry=0.001, patience=HOUR, longest=0.0)
 
 
 class FakeDatapath:
@@ -222,3 +222,19 @@ def test_what_was_done_is_said_in_words() -> None:
     assert described(Changes({"sysctls": 1}, {"ingress_flows": 3, "backends": 1})) == (
         "the kernel got 1 kernel setting; lost 1 backend, 3 ingress flows"
     )
+
+
+def test_many_changes_share_a_look() -> None:
+    """After a look the next one waits in proportion, bounded; what changes meanwhile is seen by it all at once."""
+
+    async def scenario() -> None:
+        world = World(Pauses(repair=HOUR, retry=HOUR, patience=HOUR, rest=1e9, longest=0.05))
+        async with world.running():
+            await world.looked(1)
+            begin = asyncio.get_running_loop().time()
+            await asyncio.gather(*(world.reconciler.wire(task, f"/run/netns/{task}", 1) for task in ("t1", "t2")))
+            assert asyncio.get_running_loop().time() - begin < HOUR
+            assert [len(plan.endpoints) for plan in world.datapath.plans] == [0, 2]
+            assert asyncio.get_running_loop().time() - begin >= 0.03
+
+    live(scenario)

@@ -8,6 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from meshnet.datapath.ebpf import layout
 from meshnet.datapath.ebpf.layout import NameKey, NameValue
@@ -234,3 +236,32 @@ def test_map_that_refuses(error: int, fails: bool) -> None:
     assert (attempt(), attempt(), world.names.left) == ((0, 0), (0, 0), 2)
     world.maps["names"].error = 0
     assert (attempt(), world.names.left) == ((0, 2), 0)
+
+
+NAMES = st.dictionaries(
+    st.sampled_from(["a", "b", "web", "db", "tasks.web", "much.longer", "x" * 63]).map(wire),
+    st.lists(st.integers(1, 9), max_size=3).map(lambda lasts: ip(*lasts)),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.dictionaries(st.sampled_from(["n1", "n2", "n3"]), NAMES), min_size=1, max_size=8),
+    st.integers(0, 8),
+    st.sets(st.integers(0, 7)),
+)
+def test_following_is_writing_anew(
+    plans: list[dict[str, dict[bytes, tuple[bytes, ...]]]], room: int, forgotten: set[int]
+) -> None:
+    """After any plans the map holds what the last one alone would have put there, and as many names are left out."""
+    world = World(room)
+    rows: tuple[ZoneRow, ...] = ()
+    for number, plan in enumerate(plans):
+        rows = tuple(ZoneRow((network,), (), 5, names) for network, names in sorted(plan.items()))
+        if number in forgotten:
+            world.names.forget()
+        world.apply(*rows)
+        numbers = {key: layout.from_u32(value) for key, value in world.maps["zones"].held.items()}
+        assert numbers.keys() == {zone_key(row) for row in rows}
+        wanted, left = entries(rows, numbers, room)
+        assert (world.maps["names"].held, world.names.left) == (wanted, left)
