@@ -36,6 +36,7 @@ def pair(namespaces: Callable[..., str]) -> tuple[str, str]:
         with Netlink(space) as link:
             index = link.index("eth0")
             link.send(link_set(index, up=True), address_add(index, address, 24))
+    ask(left, RIGHT, 1)  # a link that has just come up may drop its first frames
     return left, right
 
 
