@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -153,6 +154,69 @@ def dns(seconds: float, json_file: Path | None) -> None:
     check_outputs(json_file)
     with interrupts.undone(), render.Progress() as progress:
         found = measuring.run(seconds, progress)
+    for line in measuring.lines(found):
+        print(line)
+    if json_file:
+        json_file.write_text(json.dumps(found, indent=1) + "\n")
+
+
+@bench.command(short_help="What a swarm's engine takes for what people ask of it.")
+@click.option(
+    "--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="How often everything is done."
+)
+@click.option("--replicas", type=click.IntRange(min=2, max=200), default=50, show_default=True, help="To scale to.")
+@click.option("--services", type=click.IntRange(min=1, max=2000), default=300, show_default=True, help="To list.")
+@click.option("--dockerd", "folder", type=click.Path(file_okay=False, path_type=Path), help="Where one is unpacked.")
+@click.option("--json", "json_file", type=FILE, help="Write the result there.")
+def swarm(rounds: int, replicas: int, services: int, folder: Path | None, json_file: Path | None) -> None:
+    """How long an engine takes to create, scale and list services, meshnet beside a real dockerd.
+
+    Both have one node, in namespaces that are made for it and removed at the end. Without a dockerd meshnet is measured
+    alone: scripts/dockerd unpacks Debian's, for which nothing is installed.
+    """
+    from meshnet.bench import dockerd
+    from meshnet.bench import swarm as measuring
+    from meshnet.lab import interrupts, swarmbench
+
+    check_outputs(json_file)
+    size = measuring.Size(many=replicas, services=services, rounds=rounds)
+    place = folder or dockerd.FOLDER
+    lacking = dockerd.missing(place)
+    with interrupts.undone(), render.Progress() as progress, contextlib.ExitStack() as stack:
+        progress("starting meshnet" if lacking else "starting meshnet and dockerd")
+        sockets = {measuring.MESHNET: stack.enter_context(swarmbench.swarm(1))[0]}
+        if not lacking:
+            sockets[measuring.DOCKERD] = stack.enter_context(dockerd.running(place))
+        sides = measuring.prepare(sockets)
+        measuring.measure(sides, size, progress)
+        found = measuring.summary(sides, size, {measuring.DOCKERD: lacking} if lacking else {}, os.getloadavg()[0])
+    for line in measuring.lines(found):
+        print(line)
+    if json_file:
+        json_file.write_text(json.dumps(found, indent=1) + "\n")
+
+
+@bench.command(short_help="Whether a service takes longer to start among many.")
+@click.option("--services", type=click.IntRange(min=40), default=1000, show_default=True, help="How many in the end.")
+@click.option("--json", "json_file", type=FILE, help="Write the result there.")
+def growth(services: int, json_file: Path | None) -> None:
+    """Whether a service takes longer to start where there are many already.
+
+    Two swarms of three nodes are made for it and removed at the end. 1,000 services of two tasks take ten minutes and
+    5 GiB of memory.
+    """
+    from meshnet.bench import growth as measuring
+    from meshnet.bench import swarm as swarms
+    from meshnet.lab import interrupts, swarmbench
+
+    check_outputs(json_file)
+    with interrupts.undone(), render.Progress() as progress, contextlib.ExitStack() as stack:
+        progress("starting two swarms")
+        made = {name: stack.enter_context(swarmbench.swarm(3)) for name in ("grows", "small")}
+        sides = swarms.prepare({name: socket for name, (socket, _) in made.items()})
+        lots = [measuring.Lots(side, made[side.name][1]) for side in sides]
+        measuring.measure(lots[0], lots[1], services, progress)
+        found = measuring.summary(lots[0], lots[1], os.getloadavg()[0])
     for line in measuring.lines(found):
         print(line)
     if json_file:
