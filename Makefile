@@ -45,7 +45,7 @@ lab: setup
 	$(PY) -m pytest tests/lab
 
 interop: setup $(VENV)/.ready-tests
-	$(PY) -m pytest tests/interop
+	$(PY) -m pytest -o timeout=150 tests/interop
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -19,7 +19,7 @@ from meshnet import names
 from meshnet.testing.labs import LabUnderTest
 
 NODES = ("docker-0", "docker-1", "docker-2")
-PATIENCE = 20.0
+PATIENCE = 50.0
 
 
 def program() -> str:

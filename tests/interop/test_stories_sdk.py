@@ -113,7 +113,7 @@ def container_of(lab: LabUnderTest, engine: docker.DockerClient, task: str) -> A
 
 
 def page(lab: LabUnderTest, address: str) -> str:
-    return lab.client().out(f"curl -s -m 5 {address}:8080")
+    return lab.client().out(f"curl -s -m 5 --retry 3 --retry-connrefused {address}:8080")
 
 
 def test_a_first_service(lab: LabUnderTest, engines: Engines, manager: docker.DockerClient, wait: Any) -> None:
