@@ -40,13 +40,14 @@ class NotWiredError(MeshnetError):
 @dataclass(frozen=True, slots=True)
 class Pauses:
     """Seconds: between looks when nothing changes, before what failed is tried again, and that a task waits. After a
-    look the next one is as many times its length away as `rest` says, and at most `longest`."""
+    look the next one is as many times its length away as `rest` says, and at most `longest`: far less than what a node
+    gets to tell its kernel of a task that drains or has joined (`Pauses` of the runner), or requests are lost."""
 
     repair: float = 30.0
     retry: float = 0.5
     patience: float = 10.0
-    rest: float = 8.0
-    longest: float = 0.15
+    rest: float = 1.0
+    longest: float = 0.01
 
 
 def described(changes: Changes) -> str:
