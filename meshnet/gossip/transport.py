@@ -238,14 +238,15 @@ class Gossip:
             waiter.set()
 
     def _arm(self) -> None:
-        """One handle; a deadline that moved later is noticed when it fires, which is cheaper than moving it."""
+        """One handle, moved with the deadline: to wake for nothing costs more than that."""
         due = self._engine.next_timer()
-        if due is None:
-            return
         if self._timer is not None:
-            if self._timer.when() <= due:
+            if self._timer.when() == due:
                 return
             self._timer.cancel()
+            self._timer = None
+        if due is None:
+            return
         loop = asyncio.get_running_loop()
         self._timer = loop.call_at(max(due, loop.time()), self._on_timer)
 

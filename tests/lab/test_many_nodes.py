@@ -27,8 +27,13 @@ def test_fifty_nodes(lab: LabUnderTest) -> None:
     lab.service("whoami", global_=True, networks=["demo"], ports=["8000:8000"], wait=False)
     converge.wait(lab.engine, ["whoami"], lambda _: None, PATIENCE)
     box(lab, "box", "n0", "demo")
-    found = lab.task("box.1").out("dig +short +tcp tasks.whoami").split()
-    assert len(set(found)) == COUNT
+
+
+    def named() -> set[str]:
+        return set(lab.task("box.1").out("dig +short +tcp tasks.whoami").split())
+
+    # The manager knows that a task runs a moment before the other nodes do.
+    lab.wait_until(lambda: len(named()) == COUNT, what="tasks.whoami to name every task")
     with inside(lab, "box.1") as probe:
         assert len({name for name, _ in probe.ask(vip(lab), count=COUNT)}) == COUNT
     with on(lab, "client") as probe:
