@@ -141,8 +141,10 @@ def wait_ready(lab: Lab, nodes: list[str], report: Report, timeout: float | None
         if lab.bare:
             ready = _listening(lab, nodes)
         else:
-            acquainted |= _acquainted(lab, [node for node in nodes if node not in acquainted])
-            ready = _ready(lab, nodes) & acquainted
+            # Agents that start are not asked anything: what they do is waited for.
+            ready = _ready(lab, nodes)
+            acquainted |= _acquainted(lab, [node for node in nodes if node in ready - acquainted])
+            ready &= acquainted
         waiting = [node for node in nodes if node not in ready]
         if not waiting:
             return
