@@ -5,12 +5,17 @@ written. Both mounts are made in a mount namespace that belongs to the container
 the monitor exits the kernel drops them, also after a crash of everything, and there is nothing to clean.
 That namespace also shows the one thing crun asks for: cgroup2 alone at /sys/fs/cgroup (it refuses to work where
 version 1 is mounted beside it).
+
+Copying a mount namespace takes as long as it has mounts, and every task's network namespace is one. So containers that
+bind nothing of the machine get copies of one that was made with little in it: it shows what the machine's own shows, as
+far as they need it, or is not used.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Sequence
 
 from meshnet.errors import MeshnetError
 from meshnet.kernel import mounts, netns
@@ -63,18 +68,66 @@ def _detach(point: str) -> bool:
     return True
 
 
-def enter(directory: str, lower: str, writable: int, sources: tuple[str, ...] = ()) -> None:
+class _Small:
+    """A mount namespace of this process with little in it. It is made when it is first needed, with the mounts that
+    this one container needs, which are mostly those that all do."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._space: int | None = None
+
+    def enter(self, paths: Sequence[str]) -> bool:
+        """Moves the calling thread there, if all of `paths` are the same there as where it is; whether it did."""
+        mounts.unshare_root()
+        here = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            wanted = _identities(paths)
+            with self._lock:
+                if self._space is None:
+                    mounts.unshare_mounts()
+                    _let_go((*_BASE, *paths), ())
+                    self._space = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+            mounts.move(self._space)
+            if _identities(paths) == wanted:
+                return True
+            mounts.move(here)
+            return False
+        finally:
+            os.close(here)
+
+
+_small = _Small()
+
+
+def _identities(paths: Iterable[str]) -> list[tuple[int, int] | None]:
+    found: list[tuple[int, int] | None] = []
+    for path in paths:
+        try:
+            status = os.stat(path)
+        except OSError:
+            found.append(None)
+        else:
+            found.append((status.st_dev, status.st_ino))
+    return found
+
+
+def enter(
+    directory: str, lower: str, writable: int, sources: tuple[str, ...] = (), programs: tuple[str, ...] = ()
+) -> None:
     """Moves the calling thread into a new mount namespace with the task's root file system at `<directory>/rootfs`.
 
     `lower` is the image's root, `writable` the bound of what the task may write, in bytes; `sources` are paths that
-    the container will bind. Only for a thread that ends afterwards. Raises OSError, or MeshnetError for a path that
-    overlayfs cannot take. The thread's working directory is `directory` then.
+    the container will bind with what is mounted below them, `programs` some that have nothing mounted below. Only for a
+    thread that ends afterwards. Raises OSError, or MeshnetError for a path that overlayfs cannot take. The thread's
+    working directory is `directory` then.
     """
     if any(character in lower for character in ",:\\"):
         raise MeshnetError(f"{lower}: overlayfs cannot take a path with a comma, colon or backslash")
+    small = not sources and _small.enter((directory, lower, *programs))
     mounts.unshare_mounts()
-    trees = (lower.rstrip("/"), *sources) if lower != "/" else sources
-    _let_go((*_BASE, directory, lower, *sources), trees)
+    if not small:
+        trees = (lower.rstrip("/"), *sources) if lower != "/" else sources
+        _let_go((*_BASE, directory, lower, *sources, *programs), trees)
     mounts.mount("cgroup2", CGROUP, "cgroup2", mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC)
     # Relative names, since the task reads these options in its mount table.
     os.chdir(directory)

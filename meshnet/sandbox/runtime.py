@@ -103,7 +103,7 @@ async def create(spec: ContainerSpec, image: Image, netns: int, files: Sequence[
     conmon: list[int] = []
 
     def launch() -> None:
-        rootfs.enter(spec.dir, image.lower, image.writable, (*sources, *((programs,) if programs else ())))
+        rootfs.enter(spec.dir, image.lower, image.writable, sources, (programs,) if programs else ())
         if files:
             memory.write(spec.dir, files)
         os.chdir("/")
