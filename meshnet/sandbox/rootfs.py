@@ -73,6 +73,11 @@ class _Small:
     this one container needs, which are mostly those that all do."""
 
     def __init__(self) -> None:
+        self.forget()
+        os.register_at_fork(after_in_child=self.forget)  # a fork that becomes a daemon closes its descriptors
+
+    def forget(self) -> None:
+        """Has it made anew."""
         self._lock = threading.Lock()
         self._space: int | None = None
 

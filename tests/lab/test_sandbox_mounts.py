@@ -87,3 +87,17 @@ def test_what_is_mounted_below_a_source(tmp_path: Path, image: Path) -> None:
     finally:
         mounts.detach(str(source / "disk"))
     assert points().count(f"{source}/disk") == 0
+
+
+def test_a_fork_makes_its_own(tmp_path: Path, image: Path) -> None:
+    """A daemon that is forked from a process that started containers, and closes what it inherited, starts its own."""
+    entered(tmp_path / "parent", image, points)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.closerange(3, 256)
+            status = int("old" not in entered(tmp_path / "child", image, lambda: os.listdir(rootfs.ROOTFS)))
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
