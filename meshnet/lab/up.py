@@ -45,9 +45,9 @@ def check(lab: Lab) -> None:
 
 def _other(namespace: str) -> str:
     """What to do about a namespace with a name that the lab needs: never to delete what another lab lives in."""
-    for name in state.up():
-        if namespace in topology.namespaces(state.load(name)):
-            return f"the lab {name} has it: rename this lab or its node"
+    for lab in state.all_up():
+        if namespace in topology.namespaces(lab):
+            return f"the lab {lab.name} has it: rename this lab or its node"
     return f"rename this lab or its node, or remove it with: ip netns del {namespace}"
 
 

@@ -153,6 +153,15 @@ def test_what_up_prints_can_be_typed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lab_up.exports("two") == "MESHNET_LAB=two"
 
 
+def test_a_lab_that_goes_is_not_listed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A lab that is taken down between the look at which there are and the reading of it is no error."""
+    monkeypatch.setattr("meshnet.names.RUN", str(tmp_path))
+    monkeypatch.setattr("meshnet.lab.state.up", lambda: ["gone"])
+    assert meshnet(capsys, monkeypatch, "lab", "ls", "--json") == (0, "[]\n", "")
+
+
 @pytest.mark.parametrize("option", ["--json", "--html", "--png"])
 def test_where_nothing_can_be_written(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, option: str
