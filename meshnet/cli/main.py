@@ -50,7 +50,7 @@ class LazyGroup(click.Group):
     """A group whose commands are imported when they are needed: `verbs` maps a name to `module:attribute`."""
 
     def __init__(self, *args: object, verbs: dict[str, str] | None = None, **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]  # click's, passed on
         self.verbs = verbs or {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:

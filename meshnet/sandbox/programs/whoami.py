@@ -7,7 +7,7 @@ Labs run hundreds of these, so it is light: no module that is not compiled into 
 `selectors` and `signal` pull in `enum` and `re`), one epoll loop, no object per connection beyond its buffers.
 """
 
-import _signal  # type: ignore[import-not-found]
+import _signal  # type: ignore[import-not-found]  # signal's C half
 import _socket
 import os
 import select
@@ -150,7 +150,7 @@ class Server:
     def accept(self) -> None:
         for _ in range(BATCH):
             try:
-                number, peer = self.tcp._accept()  # type: ignore[attr-defined]
+                number, peer = self.tcp._accept()  # type: ignore[attr-defined]  # what socket.accept calls
             except OSError as error:
                 if error.errno == EMFILE and self.connections:
                     self.close(next(iter(self.connections)))  # the oldest makes room
