@@ -13,7 +13,7 @@ import pytest
 from agent_fakes import TASK, Life
 
 from meshnet.agent.reconciler import NotWiredError
-from meshnet.errors import MeshnetError
+from meshnet.errors import MeshnetError, StartError
 from meshnet.model import PortConfig, Service, ServiceEndpoint
 
 BEGUN = ["netns", "wire", "dns", "starting", "create", "start"]
@@ -166,6 +166,11 @@ def test_stopped_in_the_middle_of_its_start(tmp_path: Path, step: str) -> None:
     ("step", "error", "end"),
     [
         ("creating", MeshnetError("no image app"), ("rejected", "no image app")),
+        (
+            "creating",
+            StartError('exec: "x": executable file not found'),
+            ("failed", 'exec: "x": executable file not found'),
+        ),
         ("wiring", NotWiredError("/run/netns/x: gone"), ("rejected", "/run/netns/x: gone")),
         ("starting", MeshnetError("exec format error"), ("failed", "exec format error")),
         (
@@ -188,6 +193,7 @@ def test_a_step_that_fails(tmp_path: Path, step: str, error: Exception, end: tup
         gates[step].error = error
         await life.begin()
         assert await life.over() == end
+        assert life.runner.status.message == {"rejected": "preparing", "failed": "starting"}[end[0]]
         assert life.said[-3:] == ["no dns", "unwire", "no netns"]
         assert life.dirs.read_all() == []
 
