@@ -61,6 +61,8 @@ def status_text(entry: Entry) -> str:
         return "Created"
     if entry.status == "exited":
         return f"Exited ({entry.exit_code}) {words.duration(now - entry.finished)} ago"
+    if entry.state == "paused":
+        return f"Up {words.duration(now - entry.started)} (Paused)"
     health = entry.container.health if entry.container is not None else "none"
     shown = {"none": "", "starting": " (health: starting)"}.get(health, f" ({health})")
     return f"Up {words.duration(now - entry.started)}{shown}"
@@ -80,7 +82,7 @@ def summary(agent: Agent, entry: Entry) -> Json:
             for port in host_ports(agent, entry)
         ],
         "Labels": entry.spec.labels,
-        "State": entry.status,
+        "State": entry.state,
         "Status": status_text(entry),
         "HostConfig": {"NetworkMode": network_mode(entry)},
         "NetworkSettings": {"Networks": networks(agent, entry, None)},
@@ -190,9 +192,9 @@ def inspected(agent: Agent, entry: Entry) -> Json:
 
 def _state(entry: Entry) -> Json:
     state: Json = {
-        "Status": entry.status,
+        "Status": entry.state,
         "Running": entry.status == "running",
-        "Paused": False,
+        "Paused": entry.state == "paused",
         "Restarting": False,
         "OOMKilled": False,
         "Dead": False,

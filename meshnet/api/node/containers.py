@@ -64,7 +64,7 @@ def _matches(agent: Agent, entry: Entry, wanted: Filters) -> bool:
         filters.any_prefix(wanted, "id", entry.id)
         and _named(entry.name, wanted)
         and filters.labels_match(wanted, "label", entry.spec.labels)
-        and filters.any_equal(wanted, "status", entry.status)
+        and filters.any_equal(wanted, "status", entry.state)
         and filters.any_equal(wanted, "exited", *((str(entry.exit_code),) if entry.status == "exited" else ()))
         and filters.any_prefix(wanted, "ancestor", image, agent.containers.image_id(image))
         and filters.any_equal(wanted, "volume", *volumes)
@@ -165,6 +165,26 @@ async def stop(request: web.Request) -> web.Response:
     return web.Response(status=204)
 
 
+async def pause(request: web.Request) -> web.Response:
+    """POST /containers/{id}/pause: its processes stand still, its connections too. Its health is not checked."""
+    agent, entry = agent_of(request), entry_of(request)
+    if entry.container is None:
+        raise ConflictError(f"Container {entry.id} is not running")
+    entry.container.pause()
+    agent.happened(entry.spec, "pause")
+    return web.Response(status=204)
+
+
+async def unpause(request: web.Request) -> web.Response:
+    """POST /containers/{id}/unpause"""
+    agent, entry = agent_of(request), entry_of(request)
+    if entry.container is None:
+        raise MeshnetError(f"Container {entry.id} is not paused", 500)
+    entry.container.unpause()
+    agent.happened(entry.spec, "unpause")
+    return web.Response(status=204)
+
+
 def _seconds(request: web.Request) -> float | None:
     text = request.query.get("t", "")
     return float(text) if text.isdecimal() else None
@@ -199,6 +219,11 @@ async def remove(request: web.Request) -> web.Response:
     """DELETE /containers/{id}, with `force` and `v`. A task's container that is removed is replaced by the swarm."""
     node, entry = node_of(request), entry_of(request)
     if entry.status == "running" and not flag(request, "force"):
+        if entry.state == "paused":
+            raise ConflictError(
+                f"You cannot remove a paused container {entry.id}. Unpause and then stop the container before "
+                "attempting removal or force remove"
+            )
         raise ConflictError(
             f"You cannot remove a running container {entry.id}. Stop the container before attempting removal or force "
             "remove"
@@ -259,6 +284,8 @@ ROUTES: tuple[tuple[str, str, Any], ...] = (
     ("GET", "/containers/{id}/top", top),
     ("POST", "/containers/{id}/kill", kill),
     ("POST", "/containers/{id}/stop", stop),
+    ("POST", "/containers/{id}/pause", pause),
+    ("POST", "/containers/{id}/unpause", unpause),
     ("POST", "/containers/{id}/wait", wait),
     ("POST", "/containers/{id}/resize", resize),
     ("POST", "/containers/prune", prune),

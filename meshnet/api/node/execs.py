@@ -37,6 +37,8 @@ async def create(request: web.Request) -> web.Response:
     if not asked.cmd:
         raise MeshnetError("No exec command specified")
     running(entry)
+    if entry.state == "paused":
+        raise ConflictError(f"Container {entry.id} is paused, unpause the container before exec")
     made = node.execs.add(entry, asked)
     node.agent.happened(entry.spec, f"exec_create: {' '.join(asked.cmd)}", execID=made.id)
     return answer({"Id": made.id}, 201)
