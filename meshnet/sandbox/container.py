@@ -307,6 +307,15 @@ class Container:
             raise MeshnetError(f"Container {self.id} is not paused", 500)
         cgroup.freeze(self.spec.cgroup, stop=False)
 
+    def root(self) -> int:
+        """A descriptor of its root directory, for the caller to close. ConflictError if it does not run."""
+        with contextlib.suppress(OSError):
+            found = os.open(f"/proc/{self.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            if process.start_time(self.pid) == self._processes.init_started and self.status == "running":
+                return found
+            os.close(found)
+        raise ConflictError(f"Container {self.id} is not running")
+
     def logs(self, *, tail: int | None = None, since: float | None = None) -> list[logs.LogLine]:
         """What the task wrote, oldest first; see `logs.read`."""
         return logs.read(os.path.join(self.spec.dir, runtime.LOG), tail=tail, since=since)

@@ -15,6 +15,7 @@ from aiohttp import web
 from meshnet.agent.agent import Agent
 from meshnet.api.http import LIMIT, Handler, middleware
 from meshnet.api.node import (
+    archive,
     attach,
     containers,
     disk,
@@ -48,6 +49,7 @@ ROUTES: tuple[Route, ...] = (
     ("GET", "/events", events.events),
     ("GET", "/containers/{id}/logs", logs.container_logs),
     ("POST", "/containers/{id}/attach", attach.attach),
+    *archive.ROUTES,
     *disk.ROUTES,
     *containers.ROUTES,
     *starting.ROUTES,
