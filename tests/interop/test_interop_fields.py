@@ -166,10 +166,6 @@ def test_warnings(node: Docker, service: str) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ("cp", "{}:/etc/hosts", "."),
-        ("stats", "--no-stream", "{}"),
-        ("pause", "{}"),
-        ("unpause", "{}"),
         ("diff", "{}"),
         ("export", "-o", "x", "{}"),
         ("update", "--memory", "64m", "{}"),
