@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from aiohttp import web
@@ -22,6 +22,7 @@ from meshnet.api.http import answer, flag
 from meshnet.api.node import container_shapes as shapes
 from meshnet.api.node.context import agent_of, node_of
 from meshnet.errors import ConflictError, MeshnetError
+from meshnet.model import PortConfig
 from meshnet.sandbox import attaching, cgroup
 from meshnet.sandbox.container import signal_number
 
@@ -73,9 +74,17 @@ def _matches(agent: Agent, entry: Entry, wanted: Filters) -> bool:
         and filters.any_equal(wanted, "is-task", "true" if entry.task is not None else "false")
         and _age(agent, entry, wanted, "before", lambda mine, other: mine < other)
         and _age(agent, entry, wanted, "since", lambda mine, other: mine > other)
-        and not wanted.get("publish")
-        and not wanted.get("expose")
+        and filters.any_equal(wanted, "publish", *_ports(agent, entry, lambda port: port.published_port))
+        and filters.any_equal(wanted, "expose", *_ports(agent, entry, lambda port: port.target_port))
     )
+
+
+def _ports(agent: Agent, entry: Entry, number: Callable[[PortConfig], int]) -> Iterator[str]:
+    """As filters name ports: 8080 and 8080/tcp, 53/udp."""
+    for port in shapes.host_ports(agent, entry):
+        yield f"{number(port)}/{port.protocol}"
+        if port.protocol == "tcp":
+            yield str(number(port))
 
 
 def _named(name: str, wanted: Filters) -> bool:
