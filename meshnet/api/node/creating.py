@@ -24,6 +24,7 @@ from meshnet.control.attachments import Wish
 from meshnet.errors import ConflictError, MeshnetError
 from meshnet.kernel.bpf import cgroup2_root
 from meshnet.model import Healthcheck
+from meshnet.sandbox.arguments import check_arguments, check_hostname
 from meshnet.sandbox.spec import ContainerSpec
 
 NAME = re.compile(r"/?[a-zA-Z0-9][a-zA-Z0-9_.-]+")
@@ -100,6 +101,8 @@ def kept_of(agent: Agent, asked: ContainerRequest, name: str, raw: Mapping[str, 
     host = asked.host_config
     hostconfig.check(host, raw)
     _check_network(asked)
+    check_hostname("Hostname", asked.hostname)
+    check_arguments({"Env": asked.env, "Entrypoint": asked.entrypoint, "Cmd": asked.cmd})
     if not asked.image:
         raise MeshnetError("No command specified" if not asked.cmd else "an image is needed")
     agent.containers.images.find(asked.image)
