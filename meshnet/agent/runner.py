@@ -187,13 +187,13 @@ class Runner:
             raise EndedError("failed", "its container is gone")
         self._container.on_health(self._health_is)
         self._host.publish(self.task, "ready" if self._kept.serving else "starting", self.hostname, self.container_id)
+        await self.resolver.start(self.netns)  # names are known at once, also without a manager
         try:
             await self._host.wire(self.task, self.netns)
         except NotWiredError:
             raise
         except MeshnetError as error:
             log.error("task %s goes on with what the kernel holds: %s", self.task.id, error)
-        await self.resolver.start(self.netns)
         await self._join_service()
 
     def _health_is(self, status: str) -> None:

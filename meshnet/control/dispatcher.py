@@ -199,10 +199,7 @@ class Dispatcher:
             await _send(response, snapshot_line(feed.told, view.rev))
             await _send(response, trust_line(self._manager.keeper.told(), view.rev))
             while not stopping.done() and node_id in view.nodes:
-                waiting = asyncio.ensure_future(changed.wait())
-                await asyncio.wait({waiting, stopping}, timeout=BOOKMARK, return_when=asyncio.FIRST_COMPLETED)
-                if not waiting.done():
-                    waiting.cancel()
+                if not await _either(changed, stopping):
                     await _send(response, bookmark_line(view.rev))
                     continue
                 await asyncio.sleep(BATCH)
@@ -217,6 +214,16 @@ class Dispatcher:
         finally:
             silence()
             stopping.cancel()
+
+
+async def _either(changed: asyncio.Event, stopping: asyncio.Future[Any]) -> bool:
+    """Waits until one of them happens, for a while; whether it was a change."""
+    waiting = asyncio.ensure_future(changed.wait())
+    try:
+        await asyncio.wait({waiting, stopping}, timeout=BOOKMARK, return_when=asyncio.FIRST_COMPLETED)
+        return waiting.done()
+    finally:
+        waiting.cancel()
 
 
 async def _send(response: web.StreamResponse, line: bytes) -> None:

@@ -241,7 +241,7 @@ def test_a_task_of_the_last_agent_is_taken_over(tmp_path: Path, served: bool) ->
         await life.begin()
         await life.running()
         announced = "ready" if served else "starting"
-        assert life.said == ["hold", "adopt", announced, "wire", "dns", *JOINED]
+        assert life.said == ["hold", "adopt", announced, "dns", "wire", *JOINED]
         life.container.exits(0)
         assert await life.over() == ("complete", "")
 
@@ -255,10 +255,10 @@ def test_a_stop_that_meets_an_adoption_drains(tmp_path: Path) -> None:
         life = Life(tmp_path, kept=True)
         life.host.wiring.open.clear()
         await life.begin()
-        await life.until("adopt", "ready")
+        await life.until("adopt", "ready", "dns")
         stopped(life)
         assert await life.over() == ("shutdown", "")
-        assert life.said == ["hold", "adopt", "ready", *LEFT, *MISSED]
+        assert life.said == ["hold", "adopt", "ready", "dns", *LEFT, *MISSED]
 
     live(scenario)
 
