@@ -18,7 +18,7 @@ from meshnet.agent.inventory import Entry
 from meshnet.api import words
 from meshnet.api.http import flag
 from meshnet.api.node.containers import entry_of
-from meshnet.api.node.context import node_of
+from meshnet.api.node.context import node_of, sent
 from meshnet.api.node.uploads import uploaded
 from meshnet.errors import ConflictError, MeshnetError, NotFoundError
 from meshnet.sandbox import copying
@@ -63,8 +63,7 @@ async def get(request: web.Request) -> web.StreamResponse:
         try:
             async with contextlib.aclosing(_packed(root, path)) as pieces:
                 async for data in pieces:
-                    async with asyncio.timeout(PATIENCE):
-                        await response.write(data)
+                    await sent(request, response, data, PATIENCE)
         except BaseException:
             if request.transport is not None:
                 request.transport.abort()  # a client must not take half an archive for a whole one

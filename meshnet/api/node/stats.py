@@ -14,6 +14,7 @@ from meshnet.agent.inventory import Entry
 from meshnet.api import words
 from meshnet.api.http import flag
 from meshnet.api.node.containers import entry_of
+from meshnet.api.node.context import sent
 from meshnet.sandbox import usage
 from meshnet.sandbox.usage import Usage
 
@@ -35,8 +36,7 @@ async def stats(request: web.Request) -> web.StreamResponse:
         await asyncio.sleep(PERIOD)
     while True:
         now = _look(entry)
-        async with asyncio.timeout(PATIENCE):
-            await response.write(json.dumps(_shown(entry, now, before)).encode() + b"\n")
+        await sent(request, response, json.dumps(_shown(entry, now, before)).encode() + b"\n", PATIENCE)
         if not stream or entry.status != "running":
             break
         before = now
