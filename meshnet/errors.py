@@ -26,6 +26,12 @@ class ConflictError(MeshnetError):
     status = 409
 
 
+class StartError(MeshnetError):
+    """A container is made as asked, but its program cannot be run (HTTP 500): a missing one, or one without rights."""
+
+    status = 500
+
+
 class NoSpaceError(MeshnetError, OSError):
     """The file system that `place` is on is full (HTTP 507); nothing was changed. An OSError too, as it was before
     somebody understood it."""

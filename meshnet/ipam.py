@@ -45,8 +45,8 @@ def parse_subnet(text: str) -> IPNetwork:
             raise AddrFormatError
         network = IPNetwork(text)
     except (AddrFormatError, ValueError):
-        wanted = "an IPv4 subnet such as 10.0.9.0/24 is needed"
-        raise MeshnetError(f"Invalid subnet {text} : invalid CIDR address: {text}; {wanted}") from None
+        hint = "; an IPv4 subnet such as 10.0.9.0/24 is needed" if ":" in text else ""
+        raise MeshnetError(f"Invalid subnet {text} : invalid CIDR address: {text}{hint}") from None
     if network.ip != network.network:
         raise MeshnetError(f"Invalid subnet {text} : it has host bits set; write {network.cidr}")
     if network.prefixlen > 30:

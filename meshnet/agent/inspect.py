@@ -122,6 +122,8 @@ def _nodes_by_address(agent: Agent) -> dict[str, str]:
 def _task_name(agent: Agent, task_id: str) -> str:
     for item in agent.neighbours.located:
         if item.endpoint.task == task_id:
+            if not item.endpoint.service and item.endpoint.aliases:
+                return item.endpoint.aliases[0]  # a container that somebody started, by its name
             slot = item.endpoint.slot or item.owner
             return f"{_service_name(agent, item.endpoint.service)}.{slot}.{task_id}"
     return task_id

@@ -57,6 +57,11 @@ class Entry:
         return "exited" if self._at(STARTED) else "created"
 
     @property
+    def state(self) -> str:
+        """As an engine shows it: its status, or `paused` of one that runs."""
+        return "paused" if self.container is not None and self.container.paused else self.status
+
+    @property
     def exit_code(self) -> int:
         """How it ended; 0 as long as it has not."""
         if self.status != "exited":

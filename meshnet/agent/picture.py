@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from meshnet.agent import resolvconf
+from meshnet.agent import hostports, resolvconf
 from meshnet.agent.resolver import TaskResolver
 from meshnet.agent.zones import Zones
 from meshnet.containerspec import DNSConfig
@@ -44,6 +44,7 @@ class Picture:
         )
         records = [*neighbours.absent, *neighbours.located]
         found = plan(local, assignments, records, neighbours.peers, sandboxes, neighbours.gone)
+        found = hostports.with_containers(found, agent.standalones)
         return dataclasses.replace(found, zones=self._zones.rows(self._attached(sandboxes)))
 
     def spread(self) -> None:

@@ -146,18 +146,19 @@ class Reconciler:
                 raise NotWiredError(self._datapath.failed[netns])
             return self._interfaces[task_id] >= interfaces
 
-        await self._until(wired)
+        await self._until(wired, "wired")
 
     async def unwire(self, task_id: str) -> None:
         """Returns once a plan without the task was applied; MeshnetError if none was in time."""
         if self._sandboxes.pop(task_id, None) is not None:
-            await self._until(lambda: not self._interfaces[task_id])
+            await self._until(lambda: not self._interfaces[task_id], "taken out of the kernel")
 
-    async def _until(self, holds: Callable[[], bool]) -> None:
+    async def _until(self, holds: Callable[[], bool], what: str) -> None:
         self.changed()
         try:
             async with asyncio.timeout(self._pauses.patience), self._turn:
                 await self._turn.wait_for(lambda: self.plan is not None and holds())
         except TimeoutError:
-            reason = self._error or "the manager has not told this node about the task's networks"
-            raise MeshnetError(f"not wired after {self._pauses.patience:g} s: {reason}") from None
+            unheard = "about the task's networks" if self.plan is not None else "anything yet"
+            reason = self._error or f"the manager has not told this node {unheard}"
+            raise MeshnetError(f"not {what} after {self._pauses.patience:g} s: {reason}") from None

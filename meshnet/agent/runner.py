@@ -23,7 +23,7 @@ from meshnet.agent.containers import container_spec
 from meshnet.agent.parts import Container, Host, Resolver
 from meshnet.agent.reconciler import NotWiredError
 from meshnet.agent.taskdir import Kept, TaskDirs
-from meshnet.errors import MeshnetError, NoSpaceError
+from meshnet.errors import MeshnetError, NoSpaceError, StartError
 from meshnet.files import is_full
 from meshnet.model import ContainerStatus, Task, TaskStatus, state_rank
 from meshnet.sandbox.listening import wait_listening
@@ -130,7 +130,8 @@ class Runner:
         except EndedError as ended:
             end = ended
         except MeshnetError as error:
-            end = EndedError("failed" if self._started else "rejected", str(error))
+            failed = self._started or isinstance(error, StartError)
+            end = EndedError("failed" if failed else "rejected", str(error))
         except Exception as error:  # whatever it is ends this task alone, and is told
             if isinstance(error, OSError) and is_full(error):
                 place = os.path.dirname(error.filename or "") or str(self._dirs.path(self.task.id))
@@ -186,13 +187,13 @@ class Runner:
             raise EndedError("failed", "its container is gone")
         self._container.on_health(self._health_is)
         self._host.publish(self.task, "ready" if self._kept.serving else "starting", self.hostname, self.container_id)
+        await self.resolver.start(self.netns)  # names are known at once, also without a manager
         try:
             await self._host.wire(self.task, self.netns)
         except NotWiredError:
             raise
         except MeshnetError as error:
             log.error("task %s goes on with what the kernel holds: %s", self.task.id, error)
-        await self.resolver.start(self.netns)
         await self._join_service()
 
     def _health_is(self, status: str) -> None:
@@ -283,7 +284,7 @@ class Runner:
         self.status = TaskStatus(
             timestamp=now(),
             state=end.state,
-            message={"shutdown": "shutdown", "complete": "finished", "rejected": "preparing"}.get(end.state, "started"),
+            message=self._message(end.state),
             err=end.err,
             container_status=ContainerStatus(self.container_id, 0, end.exit_code),
         )
@@ -304,6 +305,11 @@ class Runner:
         kept = Kept(self.task, self.container_id, False, self.status)
         self._dirs.retire(kept)
         self._host.ended(kept)
+
+    def _message(self, state: str) -> str:
+        """Swarm's word with a last state: of a task that failed, the step that it failed in."""
+        failed = "started" if self.status.state == "running" else "starting"
+        return {"shutdown": "shutdown", "complete": "finished", "rejected": "preparing"}.get(state, failed)
 
     async def _tried(self, work: Coroutine[Any, Any, object]) -> bool:
         """Whether a step of the cleaning up was done; if not, the log says why."""

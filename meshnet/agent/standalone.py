@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meshnet import names
+from meshnet.agent import hostports
+from meshnet.agent.hostports import PortWish
 from meshnet.codec import from_json, to_json
 from meshnet.containerspec import DNSConfig
 from meshnet.control.attachments import Attach, Wish
 from meshnet.errors import ConflictError, MeshnetError
 from meshnet.files import replace_text
-from meshnet.model import Task
+from meshnet.model import PortConfig, Task
 from meshnet.sandbox import spec as specs
 from meshnet.sandbox.attaching import Attachment
 from meshnet.sandbox.container import Container
@@ -50,6 +52,8 @@ class Kept:
     dns: DNSConfig = DNSConfig()
     created: float = field(default_factory=time.time)
     task: Task | None = None
+    ports: tuple[PortWish, ...] = ()
+    published: tuple[PortConfig, ...] = ()  # what became of `ports`, while it runs
 
     def dump(self) -> str:
         return json.dumps(
@@ -61,6 +65,8 @@ class Kept:
                 "dns": to_json(self.dns),
                 "created": self.created,
                 "task": to_json(self.task) if self.task is not None else None,
+                "ports": [to_json(port) for port in self.ports],
+                "published": [to_json(port) for port in self.published],
             }
         )
 
@@ -77,6 +83,8 @@ class Kept:
             from_json(DNSConfig, values.get("dns", {})),
             values["created"],
             from_json(Task, task) if task is not None else None,
+            tuple(from_json(PortWish, port) for port in values.get("ports", ())),
+            tuple(from_json(PortConfig, port) for port in values.get("published", ())),
         )
 
 
@@ -183,6 +191,7 @@ class Standalone:
         agent.spaces.create(os.path.basename(kept.spec.netns))
         if not kept.networks:
             return
+        kept.published = hostports.choose(kept.ports, hostports.taken(agent, self), kept.spec.name)
         kept.task = await agent.manager.attach(Attach(self.id, kept.networks))
         self.keep()
         self._publish("starting")
@@ -241,7 +250,7 @@ class Standalone:
                 await step
             except (MeshnetError, OSError) as error:
                 log.error("container %s: cleaning up: %s", kept.spec.name, error)
-        self.resolver, kept.task = None, None
+        self.resolver, kept.task, kept.published = None, None, ()
         if kept.mode != HOST:
             agent.spaces.delete(os.path.basename(kept.spec.netns))
         if self.place.exists():

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from aiohttp import web
 
 from meshnet.api import shapes
+from meshnet.api.bodies import decoded
 from meshnet.codec import from_json
 from meshnet.control.manager import Manager
 from meshnet.errors import MeshnetError
@@ -27,10 +28,7 @@ def manager_of(request: web.Request) -> Manager:
 
 async def body_of(request: web.Request) -> Any:
     """The decoded JSON body. Raises MeshnetError if it is none."""
-    try:
-        return json.loads(await request.read())
-    except (ValueError, RecursionError) as error:
-        raise MeshnetError(f"the request body is not JSON: {error}") from None
+    return decoded(await request.read())
 
 
 async def body_as(cls: type[T], request: web.Request) -> T:

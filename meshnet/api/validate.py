@@ -39,6 +39,7 @@ LAST_PORT = 65535
 MTU_OPTION = "com.docker.network.driver.mtu"
 LEAST_MTU = 68  # RFC 791
 MOST_REPLICAS = 100_000
+LOCAL_DRIVERS = ("bridge", "host", "null", "macvlan", "ipvlan")  # of networks on one machine
 ROLLBACK_ACTIONS = ("pause", "continue")
 UPDATE_ACTIONS = (*ROLLBACK_ACTIONS, "rollback")
 FIRST_NAMES = (
@@ -203,7 +204,8 @@ def network_spec(spec: NetworkSpec, driver: str, scope: str) -> NetworkSpec:
     if not spec.name:
         raise MeshnetError("network with name  already exists", 409)
     if driver not in ("", "overlay"):
-        raise MeshnetError(f'plugin "{driver}" not found: networks of a swarm use the driver "overlay"', 404)
+        hint = ': networks are made with the driver "overlay"' if driver in LOCAL_DRIVERS else ""
+        raise MeshnetError(f'plugin "{driver}" not found{hint}', 404)
     if scope == "local":
         raise MeshnetError("cannot downgrade network scope for overlay networks")
     if spec.ingress and (spec.attachable or spec.internal):

@@ -22,6 +22,7 @@ from meshnet.control.refusals import invalid
 from meshnet.errors import MeshnetError
 from meshnet.model import SECOND
 from meshnet.sandbox import rights
+from meshnet.sandbox.arguments import check_arguments, check_hostname
 from meshnet.sandbox.container import signal_number
 from meshnet.sandbox.spec import Ulimit
 
@@ -41,6 +42,9 @@ def container(spec: ContainerSpec) -> ContainerSpec:
     for entry in spec.env:
         if entry.startswith("=") or not entry:
             raise invalid(f"ContainerSpec.Env: {entry!r} is not NAME=VALUE")
+    if "{{" not in spec.hostname:  # else it is judged once it is filled in
+        check_hostname("ContainerSpec.Hostname", spec.hostname)
+    check_arguments({f"ContainerSpec.{name}": getattr(spec, name.lower()) for name in ("Env", "Command", "Args")})
     if spec.stop_grace_period is not None:
         duration("ContainerSpec.StopGracePeriod", spec.stop_grace_period)
     if spec.healthcheck is not None:
@@ -103,6 +107,7 @@ def _health(check: Healthcheck) -> None:
         duration(f"ContainerSpec.Healthcheck.{name}", value)
         if 0 < value < SECOND // 1000:
             raise invalid(f"ContainerSpec: {name} in Healthcheck cannot be less than one millisecond")
+    check_arguments({"ContainerSpec.Healthcheck.Test": check.test})
     if check.retries < 0:
         raise invalid("ContainerSpec: Retries in Healthcheck cannot be negative")
     if check.test and check.test[0] not in ("NONE", "CMD", "CMD-SHELL"):

@@ -64,7 +64,7 @@ def _read(file: Path, name: str, underlay: str) -> Stack:
     if problem := name_problem(name):
         raise MeshnetError(f"stack {name}: {problem}")
     problems = Problems()
-    found = compose.parse(read_yaml(file, problems), file.parent, name)
+    found = compose.parse(read_yaml(file, problems, pipes=True), file.parent, name)
     if not problems:
         rehearse(found, underlay)
     problems.check()

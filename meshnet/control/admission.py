@@ -109,9 +109,7 @@ class Admission:
 
     def _peer(self, request: web.Request, roles: frozenset[str]) -> Peer:
         """The sender, if it may use this route. Raises Refused."""
-        transport = request.transport
-        session = transport.get_extra_info("ssl_object") if transport else None
-        shown = session.getpeercert(binary_form=True) if session else None
+        shown = _shown(request)
         if not shown:
             raise Refused("no_certificate", "a certificate of this swarm is needed; join it with a token", 401)
         certificate = _read(shown)
@@ -181,6 +179,19 @@ class Admission:
         except MeshnetError as error:
             raise Refused("token", str(error), 400) from None
         return Identity(self._manager.new_id(), role, cluster.id)
+
+
+async def one_answer(request: web.Request, response: web.StreamResponse) -> None:
+    """A signal of the server: whoever shows no certificate gets one answer, and does not keep the connection."""
+    if not _shown(request):
+        response.force_close()
+
+
+def _shown(request: web.Request) -> bytes | None:
+    """The certificate (DER) that the sender has shown in the handshake."""
+    transport = request.transport
+    session = transport.get_extra_info("ssl_object") if transport else None
+    return session.getpeercert(binary_form=True) if session else None
 
 
 async def _small_json(request: web.Request) -> dict[str, Any]:

@@ -24,10 +24,11 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from meshnet.codec import from_json, to_json
-from meshnet.control import attachments, logroutes, operations
+from meshnet.control import admission, attachments, logroutes, operations
 from meshnet.control.admission import PEER, Admission
 from meshnet.control.assignments import Feed, assignments_of, bookmark_line, delta_line, snapshot_line, trust_line
 from meshnet.control.attachments import Attach
+from meshnet.control.gate import Gate
 from meshnet.control.objects import Change, SealedTrust
 from meshnet.control.operations import Join
 from meshnet.errors import MeshnetError
@@ -40,7 +41,6 @@ log = logging.getLogger(__name__)
 BOOKMARK = 10.0
 BATCH = 0.002
 READER_TIMEOUT = 20.0
-HANDSHAKE = 10.0  # s that a peer gets for its part of TLS
 LIMIT = 4 * 2**20
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -52,6 +52,7 @@ class Dispatcher:
         self._manager = manager
         self._runner: web.AppRunner
         self._server: asyncio.Server
+        self._gate: Gate
         self._admission = Admission(manager)
         self._streams = 0
         self._reports = 0
@@ -60,12 +61,13 @@ class Dispatcher:
 
     def statistics(self) -> dict[str, int]:
         own = {"streams": self._streams, "reports": self._reports, "unreadable": self._unreadable}
-        return {**own, **self._admission.statistics()}
+        return {**own, **self._gate.statistics(), **self._admission.statistics()}
 
     async def start(self, address: str) -> str:
         """Listens; returns the address with the port that it got. Raises MeshnetError if it cannot."""
         host, _, port = address.rpartition(":")
         app = web.Application(middlewares=[_refusals, self._admission.middleware], client_max_size=LIMIT)
+        app.on_response_prepare.append(admission.one_answer)
         app.add_routes(
             [
                 *self._admission.routes(),
@@ -82,15 +84,10 @@ class Dispatcher:
         )
         await self._runner.setup()
         assert self._runner.server is not None
+        self._gate = Gate(self._runner.server, self._manager.keeper.listener.context)
         try:
             self._server = await asyncio.get_running_loop().create_server(
-                self._runner.server,
-                host,
-                int(port),
-                ssl=self._manager.keeper.listener.context,
-                ssl_handshake_timeout=HANDSHAKE,
-                reuse_address=True,
-                backlog=128,
+                self._gate, host, int(port), reuse_address=True, backlog=128
             )
         except (OSError, ValueError) as error:
             await self._runner.cleanup()
@@ -114,6 +111,7 @@ class Dispatcher:
     async def stop(self) -> None:
         self._stopping.set()
         self._server.close()
+        self._gate.close()
         await self._runner.cleanup()
 
     async def _join(self, request: web.Request) -> web.Response:
@@ -201,10 +199,7 @@ class Dispatcher:
             await _send(response, snapshot_line(feed.told, view.rev))
             await _send(response, trust_line(self._manager.keeper.told(), view.rev))
             while not stopping.done() and node_id in view.nodes:
-                waiting = asyncio.ensure_future(changed.wait())
-                await asyncio.wait({waiting, stopping}, timeout=BOOKMARK, return_when=asyncio.FIRST_COMPLETED)
-                if not waiting.done():
-                    waiting.cancel()
+                if not await _either(changed, stopping):
                     await _send(response, bookmark_line(view.rev))
                     continue
                 await asyncio.sleep(BATCH)
@@ -219,6 +214,16 @@ class Dispatcher:
         finally:
             silence()
             stopping.cancel()
+
+
+async def _either(changed: asyncio.Event, stopping: asyncio.Future[Any]) -> bool:
+    """Waits until one of them happens, for a while; whether it was a change."""
+    waiting = asyncio.ensure_future(changed.wait())
+    try:
+        await asyncio.wait({waiting, stopping}, timeout=BOOKMARK, return_when=asyncio.FIRST_COMPLETED)
+        return waiting.done()
+    finally:
+        waiting.cancel()
 
 
 async def _send(response: web.StreamResponse, line: bytes) -> None:

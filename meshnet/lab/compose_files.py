@@ -81,6 +81,9 @@ def _labels(keys: dict[str, Value], declared: Declared) -> dict[str, str]:
 def _content(value: Value, directory: Path, kind: str) -> str:
     """A file's content in base64, bounded; "" after a complaint."""
     path = directory / _text(value)
+    if path.exists() and not path.is_file():
+        value.error(f"{path} cannot be read: it is no regular file")
+        return ""
     try:
         with path.open("rb") as stream:
             content = stream.read(LIMITS[kind])

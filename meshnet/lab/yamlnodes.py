@@ -257,8 +257,13 @@ def parse(text: str | bytes, file: str, problems: Problems) -> Value:
     return Value(node, "", file, problems)
 
 
-def read(path: Path, problems: Problems) -> Value:
-    """The root of a YAML file. Raises MeshnetError if it cannot be read, LabFileError if it is no YAML."""
+def read(path: Path, problems: Problems, *, pipes: bool = False) -> Value:
+    """The root of a YAML file. Raises MeshnetError if it cannot be read, LabFileError if it is no YAML.
+
+    Without `pipes` only what has an end: opening a pipe would wait for somebody who writes to it.
+    """
+    if not pipes and path.exists() and not path.is_file():
+        raise MeshnetError(f"{path}: cannot be read: it is no regular file")
     try:
         with path.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)

@@ -21,6 +21,22 @@ def kill(path: str) -> None:
         Path(path, "cgroup.kill").write_text("1")
 
 
+def freeze(path: str, stop: bool) -> None:
+    """Stops every process of the group and of those below it, or lets them go on (cgroup.freeze, Linux 5.2). OSError.
+
+    A frozen process can be killed; other signals wait.
+    """
+    Path(path, "cgroup.freeze").write_text("1" if stop else "0")
+
+
+def frozen(path: str) -> bool:
+    """Whether the group was stopped; False if it is gone."""
+    try:
+        return Path(path, "cgroup.freeze").read_text().strip() == "1"
+    except OSError:
+        return False
+
+
 def processes(path: str) -> list[int]:
     """The pids of the group's own processes; none if it is gone."""
     try:

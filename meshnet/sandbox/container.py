@@ -97,6 +97,11 @@ class Container:
         return "running" if Path(self.spec.dir, STARTED).exists() else "created"
 
     @property
+    def paused(self) -> bool:
+        """Whether its processes are stopped; it counts as running."""
+        return self.status == "running" and cgroup.frozen(self.spec.cgroup)
+
+    @property
     def exit_code(self) -> int | None:
         """The exit code once the container has ended (128 + signal if it was killed)."""
         return self._exit.result() if self._exit.done() else None
@@ -193,12 +198,16 @@ class Container:
         clock = asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(checks.next_delay(self._health, config))
+            if self.paused:
+                continue  # nothing can be asked of it
             async with self._slots:
                 begun = clock()
                 try:
                     code, output = await self._execute(words, config.timeout, limit=checks.OUTPUT)
                 except (MeshnetError, OSError) as error:
                     code, output = 1, str(error).encode()
+            if cgroup.frozen(self.spec.cgroup):
+                continue  # it was paused in the middle of the check
             result = checks.Result(begun, clock(), code, output.decode(errors="replace"))
             before, self._health = self._health, checks.observe(self._health, config, result)
             if before.status != self._health.status or before.checks == 0:
@@ -229,8 +238,7 @@ class Container:
     async def _execute(
         self, argv: tuple[str, ...], timeout: float, env: tuple[str, ...] = (), user: str = "", limit: int = 65536
     ) -> tuple[int | None, bytes]:
-        if self.status != "running":
-            raise ConflictError(f"container {self.spec.name} is not running")
+        self._check_runs()
         group, run = self._inside(argv, env, user)
         try:
             return await runtime.execute(self.spec, run, group, timeout, limit)
@@ -254,10 +262,15 @@ class Container:
         run.update(args=list(argv), env=[*run["env"], *env], terminal=False)
         return group, run
 
-    async def launch(self, program: Program) -> Execution:
-        """Starts a program inside, with streams. ConflictError if the container does not run."""
+    def _check_runs(self) -> None:
         if self.status != "running":
             raise ConflictError(f"Container {self.id} is not running")
+        if self.paused:
+            raise ConflictError(f"Container {self.id} is paused, unpause the container before exec")
+
+    async def launch(self, program: Program) -> Execution:
+        """Starts a program inside, with streams. ConflictError if the container does not run, or is paused."""
+        self._check_runs()
         term = ("TERM=xterm",) if program.tty else ()
         group, run = self._inside(program.argv, (*term, *program.env), program.user)
         if program.workdir:
@@ -272,7 +285,36 @@ class Container:
             raise ConflictError(f"Cannot kill container: {self.id}: Container {self.id} is not running")
         if number == signal.SIGKILL:
             cgroup.kill(self.spec.cgroup)
+        self._deliver(number)
+
+    def _deliver(self, number: int) -> None:
+        """A signal, and of a container that is paused the stop signal wakes it."""
         self._signal(number)
+        if self.paused and number == signal_number(self.spec.stop_signal):
+            cgroup.freeze(self.spec.cgroup, stop=False)
+
+    def pause(self) -> None:
+        """Stops its processes where they are. ConflictError if it does not run, or is paused."""
+        if self.status != "running":
+            raise ConflictError(f"Container {self.id} is not running")
+        if self.paused:
+            raise ConflictError(f"Container {self.id} is already paused")
+        cgroup.freeze(self.spec.cgroup, stop=True)
+
+    def unpause(self) -> None:
+        """Lets its processes go on. MeshnetError (500, as of an engine) if it is not paused."""
+        if not self.paused:
+            raise MeshnetError(f"Container {self.id} is not paused", 500)
+        cgroup.freeze(self.spec.cgroup, stop=False)
+
+    def root(self) -> int:
+        """A descriptor of its root directory, for the caller to close. ConflictError if it does not run."""
+        with contextlib.suppress(OSError):
+            found = os.open(f"/proc/{self.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            if process.start_time(self.pid) == self._processes.init_started and self.status == "running":
+                return found
+            os.close(found)
+        raise ConflictError(f"Container {self.id} is not running")
 
     def logs(self, *, tail: int | None = None, since: float | None = None) -> list[logs.LogLine]:
         """What the task wrote, oldest first; see `logs.read`."""
@@ -290,7 +332,7 @@ class Container:
         """
         number = signal_number(self.spec.stop_signal)
         if self.status == "running" and (self.spec.init or not await process.would_drop(self.pid, number)):
-            self._signal(number)
+            self._deliver(number)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.spec.stop_grace if grace is None else grace):
                     return await self.wait()

@@ -20,6 +20,7 @@ from meshnet.errors import ConflictError, MeshnetError, NoSpaceError, NotFoundEr
 from meshnet.files import is_full, replace_text
 from meshnet.kernel.bpf import cgroup2_root
 from meshnet.sandbox import bundle, cgroup, filling, limits, process, rights, runtime, users
+from meshnet.sandbox.arguments import check_hostname
 from meshnet.sandbox.container import STARTED, Container, Processes, signal_number
 from meshnet.sandbox.images import HostImage, Image, Images
 from meshnet.sandbox.memory import MemoryFile
@@ -152,6 +153,7 @@ async def _fill_volumes(spec: ContainerSpec, image: Image) -> None:
 
 def _check(spec: ContainerSpec) -> None:
     """MeshnetError for what no container can have."""
+    check_hostname("hostname", spec.hostname)
     signal_number(spec.stop_signal)
     rights.capabilities(spec.capability_add, spec.capability_drop)
     rights.check_ulimits(spec.ulimits)

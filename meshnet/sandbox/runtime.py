@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from meshnet.errors import MeshnetError
+from meshnet.errors import MeshnetError, StartError
 from meshnet.files import replace_text
 from meshnet.sandbox import cgroup, memory, process, rootfs
 from meshnet.sandbox.images import Image
@@ -95,7 +95,7 @@ async def create(spec: ContainerSpec, image: Image, netns: int, files: Sequence[
     """Starts conmon, which has crun make the container up to the point where its program would run.
 
     `netns` is a descriptor of the network namespace: the container's mount namespace has no /run/netns, so
-    `config.json` must name it as `/proc/<this process>/fd/<netns>`. Raises MeshnetError with crun's own words.
+    `config.json` must name it as `/proc/<this process>/fd/<netns>`. Raises StartError with crun's own words.
     """
     reading, writing = os.pipe()
     sources = tuple(mount.source for mount in spec.mounts if mount.type != "tmpfs")
@@ -198,7 +198,7 @@ def _reported_pid(report: bytes) -> int:
         raise MeshnetError(f"cannot start: conmon said {report[:200]!r}", 500) from None
     if pid <= 0:
         words = " ".join(str(answer.get("message", "no reason given")).split())
-        raise MeshnetError(_why(words), 500)
+        raise StartError(_why(words))
     return pid
 
 
@@ -212,11 +212,11 @@ def compiled_seccomp(spec: ContainerSpec) -> bytes:
 
 
 async def start(spec: ContainerSpec) -> None:
-    """Lets a created container run its program. Raises MeshnetError with crun's words, as for a missing program."""
+    """Lets a created container run its program. Raises StartError with crun's words."""
     code, output = await process.run(crun(spec.dir, "start", spec.id), timeout=CREATE_TIMEOUT)
     if code != 0:
         words = " ".join(output.decode(errors="replace").split())
-        raise MeshnetError(_why(words or "crun gave no reason"), 500)
+        raise StartError(_why(words or "crun gave no reason"))
 
 
 def _why(words: str) -> str:

@@ -116,6 +116,8 @@ STREAMS: dict[str, Callable[[Docker, str], str]] = {
     ),
     "exec": lambda node, talker: _exec(node, talker, False),
     "exec on a terminal": lambda node, talker: _exec(node, talker, True),
+    "stats": lambda node, talker: f"GET /containers/{talker}/stats HTTP/1.1\r\n{HEAD}\r\n",
+    "cp": lambda node, talker: f"GET /containers/{talker}/archive?path=/usr HTTP/1.1\r\n{HEAD}\r\n",
     "wait": lambda node, talker: f"POST /containers/{talker}/wait HTTP/1.1\r\n{HEAD}\r\n",
 }
 

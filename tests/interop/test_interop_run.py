@@ -72,7 +72,8 @@ def test_refusals(manager: Docker, worker: Docker) -> None:
     assert "pull access denied for nosuch" in worker.refused("run", "nosuch")
     assert "network nosuch not found" in worker.refused("run", "--rm", "--network", "nosuch", "alpine", "true")
     assert "network closed not manually attachable" in worker.refused("run", "--rm", "--network", "closed", "alpine")
-    assert "are not published" in worker.refused("run", "--rm", "-p", "1:1", "alpine", "true")
+    assert "publishing all ports is not served" in worker.refused("run", "--rm", "-P", "alpine", "true")
+    assert "publishing on 127.0.0.1 alone" in worker.refused("run", "--rm", "-p", "127.0.0.1:1:1", "alpine", "true")
     done = worker.run("run", "--rm", "alpine", "nosuchcmd")
     assert (done.returncode, 'exec: "nosuchcmd": executable file not found in $PATH' in done.stderr) == (127, True)
     assert worker.run("run", "--rm", "alpine", "/no/such").returncode == 127
@@ -106,9 +107,35 @@ def test_life(lab: LabUnderTest, manager: Docker, worker: Docker) -> None:
     assert worker.refused("inspect", "two").endswith("No such object: two")
 
 
+def test_published_ports(lab: LabUnderTest, manager: Docker, worker: Docker) -> None:
+    """A port of the node, or one from a range or of the node's choice, leads to the container as long as it runs."""
+    flags = ("-p", "8091:8000", "-p", "8091-8099:8000", "-p", "8000", "-p", "8091:53/udp", "--network", "att")
+    worker.out("run", "-d", "--name", "open", *flags, "whoami")
+    try:
+        led = dict(line.split(" -> ") for line in reversed(worker.out("port", "open").splitlines()))
+        assert led["53/udp"] == "0.0.0.0:8091"
+        ports = [line.rpartition(":")[2] for line in worker.out("port", "open", "8000").splitlines()]
+        assert (ports[:2], int(ports[2]) >= 61000) == (["8091", "8092"], True)
+        for port in ports:
+            ask = f"curl -s -m 2 --retry 20 --retry-connrefused --retry-delay 1 172.17.0.3:{port}"
+            assert "172.17.0.10" in lab.client().out(ask)
+        assert lab.client().run("curl -s -m 2 172.17.0.4:8091").returncode == 7
+        assert worker.out("ps", "--filter", "publish=8092", "--format", "{{.Names}}") == "open"
+        assert "8091 failed: port is already allocated" in worker.refused("run", "-p", "8091:1", "alpine", "true")
+        worker.out("stop", "-t", "0", "open")
+        assert worker.out("port", "open") == ""
+        eventually(lab, lambda: lab.client().run("curl -s -m 2 172.17.0.3:8091").returncode == 7, "it is closed")
+        lab.service("swarms", "whoami", ports=("8091:8000",))
+        assert "port is already allocated" in worker.refused("start", "open")
+        lab.remove("swarms")
+        worker.out("start", "open")
+    finally:
+        worker.out("rm", "-f", *worker.out("ps", "-aq", "--filter", "is-task=false").split())
+
+
 def test_it_outlives_its_agent(lab: LabUnderTest, worker: Docker) -> None:
     """An agent that was killed and started again takes the container over: it runs on, is seen, and can be removed."""
-    ident = worker.out("run", "-d", "--name", "lasting", "--network", "att", "alpine", "sleep", "1000")
+    ident = worker.out("run", "-d", "--name", "lasting", "--network", "att", "-p", "8080:80", "nginx")
     pid = worker.out("inspect", "--format", "{{.State.Pid}}", "lasting")
     for agent in processes.pids(lab.name, "docker-1", "agent"):
         os.kill(agent, signal.SIGKILL)
@@ -117,6 +144,7 @@ def test_it_outlives_its_agent(lab: LabUnderTest, worker: Docker) -> None:
     eventually(lab, lambda: worker.run("ps", "-q", "--no-trunc").stdout.find(ident) >= 0, "the container is seen")
     assert worker.out("inspect", "--format", "{{.State.Pid}}", "lasting") == pid
     assert "I'm " in worker.out("exec", "lasting", "curl", "-s", "box:8000")
+    assert "Welcome" in lab.client().out("curl -s -m 2 172.17.0.3:8080")
     worker.out("rm", "-f", "lasting")
 
 

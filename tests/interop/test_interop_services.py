@@ -58,6 +58,22 @@ def test_update_and_rollback(manager: Docker) -> None:
     assert "Message:\trollback completed" in pretty
 
 
+def test_programs_and_images_that_are_missing(manager: Docker, lab: LabUnderTest) -> None:
+    """A task whose program is not in its image has failed, in the engine's words; one without an image is rejected."""
+    once = ("--detach", "--restart-max-attempts", "1", "--restart-delay", "100ms")
+    manager.out(*CREATE, "--name", "noprog", *once, "alpine", "nosuchprogram")
+    manager.out(*CREATE, "--name", "noimage", *once, "nosuchimage:1", "true")
+
+    def ended(name: str, state: str, words: str, times: int) -> bool:
+        shown = ("--no-trunc", "--format", "{{.CurrentState}}\t{{.Error}}")
+        ends = manager.out("service", "ps", name, *shown).splitlines()
+        return len([end for end in ends if end.startswith(f"{state} ") and words in end]) == times
+
+    words = 'starting container failed: OCI runtime create failed: unable to start container process: exec: "nosuch'
+    eventually(lab, lambda: ended("noprog", "Failed", words, 2), "it has failed twice")
+    eventually(lab, lambda: ended("noimage", "Rejected", "No such image: nosuchimage:1", 2), "it is rejected twice")
+
+
 @pytest.mark.parametrize("action", ["pause", "rollback"])
 def test_a_failed_update(manager: Docker, lab: LabUnderTest, action: str) -> None:
     """An image that exists nowhere fails an update: it is paused, or the old spec comes back, and tasks go on."""

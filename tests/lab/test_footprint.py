@@ -88,3 +88,40 @@ def test_cpu_at_rest(lab: LabUnderTest) -> None:
     print({f"{found[pid]} {pid}": f"{share:.2%}" for pid, share in shares.items()})
     for pid, share in shares.items():
         assert share <= AT_REST[found[pid]], f"{found[pid]}: {share:.2%} of a core"
+
+
+# Opens as many connections as it is told to a manager, with a handshake and without a request, and keeps them.
+STRANGERS = """
+import socket, ssl, sys
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+kept = []
+for number in range(int(sys.argv[1])):
+    try:
+        kept.append(socket.create_connection(("172.17.0.2", 2377), 5))
+        if number % 2:
+            kept.append(context.wrap_socket(kept.pop()))
+    except OSError:
+        pass
+print(len(kept), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_memory_with_strangers(lab: LabUnderTest) -> None:
+    """600 connections of one who says nothing cost the manager little, and keep no node from coming back."""
+    manager = next(pid for pid, role in daemons_of(lab).items() if role == daemons.MANAGER)
+    words = [sys.executable, "-m", "meshnet.cli", "lab", "exec", "--lab", lab.name, "client", "--"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([*words, sys.executable, "-c", STRANGERS, "600"], **pipes) as crowd:  # type: ignore[call-overload]
+        try:
+            held = int(crowd.stdout.readline())
+            seen = memory(manager)["Pss"] / 1024
+            print(f"{held} connections seem open; manager: PSS {seen:.1f} MiB")
+            assert seen <= PROMISED[daemons.MANAGER]
+            for verb in ("kill", "start"):
+                subprocess.run([*words[:4], verb, list(NODES)[-1], "--lab", lab.name], check=True, capture_output=True)
+            settled(lab, "whoami", 3)
+            assert crowd.poll() is None
+        finally:
+            crowd.stdin.close()

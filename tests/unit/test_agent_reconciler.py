@@ -202,6 +202,19 @@ def test_waiting_is_bounded(errors: list[str], reason: str) -> None:
     live(scenario)
 
 
+def test_a_manager_that_was_never_heard() -> None:
+    """As long as no plan was made, that is said, of what is to be taken out of the kernel too."""
+
+    async def scenario() -> None:
+        world = World(Pauses(repair=HOUR, retry=0.001, patience=0.05))
+        world.reconciler.hold("t1", "/run/netns/t1")
+        words = "^not taken out of the kernel after 0.05 s: the manager has not told this node anything yet"
+        with pytest.raises(MeshnetError, match=words):
+            await world.reconciler.unwire("t1")
+
+    live(scenario)
+
+
 def test_an_unforeseen_error_ends_the_loop() -> None:
     """It is raised, so that the agent ends with it instead of going on half alive."""
 

@@ -13,7 +13,7 @@ import pytest
 from agent_fakes import TASK, Life
 
 from meshnet.agent.reconciler import NotWiredError
-from meshnet.errors import MeshnetError
+from meshnet.errors import MeshnetError, StartError
 from meshnet.model import PortConfig, Service, ServiceEndpoint
 
 BEGUN = ["netns", "wire", "dns", "starting", "create", "start"]
@@ -166,6 +166,11 @@ def test_stopped_in_the_middle_of_its_start(tmp_path: Path, step: str) -> None:
     ("step", "error", "end"),
     [
         ("creating", MeshnetError("no image app"), ("rejected", "no image app")),
+        (
+            "creating",
+            StartError('exec: "x": executable file not found'),
+            ("failed", 'exec: "x": executable file not found'),
+        ),
         ("wiring", NotWiredError("/run/netns/x: gone"), ("rejected", "/run/netns/x: gone")),
         ("starting", MeshnetError("exec format error"), ("failed", "exec format error")),
         (
@@ -188,6 +193,7 @@ def test_a_step_that_fails(tmp_path: Path, step: str, error: Exception, end: tup
         gates[step].error = error
         await life.begin()
         assert await life.over() == end
+        assert life.runner.status.message == {"rejected": "preparing", "failed": "starting"}[end[0]]
         assert life.said[-3:] == ["no dns", "unwire", "no netns"]
         assert life.dirs.read_all() == []
 
@@ -235,7 +241,7 @@ def test_a_task_of_the_last_agent_is_taken_over(tmp_path: Path, served: bool) ->
         await life.begin()
         await life.running()
         announced = "ready" if served else "starting"
-        assert life.said == ["hold", "adopt", announced, "wire", "dns", *JOINED]
+        assert life.said == ["hold", "adopt", announced, "dns", "wire", *JOINED]
         life.container.exits(0)
         assert await life.over() == ("complete", "")
 
@@ -249,10 +255,10 @@ def test_a_stop_that_meets_an_adoption_drains(tmp_path: Path) -> None:
         life = Life(tmp_path, kept=True)
         life.host.wiring.open.clear()
         await life.begin()
-        await life.until("adopt", "ready")
+        await life.until("adopt", "ready", "dns")
         stopped(life)
         assert await life.over() == ("shutdown", "")
-        assert life.said == ["hold", "adopt", "ready", *LEFT, *MISSED]
+        assert life.said == ["hold", "adopt", "ready", "dns", *LEFT, *MISSED]
 
     live(scenario)
 

@@ -331,7 +331,7 @@ def test_names_in_a_stack(folder: Path) -> None:
         ("services: {a: {image: i}}\nsecrets: {s: {file: no}}", ["2:21: secrets.s.file: no cannot be read: No such f"]),
         (
             "services: {a: {image: i}}\nconfigs: {s: {file: /dev/null}}",
-            ["2:21: configs.s.file: /dev/null: larger t"],
+            ["2:21: configs.s.file: /dev/null cannot be read"],
         ),
         (
             "services: {a: {image: i}}\nconfigs: {a b: {file: /etc/passwd}}",

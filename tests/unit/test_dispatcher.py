@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -81,6 +82,22 @@ def test_create_scale_remove(tmp_path: Path) -> None:
             await eventually(lambda: not any(node.now.services for node in nodes), "the nodes forget the service")
 
     run(scenario)
+
+
+def test_a_stream_that_breaks_leaves_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A node that goes away, or is removed, in the middle of its stream leaves no work behind that nobody ends."""
+
+    async def scenario() -> None:
+        async with swarm(tmp_path, FAST) as it:
+            nodes = [await it.node(f"docker-{number}") for number in (1, 2)]
+            await eventually(lambda: it.manager.statistics()["streams"] == 2, "two streams")
+            await nodes[0].stop()
+            await eventually(lambda: it.manager.statistics()["streams"] == 1, "one stream is left")
+            gc.collect()
+        gc.collect()
+
+    run(scenario)
+    assert "Task was destroyed" not in caplog.text
 
 
 def test_what_a_node_is_told(tmp_path: Path) -> None:

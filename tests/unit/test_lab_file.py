@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -202,6 +203,20 @@ def test_no_lab_at_all(tmp_path: Path) -> None:
         load(tmp_path)
     with pytest.raises(MeshnetError, match=r"no lab\.yml there"):
         load(tmp_path / "nothing")
+
+
+def test_a_file_without_an_end(tmp_path: Path) -> None:
+    """A pipe, a device or a folder for a file is one clear line, and nobody waits for a writer."""
+    (tmp_path / "dir" / "lab.yml").mkdir(parents=True)
+    os.mkfifo(tmp_path / "lab.yml")
+    for place in (tmp_path, tmp_path / "dir", Path("/dev/zero")):
+        with pytest.raises(MeshnetError, match="cannot be read: it is no regular file"):
+            load(place)
+    os.unlink(tmp_path / "lab.yml")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "lab.yml").write_text("nodes: {m: {role: manager}}\nservices: pipe\n")
+    with pytest.raises(MeshnetError, match="pipe"):
+        load(tmp_path)
 
 
 def test_services_are_checked_against_the_lab(tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ EDGES = {
     "control/state.py": "follows the store's watch",
     "control/logbroker.py": "waits for lines that nodes send, and for clients to take them",
     "control/logroutes.py": "nodes' streams of log lines, over HTTP",
+    "control/gate.py": "handshakes of whoever connects, and the time they may take",
     "control/admission.py": "answers nodes that ask for certificates, over HTTP",
     "control/vault.py": "reads the key file beside the store, and needs randomness for each seal",
     "control/trouble.py": "a complaint is made in the log",

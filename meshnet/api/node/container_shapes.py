@@ -12,6 +12,7 @@ from meshnet.agent.agent import Agent
 from meshnet.agent.inventory import Entry
 from meshnet.agent.standalone import BRIDGE, HOST, NONE
 from meshnet.api import words
+from meshnet.api.node.publishing import bindings_of
 from meshnet.containerspec import DNSConfig
 from meshnet.model import NetworkAttachment, PortConfig, mac_of
 from meshnet.sandbox.bundle import MASKED, READ_ONLY, SHM
@@ -61,6 +62,8 @@ def status_text(entry: Entry) -> str:
         return "Created"
     if entry.status == "exited":
         return f"Exited ({entry.exit_code}) {words.duration(now - entry.finished)} ago"
+    if entry.state == "paused":
+        return f"Up {words.duration(now - entry.started)} (Paused)"
     health = entry.container.health if entry.container is not None else "none"
     shown = {"none": "", "starting": " (health: starting)"}.get(health, f" ({health})")
     return f"Up {words.duration(now - entry.started)}{shown}"
@@ -80,7 +83,7 @@ def summary(agent: Agent, entry: Entry) -> Json:
             for port in host_ports(agent, entry)
         ],
         "Labels": entry.spec.labels,
-        "State": entry.status,
+        "State": entry.state,
         "Status": status_text(entry),
         "HostConfig": {"NetworkMode": network_mode(entry)},
         "NetworkSettings": {"Networks": networks(agent, entry, None)},
@@ -104,6 +107,8 @@ def networks(agent: Agent, entry: Entry, aliases: list[str] | None) -> Json:
 
 def host_ports(agent: Agent, entry: Entry) -> list[PortConfig]:
     """The ports of its node that lead to this container alone."""
+    if entry.standalone is not None and entry.status == "running":
+        return list(entry.standalone.kept.published)
     service = agent.assignments.services.get(entry.task.service_id) if entry.task is not None else None
     if service is None or entry.status != "running":
         return []
@@ -183,16 +188,16 @@ def inspected(agent: Agent, entry: Entry) -> Json:
         "HostConfig": _host_config(entry),
         "GraphDriver": {"Data": None, "Name": "overlay"},
         "Mounts": mounts(entry.spec),
-        "Config": _config(entry.spec),
+        "Config": _config(entry),
         "NetworkSettings": _network_settings(agent, entry),
     }
 
 
 def _state(entry: Entry) -> Json:
     state: Json = {
-        "Status": entry.status,
+        "Status": entry.state,
         "Running": entry.status == "running",
-        "Paused": False,
+        "Paused": entry.state == "paused",
         "Restarting": False,
         "OOMKilled": False,
         "Dead": False,
@@ -223,7 +228,7 @@ def _host_config(entry: Entry) -> Json:
         "Binds": binds or None,
         "LogConfig": {"Type": "json-file", "Config": {}},
         "NetworkMode": network_mode(entry),
-        "PortBindings": {},
+        "PortBindings": bindings_of(entry.standalone.kept.ports) if entry.standalone is not None else {},
         "RestartPolicy": {"Name": "" if entry.task is not None else "no", "MaximumRetryCount": 0},
         "AutoRemove": entry.standalone is not None and entry.standalone.kept.auto_remove,
         "CgroupnsMode": "host",
@@ -268,7 +273,9 @@ def _names(entry: Entry) -> Json:
     return {"Dns": list(servers) or none, "DnsOptions": list(options) or none, "DnsSearch": list(search) or none}
 
 
-def _config(spec: ContainerSpec) -> Json:
+def _config(entry: Entry) -> Json:
+    spec = entry.spec
+    exposed = bindings_of(entry.standalone.kept.ports) if entry.standalone is not None else {}
     shown: Json = {
         "Hostname": spec.hostname,
         "Domainname": "",
@@ -288,6 +295,8 @@ def _config(spec: ContainerSpec) -> Json:
         "OnBuild": None,
         "Labels": spec.labels,
     }
+    if exposed:
+        shown["ExposedPorts"] = {port: {} for port in exposed}
     if spec.health is not None:
         shown["Healthcheck"] = _healthcheck(spec.health)
     if spec.stop_signal and spec.stop_signal != "SIGTERM":
@@ -312,10 +321,7 @@ def _network_settings(agent: Agent, entry: Entry) -> Json:
         "HairpinMode": False,
         "LinkLocalIPv6Address": "",
         "LinkLocalIPv6PrefixLen": 0,
-        "Ports": {
-            f"{port.target_port}/{port.protocol}": [{"HostIp": "0.0.0.0", "HostPort": str(port.published_port)}]
-            for port in host_ports(agent, entry)
-        },
+        "Ports": _ports(agent, entry),
         "SandboxKey": entry.spec.netns,
         "SecondaryIPAddresses": None,
         "SecondaryIPv6Addresses": None,
@@ -329,3 +335,12 @@ def _network_settings(agent: Agent, entry: Entry) -> Json:
         "MacAddress": "",
         "Networks": networks(agent, entry, [entry.id[:12]]),
     }
+
+
+def _ports(agent: Agent, entry: Entry) -> Json:
+    """Port in the container -> the ports of the node that lead to it."""
+    found: Json = {}
+    for port in host_ports(agent, entry):
+        there = {"HostIp": "0.0.0.0", "HostPort": str(port.published_port)}
+        found.setdefault(f"{port.target_port}/{port.protocol}", []).append(there)
+    return found

@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from aiohttp import web
@@ -22,6 +22,7 @@ from meshnet.api.http import answer, flag
 from meshnet.api.node import container_shapes as shapes
 from meshnet.api.node.context import agent_of, node_of
 from meshnet.errors import ConflictError, MeshnetError
+from meshnet.model import PortConfig
 from meshnet.sandbox import attaching, cgroup
 from meshnet.sandbox.container import signal_number
 
@@ -64,7 +65,7 @@ def _matches(agent: Agent, entry: Entry, wanted: Filters) -> bool:
         filters.any_prefix(wanted, "id", entry.id)
         and _named(entry.name, wanted)
         and filters.labels_match(wanted, "label", entry.spec.labels)
-        and filters.any_equal(wanted, "status", entry.status)
+        and filters.any_equal(wanted, "status", entry.state)
         and filters.any_equal(wanted, "exited", *((str(entry.exit_code),) if entry.status == "exited" else ()))
         and filters.any_prefix(wanted, "ancestor", image, agent.containers.image_id(image))
         and filters.any_equal(wanted, "volume", *volumes)
@@ -73,9 +74,17 @@ def _matches(agent: Agent, entry: Entry, wanted: Filters) -> bool:
         and filters.any_equal(wanted, "is-task", "true" if entry.task is not None else "false")
         and _age(agent, entry, wanted, "before", lambda mine, other: mine < other)
         and _age(agent, entry, wanted, "since", lambda mine, other: mine > other)
-        and not wanted.get("publish")
-        and not wanted.get("expose")
+        and filters.any_equal(wanted, "publish", *_ports(agent, entry, lambda port: port.published_port))
+        and filters.any_equal(wanted, "expose", *_ports(agent, entry, lambda port: port.target_port))
     )
+
+
+def _ports(agent: Agent, entry: Entry, number: Callable[[PortConfig], int]) -> Iterator[str]:
+    """As filters name ports: 8080 and 8080/tcp, 53/udp."""
+    for port in shapes.host_ports(agent, entry):
+        yield f"{number(port)}/{port.protocol}"
+        if port.protocol == "tcp":
+            yield str(number(port))
 
 
 def _named(name: str, wanted: Filters) -> bool:
@@ -165,6 +174,26 @@ async def stop(request: web.Request) -> web.Response:
     return web.Response(status=204)
 
 
+async def pause(request: web.Request) -> web.Response:
+    """POST /containers/{id}/pause: its processes stand still, its connections too. Its health is not checked."""
+    agent, entry = agent_of(request), entry_of(request)
+    if entry.container is None:
+        raise ConflictError(f"Container {entry.id} is not running")
+    entry.container.pause()
+    agent.happened(entry.spec, "pause")
+    return web.Response(status=204)
+
+
+async def unpause(request: web.Request) -> web.Response:
+    """POST /containers/{id}/unpause"""
+    agent, entry = agent_of(request), entry_of(request)
+    if entry.container is None:
+        raise MeshnetError(f"Container {entry.id} is not paused", 500)
+    entry.container.unpause()
+    agent.happened(entry.spec, "unpause")
+    return web.Response(status=204)
+
+
 def _seconds(request: web.Request) -> float | None:
     text = request.query.get("t", "")
     return float(text) if text.isdecimal() else None
@@ -199,6 +228,11 @@ async def remove(request: web.Request) -> web.Response:
     """DELETE /containers/{id}, with `force` and `v`. A task's container that is removed is replaced by the swarm."""
     node, entry = node_of(request), entry_of(request)
     if entry.status == "running" and not flag(request, "force"):
+        if entry.state == "paused":
+            raise ConflictError(
+                f"You cannot remove a paused container {entry.id}. Unpause and then stop the container before "
+                "attempting removal or force remove"
+            )
         raise ConflictError(
             f"You cannot remove a running container {entry.id}. Stop the container before attempting removal or force "
             "remove"
@@ -259,6 +293,8 @@ ROUTES: tuple[tuple[str, str, Any], ...] = (
     ("GET", "/containers/{id}/top", top),
     ("POST", "/containers/{id}/kill", kill),
     ("POST", "/containers/{id}/stop", stop),
+    ("POST", "/containers/{id}/pause", pause),
+    ("POST", "/containers/{id}/unpause", unpause),
     ("POST", "/containers/{id}/wait", wait),
     ("POST", "/containers/{id}/resize", resize),
     ("POST", "/containers/prune", prune),

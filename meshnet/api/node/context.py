@@ -11,6 +11,7 @@ import aiohttp
 from aiohttp import web
 
 from meshnet.agent.agent import Agent
+from meshnet.api.bodies import decoded
 from meshnet.api.node.exec_list import Execs
 from meshnet.errors import MeshnetError
 
@@ -107,3 +108,19 @@ async def body(request: web.Request) -> bytes:
             return await request.read()
     except TimeoutError:
         raise MeshnetError(f"the request's body did not arrive within {BODY_TIMEOUT:g} s", 408) from None
+
+
+async def json_body(request: web.Request) -> Any:
+    """The request's body as JSON, `{}` if there is none. As `body`, and MeshnetError if it is no JSON."""
+    return decoded(await body(request) or b"{}")
+
+
+async def sent(request: web.Request, response: web.StreamResponse, data: bytes, patience: float) -> None:
+    """Writes a part of a stream. ConnectionResetError for a client that does not take it in `patience` seconds."""
+    try:
+        async with asyncio.timeout(patience):
+            await response.write(data)
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError("the client does not read") from None

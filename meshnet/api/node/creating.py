@@ -14,7 +14,7 @@ from meshnet.agent import inventory, resolvconf
 from meshnet.agent.agent import Agent
 from meshnet.agent.containers import health_config
 from meshnet.agent.standalone import BRIDGE, HOST, NONE, Kept, own_namespace
-from meshnet.api.node import hostconfig
+from meshnet.api.node import hostconfig, publishing
 from meshnet.api.node.hostconfig import HostConfig
 from meshnet.api.node.mounting import mounts_of
 from meshnet.api.unserved import refused
@@ -24,6 +24,7 @@ from meshnet.control.attachments import Wish
 from meshnet.errors import ConflictError, MeshnetError
 from meshnet.kernel.bpf import cgroup2_root
 from meshnet.model import Healthcheck
+from meshnet.sandbox.arguments import check_arguments, check_hostname
 from meshnet.sandbox.spec import ContainerSpec
 
 NAME = re.compile(r"/?[a-zA-Z0-9][a-zA-Z0-9_.-]+")
@@ -100,6 +101,8 @@ def kept_of(agent: Agent, asked: ContainerRequest, name: str, raw: Mapping[str, 
     host = asked.host_config
     hostconfig.check(host, raw)
     _check_network(asked)
+    check_hostname("Hostname", asked.hostname)
+    check_arguments({"Env": asked.env, "Entrypoint": asked.entrypoint, "Cmd": asked.cmd})
     if not asked.image:
         raise MeshnetError("No command specified" if not asked.cmd else "an image is needed")
     agent.containers.images.find(asked.image)
@@ -148,7 +151,11 @@ def kept_of(agent: Agent, asked: ContainerRequest, name: str, raw: Mapping[str, 
     warnings = hostconfig.warnings(host, raw, cgroup2_root())
     if asked.domainname:
         warnings.append("Domainname is without effect: a name can be given whole with --hostname")
-    return Kept(spec, mode, wishes_of(asked, mode, name), host.auto_remove, host.dns_config), warnings
+    ports = publishing.wishes_of(host.port_bindings) if mode not in (HOST, NONE) else ()
+    wishes = wishes_of(asked, mode, name)
+    if ports and all(wish.target != INGRESS for wish in wishes):
+        wishes = (*wishes, Wish(INGRESS, (name,)))  # where published ports lead to
+    return Kept(spec, mode, wishes, host.auto_remove, host.dns_config, ports=ports), warnings
 
 
 def _check_network(asked: ContainerRequest) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +12,11 @@ from meshnet.api import logform
 from meshnet.api.http import answer
 from meshnet.api.node import hijack, pipes
 from meshnet.api.node.containers import entry_of, running, size_of
-from meshnet.api.node.context import Node, body, node_of
+from meshnet.api.node.context import Node, json_body, node_of
 from meshnet.api.node.exec_list import Exec, ExecRequest
 from meshnet.codec import from_json
 from meshnet.errors import ConflictError, MeshnetError
+from meshnet.sandbox.arguments import check_arguments
 from meshnet.sandbox.execution import Execution, Program
 
 IDLE = 0.5  # s without output after a program's end: then only what it left in the background holds its streams
@@ -33,27 +33,23 @@ class StartRequest:
 async def create(request: web.Request) -> web.Response:
     """POST /containers/{id}/exec"""
     node, entry = node_of(request), entry_of(request)
-    asked = from_json(ExecRequest, await _json(request))
+    asked = from_json(ExecRequest, await json_body(request))
     if not asked.cmd:
         raise MeshnetError("No exec command specified")
+    check_arguments({"Env": asked.env, "Cmd": asked.cmd})
     running(entry)
+    if entry.state == "paused":
+        raise ConflictError(f"Container {entry.id} is paused, unpause the container before exec")
     made = node.execs.add(entry, asked)
     node.agent.happened(entry.spec, f"exec_create: {' '.join(asked.cmd)}", execID=made.id)
     return answer({"Id": made.id}, 201)
-
-
-async def _json(request: web.Request) -> Any:
-    try:
-        return json.loads(await body(request) or b"{}")
-    except (ValueError, RecursionError) as error:
-        raise MeshnetError(f"the request body is not JSON: {error}") from None
 
 
 async def start(request: web.Request) -> web.StreamResponse:
     """POST /exec/{id}/start: with `Detach` answers at once, else the connection carries the program's streams."""
     node = node_of(request)
     found = node.execs.find(request.match_info["id"])
-    asked = from_json(StartRequest, await _json(request))
+    asked = from_json(StartRequest, await json_body(request))
     if found.started:
         raise ConflictError(
             f"Error: Exec command {found.id} has already run"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from meshnet.agent import resolvconf
-from meshnet.agent.standalone import HOST
+from meshnet.agent.standalone import HOST, NONE
 from meshnet.api.unserved import check_mounts, log_driver, refused
 from meshnet.containerspec import DNSConfig, Mount, Ulimit, named
 from meshnet.errors import MeshnetError
@@ -21,7 +21,7 @@ PERIOD = 100_000  # us, Docker's for a quota without one
 # Field -> what it is, and what helps.
 REFUSED = {
     "Privileged": ("privileged containers are", "add single capabilities"),
-    "PublishAllPorts": ("ports of a single container are", "make it a service with --publish"),
+    "PublishAllPorts": ("publishing all ports is", "name them with --publish"),
     "VolumesFrom": ("the volumes of another container are", "name them with --mount"),
     "Links": ("links are", "containers of one network know one another by name"),
     "PidMode": ("another PID namespace is", "a container has its own"),
@@ -118,8 +118,6 @@ def check(host: HostConfig, raw: Mapping[str, Any]) -> None:
             raise refused(f"{name} {raw[name]} is", f"only {accepted[-1]} is")
     if host.network_mode.startswith("container:"):
         raise refused("the network of another container is", "use --network NAME")
-    if host.port_bindings:
-        raise MeshnetError("ports of a single container are not published; make it a service with --publish", 501)
     check_mounts(host.mounts)
     _check_rights(host)
     resolvconf.check(host.dns_config)
@@ -159,6 +157,8 @@ def warnings(host: HostConfig, raw: Mapping[str, Any], cgroups: Path) -> list[st
 def _warnings(host: HostConfig, raw: Mapping[str, Any], cgroups: Path) -> Iterator[str]:
     if host.restart_policy.name not in ("", "no"):
         yield "restart policies of single containers are not served: it will not be started again by itself"
+    if host.network_mode in (HOST, NONE) and host.port_bindings:
+        yield f"Published ports are discarded when using {host.network_mode} network mode"
     yield from limits.warnings(host.limits, cgroups)
     if host.memory_swap not in (0, 2 * host.memory):
         yield "MemorySwap is without effect: there is as much swap as memory"

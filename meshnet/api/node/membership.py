@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import json
-from typing import TypeVar
-
 from aiohttp import web
 
 from meshnet.agent.membership import InitRequest, JoinRequest
+from meshnet.api.bodies import decoded
 from meshnet.api.http import answer, flag
 from meshnet.api.node.context import agent_of, body, node_of
 from meshnet.codec import from_json
-from meshnet.errors import ConflictError, MeshnetError
-
-T = TypeVar("T")
+from meshnet.errors import ConflictError
 
 
 async def init(request: web.Request) -> web.Response:
     """POST /swarm/init -> the node's id"""
-    asked = await _read(InitRequest, request)
+    asked = from_json(InitRequest, decoded(await body(request)))
     return answer(await node_of(request).complete(agent_of(request).membership.init(asked)))
 
 
 async def join(request: web.Request) -> web.Response:
     """POST /swarm/join"""
-    asked = await _read(JoinRequest, request)
+    asked = from_json(JoinRequest, decoded(await body(request)))
     await node_of(request).complete(agent_of(request).membership.join(asked))
     return web.Response()
 
@@ -38,13 +34,6 @@ async def leave(request: web.Request) -> web.Response:
 async def unlock(_: web.Request) -> web.Response:
     """POST /swarm/unlock: no manager is ever locked."""
     raise ConflictError("swarm is not locked")
-
-
-async def _read(cls: type[T], request: web.Request) -> T:
-    try:
-        return from_json(cls, json.loads(await body(request)))
-    except (ValueError, RecursionError) as error:
-        raise MeshnetError(f"the request body is not JSON: {error}") from None
 
 
 ROUTES = (

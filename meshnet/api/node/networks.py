@@ -18,7 +18,7 @@ from meshnet.api import filters, lists, shapes
 from meshnet.api.http import answer
 from meshnet.api.node import forward
 from meshnet.api.node.container_shapes import endpoint_id
-from meshnet.api.node.context import Node, agent_of, node_of
+from meshnet.api.node.context import Node, agent_of, json_body, node_of
 from meshnet.errors import MeshnetError
 from meshnet.model import Network, mac_of
 
@@ -122,6 +122,8 @@ async def inspect(request: web.Request) -> web.StreamResponse:
     own = own_named(node.agent, reference)
     if own is not None and request.query.get("scope", "local") == "local":
         return answer(_own(node.agent, own))
+    if own is not None and node.manages:
+        raise MeshnetError(f"network {own} not found: it is the node's own, and services use those of the swarm", 404)
     held = held_named(node.agent, reference) if node.agent.joined else None
     if node.manages:
         shown = await forward.asked(node, request.raw_path)
@@ -135,6 +137,19 @@ async def inspect(request: web.Request) -> web.StreamResponse:
 def _local_part(agent: Agent, network: Network) -> Json:
     shown = _held(agent, network)
     return {name: shown[name] for name in ("Containers", "Peers") if shown["Containers"]}
+
+
+async def create(request: web.Request) -> web.StreamResponse:
+    """POST /networks/create: the swarm's alone can be made, and by a manager."""
+    node = node_of(request)
+    if node.agent.joined and not node.manages:
+        asked = await json_body(request)
+        if isinstance(asked, dict) and asked.get("Driver") == "overlay":
+            raise MeshnetError(
+                "Cannot create a multi-host network from a worker node. Please create the network from a manager node.",
+                403,
+            )
+    return await forward.to_manager(request)
 
 
 async def remove(request: web.Request) -> web.StreamResponse:
@@ -154,7 +169,7 @@ async def prune(request: web.Request) -> web.StreamResponse:
 
 ROUTES: tuple[tuple[str, str, Any], ...] = (
     ("GET", "/networks", list_networks),
-    ("POST", "/networks/create", forward.to_manager),
+    ("POST", "/networks/create", create),
     ("POST", "/networks/prune", prune),
     ("GET", "/networks/{id}", inspect),
     ("DELETE", "/networks/{id}", remove),

@@ -15,6 +15,7 @@ from aiohttp import web
 from meshnet.agent.agent import Agent
 from meshnet.api.http import LIMIT, Handler, middleware
 from meshnet.api.node import (
+    archive,
     attach,
     containers,
     disk,
@@ -26,6 +27,7 @@ from meshnet.api.node import (
     membership,
     networks,
     starting,
+    stats,
     system,
     unserved,
     volumes,
@@ -47,9 +49,11 @@ ROUTES: tuple[Route, ...] = (
     ("GET", "/events", events.events),
     ("GET", "/containers/{id}/logs", logs.container_logs),
     ("POST", "/containers/{id}/attach", attach.attach),
+    *archive.ROUTES,
     *disk.ROUTES,
     *containers.ROUTES,
     *starting.ROUTES,
+    *stats.ROUTES,
     *execs.ROUTES,
     *unserved.ROUTES,
     *images.ROUTES,

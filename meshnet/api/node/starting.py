@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +12,7 @@ from meshnet.agent.inventory import Entry
 from meshnet.agent.standalone import Standalone
 from meshnet.api.http import answer
 from meshnet.api.node.containers import entry_of, stopped
-from meshnet.api.node.context import agent_of, body, node_of
+from meshnet.api.node.context import agent_of, json_body, node_of
 from meshnet.api.node.creating import ContainerRequest, EndpointConfig, check_endpoint, check_name, kept_of, wish_of
 from meshnet.api.node.networks import held_named, own_named
 from meshnet.codec import from_json
@@ -29,17 +28,10 @@ class ConnectRequest:
     force: bool = False
 
 
-async def _json(request: web.Request) -> Any:
-    try:
-        return json.loads(await body(request) or b"{}")
-    except (ValueError, RecursionError) as error:
-        raise MeshnetError(f"the request body is not JSON: {error}") from None
-
-
 async def create(request: web.Request) -> web.Response:
     """POST /containers/create, with `name`."""
     agent = agent_of(request)
-    body_ = await _json(request)
+    body_ = await json_body(request)
     asked = from_json(ContainerRequest, body_)
     name = request.query.get("name", "")
     if name:
@@ -101,7 +93,7 @@ async def rename(request: web.Request) -> web.Response:
 async def connect(request: web.Request) -> web.Response:
     """POST /networks/{id}/connect"""
     node, reference = node_of(request), request.match_info["id"]
-    asked = from_json(ConnectRequest, await _json(request))
+    asked = from_json(ConnectRequest, await json_body(request))
     own = _own(inventory.find(node.agent, asked.container))
     if own_named(node.agent, reference) is not None:
         raise MeshnetError(f"{reference}: a container can be connected to networks of the swarm only", 403)
@@ -120,7 +112,7 @@ async def connect(request: web.Request) -> web.Response:
 async def disconnect(request: web.Request) -> web.Response:
     """POST /networks/{id}/disconnect"""
     node, reference = node_of(request), request.match_info["id"]
-    asked = from_json(ConnectRequest, await _json(request))
+    asked = from_json(ConnectRequest, await json_body(request))
     own = _own(inventory.find(node.agent, asked.container))
     known = held_named(node.agent, reference)
     there = {known.id, known.spec.name} if known is not None else {reference}

@@ -108,11 +108,11 @@ def _machine(lacking: Mapping[str, str]) -> dict[str, Any]:
 
 def counts(node: Node) -> dict[str, int]:
     """How many containers and images the node has."""
-    states = Counter(entry.status for entry in inventory.entries(node.agent))
+    states = Counter(entry.state for entry in inventory.entries(node.agent))
     return {
         "Containers": states.total(),
         "ContainersRunning": states["running"],
-        "ContainersPaused": 0,
+        "ContainersPaused": states["paused"],
         "ContainersStopped": states["exited"] + states["created"],
         "Images": len(node.agent.containers.image_names()),
     }

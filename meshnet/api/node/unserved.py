@@ -13,12 +13,8 @@ from meshnet.errors import NotFoundError
 IMAGE = "/images/{name:.+}"
 # Method, path, what it is, and what to do instead.
 COMMANDS = (
-    ("*", "/containers/{id}/archive", "docker cp is", "use exec with tar, or a volume"),
-    ("GET", "/containers/{id}/export", "docker export is", "use exec with tar"),
+    ("GET", "/containers/{id}/export", "docker export is", "use docker cp, or exec with tar"),
     ("GET", "/containers/{id}/changes", "docker diff is", "what a container writes goes when it ends"),
-    ("GET", "/containers/{id}/stats", "docker stats is", "use docker top"),
-    ("POST", "/containers/{id}/pause", "docker pause is", "stop the container, or scale its service"),
-    ("POST", "/containers/{id}/unpause", "docker pause is", "stop the container, or scale its service"),
     ("POST", "/containers/{id}/update", "docker update is", "make the container again"),
     ("GET", "/containers/{id}/attach/ws", "attaching over a web socket is", "use docker attach"),
     ("POST", "/commit", "docker commit is", "import or load an image"),

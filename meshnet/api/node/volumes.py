@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +13,7 @@ from meshnet.agent import inventory
 from meshnet.agent.agent import Agent
 from meshnet.api import filters, words
 from meshnet.api.http import answer, flag
-from meshnet.api.node.context import agent_of, body
+from meshnet.api.node.context import agent_of, json_body
 from meshnet.codec import from_json
 from meshnet.errors import ConflictError, MeshnetError, NotFoundError
 from meshnet.sandbox.volumes import Volume
@@ -53,10 +52,7 @@ def users(agent: Agent, name: str) -> list[str]:
 async def create(request: web.Request) -> web.Response:
     """POST /volumes/create: the one of that name, made if it is not there."""
     agent = agent_of(request)
-    try:
-        asked = from_json(VolumeRequest, json.loads(await body(request) or b"{}"))
-    except ValueError as error:
-        raise MeshnetError(f"the request body is not JSON: {error}") from None
+    asked = from_json(VolumeRequest, await json_body(request))
     name = asked.name or secrets.token_hex(32)
     if asked.driver not in ("", "local"):
         raise NotFoundError(
