@@ -1,0 +1,93 @@
+"""What `meshnet bench vip-vs-dnsrr` compares: services, clients and events. Plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+VIP, DNSRR = "vip", "dnsrr"
+MODES = (DNSRR, VIP)  # the first is the baseline: a request goes straight to the backend
+PORT = 8000
+REPLICAS, WORKERS = 3, 3
+CONNECTIONS = 6  # of a closed loop
+RATE, LIVING = 1000, 50  # requests a second of an open loop: for the wait, and while backends change
+
+# How long a client keeps an address, in modes.c's words -> in words.
+POLICIES = {
+    "each": "asks for every connection",
+    "ttl": "keeps it as the answer says",
+    "600": "keeps it 600 s (Swarm's TTL)",
+    "once": "asks once, one address",
+}
+# What happens -> in words.
+EVENTS = {
+    "add": "A backend is added (scale up)",
+    "drain": "A backend is drained (scale down)",
+    "update": "All backends are replaced (update, one by one)",
+    "kill": "A backend is killed",
+    "node": "A node is lost with its backends",
+}
+RATES, WAITS = "rates", "latency"
+TABLES = (RATES, WAITS, *EVENTS)
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """One kind of client, see modes.c. `row` is what it is called beside others of the same kind."""
+
+    mode: str
+    policy: str
+    keep: bool
+    operation: str = "request"
+    open_loop: bool = False
+    amount: int = CONNECTIONS
+
+    @property
+    def key(self) -> str:
+        """Its name among all clients."""
+        loop = "open" if self.open_loop else "closed"
+        return f"{self.mode}-{self.policy}-{'keep' if self.keep else 'new'}-{self.operation}-{loop}{self.amount}"
+
+    @property
+    def row(self) -> str:
+        """Its row's key in a table of rates."""
+        return f"{self.mode}-{self.policy}"
+
+    @property
+    def line(self) -> str:
+        """The command that makes it."""
+        loop = "open" if self.open_loop else "closed"
+        keep = "keep" if self.keep else "new"
+        return f"user {self.key} {self.mode} {PORT} {self.policy} {keep} {self.operation} {loop} {self.amount}"
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return title(self.mode, self.policy)
+
+
+def title(mode: str, policy: str) -> str:
+    """A mode and a policy in words."""
+    return f"{mode.upper() if mode == VIP else mode}, {POLICIES[policy]}"
+
+
+def rate_clients() -> tuple[Client, ...]:
+    """Closed loops. With connections that are kept it makes no difference who asks for names how often."""
+    kept = [Client(mode, "600", True, what) for mode in MODES for what in ("request", "bulk")]
+    return (*kept, *(Client(mode, policy, False) for policy in ("600", "each") for mode in MODES))
+
+
+def wait_clients() -> tuple[Client, ...]:
+    """Open loops."""
+    found = [Client(mode, "600", True) for mode in MODES]
+    found += [Client(mode, policy, False) for policy in ("600", "each") for mode in MODES]
+    return tuple(Client(one.mode, one.policy, one.keep, open_loop=True, amount=RATE) for one in found)
+
+
+def living_clients() -> tuple[Client, ...]:
+    """Every kind of client that lives through an event."""
+    return tuple(
+        Client(mode, policy, keep, open_loop=True, amount=LIVING)
+        for mode in MODES
+        for policy in POLICIES
+        for keep in (False, True)
+    )
