@@ -2,16 +2,18 @@
  *
  * `task serve PORT` answers GET / with 200 bytes that end in the host's name, and GET /bulk with 128 KiB. After SIGTERM
  * it takes no new connection, answers what comes on open ones with `Connection: close`, and ends with the last of them.
- * `task wait` does nothing until SIGTERM.
+ * `task check PORT` is its health check. `task wait` does nothing until SIGTERM.
  *
  * `task load` is one thread that plays users. It reads commands from stdin:
  *   user ID NAME PORT POLICY KEEP OPERATION LOOP N
- *     POLICY     how long an address is kept: `each` (asks for every connection), `ttl` (as the answer says), `once` (for
- *                ever, and the first address alone), or seconds; the others take the addresses of an answer in turn
+ *     POLICY     how long an address is kept: `each` (asks for every connection, and takes the first address), `ttl` (as
+ *                the answer says), seconds, or `once:I` (for ever; of all addresses in order the one with this number,
+ *                from 0, and over). With `ttl` and seconds the addresses of an answer are taken in turn
  *     KEEP       `keep` (open connections are used again) or `new` (a connection for each request)
  *     OPERATION  `request` or `bulk`
  *     LOOP       `closed`: N connections, each asks as soon as it was answered. `open`: N requests a second, each due at
- *                a time of its own, whatever became of those before it
+ *                a time of its own, whatever became of those before it. The times between are random, half to one and a
+ *                half of the mean: else clients keep step, and each meets the same backend of a VIP that takes turns
  *   run MS ID...     these users for so long; what is open stays open
  *   trace MS ID...   the same with nothing remembered and nothing open before, and a line for each request
  * Answers, times in ns of CLOCK_MONOTONIC:
@@ -50,7 +52,7 @@
 #define BUCKETS 2048
 #define SUB 32 /* buckets between two powers of two */
 #define PATIENCE 1000000000L
-#define LINGER 3000000000L
+#define LINGER 1000000000L
 #define SECOND 1000000000L
 #define OUTPUT (8 << 20)
 
@@ -246,6 +248,15 @@ static int serve(int port)
 	}
 }
 
+static int check(int port)
+{
+	struct sockaddr_in here = { .sin_family = AF_INET, .sin_port = htons(port) };
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	here.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	return connect(fd, (struct sockaddr *)&here, sizeof(here)) ? 1 : 0;
+}
+
 /* The users. */
 
 enum state { FREE, ASKING, CONNECTING, WAITING, CLOSING, IDLE };
@@ -266,7 +277,8 @@ struct slot {
 struct user {
 	char id[64], name[64];
 	int port, keep, bulk, open, amount;
-	long ttl; /* ns that an answer is kept; 0: not at all, -1: as it says, -2: for ever, its first address */
+	long ttl; /* ns that an answer is kept; 0: not at all, -1: as it says, -2: for ever, and the address number `pick` */
+	int pick;
 	struct in_addr addresses[ADDRESSES];
 	int address_count, turn, slot_turn;
 	long expires;
@@ -292,6 +304,17 @@ static int bucket(long ns)
 		shift++;
 	found = shift * SUB + (int)(micro >> shift);
 	return found < BUCKETS ? found : BUCKETS - 1;
+}
+
+/* Xorshift (Marsaglia): the same numbers in each run. */
+static unsigned long chance(void)
+{
+	static unsigned long state = 88172645463325252UL;
+
+	state ^= state << 13;
+	state ^= state >> 7;
+	state ^= state << 17;
+	return state >> 1;
 }
 
 static void compose(char *into, const char *path, const char *connection)
@@ -403,9 +426,9 @@ static void dial(struct slot *slot)
 {
 	struct user *user = slot->user;
 	struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons(user->port) };
-	int one = 1, first = user->ttl == 0 || user->ttl == -2;
+	int one = 1, which = user->ttl == 0 ? 0 : user->ttl == -2 ? user->pick : user->turn++;
 
-	to.sin_addr = user->addresses[first ? 0 : user->turn++ % user->address_count];
+	to.sin_addr = user->addresses[which % user->address_count];
 	slot->tcp = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (slot->tcp < 0)
 		die("socket");
@@ -443,6 +466,11 @@ static void look_up(struct slot *slot)
 		finish(slot, DNS);
 }
 
+static int in_order(const void *one, const void *other)
+{
+	return memcmp(one, other, sizeof(struct in_addr));
+}
+
 /* Takes the addresses of an answer to the user; how many. */
 static int learn(struct user *user, const unsigned char *data, int length)
 {
@@ -470,6 +498,8 @@ static int learn(struct user *user, const unsigned char *data, int length)
 		}
 		at += 10 + size;
 	}
+	if (user->ttl == -2)
+		qsort(user->addresses, user->address_count, sizeof(struct in_addr), in_order);
 	user->expires = now() + (user->ttl == -1 ? ttl * SECOND : user->ttl == -2 ? 1L << 60 : user->ttl);
 	return user->address_count;
 }
@@ -616,7 +646,7 @@ static long turn(struct user *user, long time, long end)
 		if (!slot)
 			break;
 		begin(slot, user->due);
-		user->due += SECOND / user->amount;
+		user->due += SECOND / user->amount / 2 + chance() % (SECOND / user->amount);
 	}
 	return user->open && user->due < next && user->due > time ? user->due : next;
 }
@@ -657,11 +687,11 @@ static void play(long ms)
 	long start = now(), end = start + ms * 1000000L;
 
 	over = 0;
+	for (int i = 0; tracing && i < user_count; i++)
+		forget(&users[i]);
 	for (int i = 0; i < playing_count; i++) {
 		struct user *user = playing[i];
 
-		if (tracing)
-			forget(user);
 		user->operations = user->errors = user->questions = 0;
 		memset(user->waits, 0, sizeof(user->waits));
 		memset(user->backends, 0, sizeof(user->backends));
@@ -711,8 +741,9 @@ static void add_user(const char *line)
 	}
 	user->ttl = !strcmp(policy, "each")   ? 0
 		    : !strcmp(policy, "ttl")  ? -1
-		    : !strcmp(policy, "once") ? -2
+		    : !strncmp(policy, "once:", 5) ? -2
 					      : atol(policy) * SECOND;
+	user->pick = user->ttl == -2 ? atoi(policy + 5) : 0;
 	user->keep = !strcmp(keep, "keep");
 	user->bulk = !strcmp(operation, "bulk");
 	user->open = !strcmp(loop, "open");
@@ -763,6 +794,8 @@ int main(int argc, char **argv)
 	sigaction(SIGTERM, &action, NULL);
 	if (argc == 3 && !strcmp(argv[1], "serve"))
 		return serve(atoi(argv[2]));
+	if (argc == 3 && !strcmp(argv[1], "check"))
+		return check(atoi(argv[2]));
 	if (argc == 2 && !strcmp(argv[1], "wait")) {
 		while (!ending)
 			sleep(1);
@@ -772,6 +805,6 @@ int main(int argc, char **argv)
 		signal(SIGTERM, SIG_DFL);
 		return load();
 	}
-	fprintf(stderr, "task serve PORT | task wait | task load\n");
+	fprintf(stderr, "task serve PORT | task check PORT | task wait | task load\n");
 	return 2;
 }

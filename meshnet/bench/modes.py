@@ -9,14 +9,15 @@ MODES = (DNSRR, VIP)  # the first is the baseline: a request goes straight to th
 PORT = 8000
 REPLICAS, WORKERS = 3, 3
 CONNECTIONS = 6  # of a closed loop
-RATE, LIVING = 1000, 50  # requests a second of an open loop: for the wait, and while backends change
+MOST = REPLICAS + 1  # backends of a service
+RATE, LIVING = 1000, 52  # requests a second of an open loop: for the wait, and while backends change
 
 # How long a client keeps an address, in modes.c's words -> in words.
 POLICIES = {
     "each": "asks for every connection",
     "ttl": "keeps it as the answer says",
     "600": "keeps it 600 s (Swarm's TTL)",
-    "once": "asks once, one address",
+    "once": "asks once, keeps one address",
 }
 # What happens -> in words.
 EVENTS = {
@@ -32,7 +33,8 @@ TABLES = (RATES, WAITS, *EVENTS)
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """One kind of client, see modes.c. `row` is what it is called beside others of the same kind."""
+    """A client, see modes.c: one of several that are told of as one kind where `policy` is `once`, since with one
+    address each they live through different things."""
 
     mode: str
     policy: str
@@ -48,6 +50,11 @@ class Client:
         return f"{self.mode}-{self.policy}-{'keep' if self.keep else 'new'}-{self.operation}-{loop}{self.amount}"
 
     @property
+    def kind(self) -> tuple[str, str, bool]:
+        """What it is told of as: mode, policy in the words of `POLICIES`, and whether connections are kept."""
+        return self.mode, self.policy.partition(":")[0], self.keep
+
+    @property
     def row(self) -> str:
         """Its row's key in a table of rates."""
         return f"{self.mode}-{self.policy}"
@@ -60,14 +67,14 @@ class Client:
         return f"user {self.key} {self.mode} {PORT} {self.policy} {keep} {self.operation} {loop} {self.amount}"
 
     @property
+    def connections(self) -> str:
+        """What it does with them, in a word."""
+        return "kept" if self.keep else "new"
+
+    @property
     def title(self) -> str:
         """For people."""
-        return title(self.mode, self.policy)
-
-
-def title(mode: str, policy: str) -> str:
-    """A mode and a policy in words."""
-    return f"{mode.upper() if mode == VIP else mode}, {POLICIES[policy]}"
+        return f"{self.mode.upper() if self.mode == VIP else self.mode}, {POLICIES[self.kind[1]]}"
 
 
 def rate_clients() -> tuple[Client, ...]:
@@ -84,10 +91,11 @@ def wait_clients() -> tuple[Client, ...]:
 
 
 def living_clients() -> tuple[Client, ...]:
-    """Every kind of client that lives through an event."""
+    """Every kind of client that lives through an event, each kind with the same requests a second."""
     return tuple(
-        Client(mode, policy, keep, open_loop=True, amount=LIVING)
+        Client(mode, each, keep, open_loop=True, amount=LIVING // len(policies))
         for mode in MODES
-        for policy in POLICIES
+        for policies in (("each",), ("ttl",), ("600",), tuple(f"once:{pick}" for pick in range(MOST)))
+        for each in policies
         for keep in (False, True)
     )

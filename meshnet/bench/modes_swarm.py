@@ -21,6 +21,7 @@ _SECOND = 10**9
 _SOURCE = Path(__file__).with_name("modes.c")
 RESTART = _SECOND  # ns after which a task that was killed is replaced
 _GRACE = 10 * _SECOND
+_RARELY = 3600 * _SECOND  # between health checks, once it is healthy: they are no part of what is measured
 
 
 class Ground(Protocol):
@@ -57,7 +58,15 @@ class Services:
         _until(lambda: all(len(self.running(name)) == count for name, count in wanted.items()), "the services to run")
 
     def _create(self, name: str, image: str, command: list[str], replicas: int, mode: str, where: str) -> None:
-        container = {"Image": image, "Command": command, "StopGracePeriod": _GRACE, "Hostname": "{{.Task.ID}}"}
+        container: dict[str, Any] = {
+            "Image": image,
+            "Command": command,
+            "StopGracePeriod": _GRACE,
+            "Hostname": "{{.Task.ID}}",
+        }
+        if name != CLIENT:  # without it a backend is asked as soon as it runs, which may be before it listens
+            check = ["CMD", "/task", "check", str(PORT)]
+            container["Healthcheck"] = {"Test": check, "Interval": _RARELY, "Timeout": _GRACE, "Retries": 1}
         template = {
             "ContainerSpec": container,
             "Networks": [{"Target": NETWORK}],

@@ -23,8 +23,10 @@ class Request:
 @dataclass(frozen=True, slots=True)
 class Timeline:
     """Seconds from the event on. `requests` that ended after it, and `errors` of these by kind; None for what never
-    was. `first_new`, `last_old`: the first answer of a backend that came, the last of one that went. `slowest`: the
-    longest wait of a request that was answered. `before`: errors before the event, which it has not caused."""
+    was. `first_error`, `last_error`: when the first and the last request that failed were due (0: before the event);
+    how long it took to give up is the client's own. `first_new`, `last_old`: the first answer of a backend that came,
+    the last of one that went. `slowest`: the longest wait of a request that was answered. `before`: errors before the
+    event, which it has not caused."""
 
     requests: int
     errors: Mapping[str, int]
@@ -45,7 +47,7 @@ def timeline(requests: Iterable[Request], event: int, old: Collection[str], new:
     """From all requests of a client. `event`: when the change was asked for (ns); `old` and `new` backends."""
     ordered = sorted(requests, key=lambda one: one.end)
     after = [one for one in ordered if one.end >= event]
-    wrong = [one for one in after if one.outcome != OK]
+    wrong = sorted(max(0, one.due - event) / _SECOND for one in after if one.outcome != OK)
     came = [one for one in after if one.outcome == OK and one.backend in new]
     left = [one for one in after if one.outcome == OK and one.backend in old]
 
@@ -54,9 +56,9 @@ def timeline(requests: Iterable[Request], event: int, old: Collection[str], new:
 
     return Timeline(
         requests=len(after),
-        errors=dict(sorted(Counter(one.outcome for one in wrong).items())),
-        first_error=at(wrong, 0),
-        last_error=at(wrong, -1),
+        errors=dict(sorted(Counter(one.outcome for one in after if one.outcome != OK).items())),
+        first_error=wrong[0] if wrong else None,
+        last_error=wrong[-1] if wrong else None,
         first_new=at(came, 0),
         last_old=at(left, -1),
         slowest=max(((one.end - one.due) / _SECOND for one in after if one.outcome == OK), default=0.0),

@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
+import re
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from meshnet.bench import histogram, load, modes, sharing, timeline
+from meshnet.bench import (
+    histogram,
+    html,
+    load,
+    modes,
+    modes_picture,
+    modes_report,
+    modes_result,
+    modes_run,
+    plots,
+    report,
+    result,
+    sharing,
+    timeline,
+)
+from meshnet.bench.load import Counted
+from meshnet.bench.modes_result import Event, Lived, Modes, Share, Sliced
+from meshnet.bench.pressure import Pressure
+from meshnet.bench.result import Measured, Result, ResultRow, ResultTable
+from meshnet.bench.statistics import Spread
 from meshnet.bench.timeline import Request
+from meshnet.errors import MeshnetError
 
 
 def bucket(ns: int) -> int:
@@ -64,7 +88,7 @@ def test_an_event_is_told_by_its_firsts_and_lasts() -> None:
     requests = [
         Request(0, second, "refused", "-"),
         Request(2 * second, 3 * second + second // 2, "ok", "old"),
-        Request(3 * second, 4 * second, "refused", "-"),
+        Request(2 * second, 4 * second, "refused", "-"),
         Request(4 * second, 7 * second, "timeout", "-"),
         Request(5 * second, 6 * second, "ok", "new"),
         Request(8 * second, 9 * second, "ok", "new"),
@@ -73,8 +97,8 @@ def test_an_event_is_told_by_its_firsts_and_lasts() -> None:
     assert found == timeline.Timeline(
         requests=5,
         errors={"refused": 1, "timeout": 1},
-        first_error=1.0,
-        last_error=4.0,
+        first_error=0.0,
+        last_error=1.0,
         first_new=3.0,
         last_old=0.5,
         slowest=1.5,
@@ -109,3 +133,111 @@ def test_clients_are_distinct() -> None:
     for clients in (modes.rate_clients(), modes.wait_clients(), modes.living_clients()):
         by_mode = {mode: {one.key.partition("-")[2] for one in clients if one.mode == mode} for mode in modes.MODES}
         assert by_mode[modes.VIP] == by_mode[modes.DNSRR]
+
+
+def sliced(number: int, micro: int, disturbed: bool = False, count: int = 100) -> Sliced:
+    """A slice in which each of so many requests took so long, with a question to the name server for each."""
+    counted = Counted(count, 0, 0.1, count, Counter({bucket(micro * 1000): count}), Counter(a=50, b=50))
+    return Sliced(number, counted, disturbed)
+
+
+WORDS = {"mode": "vip", "title": "VIP, asks", "loop": "1,000/s", "connections": "new"}
+
+
+def test_waits_are_of_slices_that_nobody_disturbed() -> None:
+    """Percentiles are those of quiet slices, ratios of the same round; what others disturbed is left out."""
+    base = [sliced(number, 50 if number < 30 else 100) for number in range(60)]
+    mine = [sliced(number, 100 if number < 30 else 200) for number in range(60)]
+    mine += [sliced(60 + number, 9000, disturbed=True) for number in range(5)]
+    found = modes_result.wait(WORDS, mine, base)
+    assert found is not None
+    assert found.sure
+    assert (found.count, found.failed, found.asked) == (6000, 0, 1000.0)
+    assert found.p50 == pytest.approx(100, rel=0.04)
+    assert found.p99 == pytest.approx(200, rel=0.04)
+    assert found.p999 is None  # six values beyond it
+    assert found.p99_low == pytest.approx(100, rel=0.04)
+    assert found.p99_high == pytest.approx(200, rel=0.04)
+    assert found.ratio is not None
+    assert found.ratio.median == pytest.approx(0.5, rel=0.04)
+
+
+def test_waits_on_a_busy_machine_are_not_sure() -> None:
+    """Where hardly a slice was quiet all of them count, and a question mark says so."""
+    found = modes_result.wait(WORDS, [sliced(number, 100, disturbed=number > 5) for number in range(60)], [])
+    assert found is not None
+    assert not found.sure
+    assert found.count == 6000
+    (grid,) = modes_report.grids(Modes((found,), Pressure(0.0, 0.6, 0.9), (), ()))
+    assert "UNDER PRESSURE" in grid[0]
+    assert grid[2][1][3].endswith("?")
+    assert modes_result.wait(WORDS, [], []) is None
+
+
+def some_event(**changes: Any) -> Event:
+    line = timeline.Timeline(100, {"refused": 3}, 0.25, 6.9, 1.5, None, 0.02)
+    lived = Lived("vip", "each", "VIP, asks <now>", "new", dataclasses.replace(line, **changes), 50.0)
+    return Event("kill", 7.0, Pressure(0.0, 0.0, 0.0), 0, (lived,))
+
+
+def some_modes() -> Modes:
+    base = [sliced(number, 50) for number in range(60)]
+    one = modes_result.wait(WORDS, base, base)
+    assert one is not None
+    share = sharing.sharing({"a": 10, "b": 12}, 2)
+    assert share is not None
+    return Modes((one,), Pressure(0.0, 0.0, 0.0), (Share("VIP, asks", "6 at once", share),), (some_event(),))
+
+
+def some_result() -> Result:
+    spread = Spread(100.0, 98.0, 102.0, 0.5, 60)
+    one = Spread(1.0, 0.99, 1.01, 0.001, 60)
+    rows = (ResultRow("vip-600", "VIP, keeps it", "dnsrr-600", False, {"bulk": Measured(spread, one)}, {}),)
+    table = ResultTable("rates", "Rates", rows, (), 60, 5.0, "rate", Pressure(0.0, 0.0, 0.0))
+    about = {"kernel": "6.1", "method": "fairly", "processor": "some"}
+    return Result(about, (table,), {}, modes=some_modes())
+
+
+def test_a_result_comes_back_from_its_json(tmp_path: Path) -> None:
+    """What `--json` wrote is what `--compare` reads."""
+    file = tmp_path / "a.json"
+    file.write_text(result.dump(some_result()))
+    assert result.load(file) == some_result()
+
+
+def test_a_result_as_text() -> None:
+    """Rates are by the second, errors say of what kind, and what went on at the end of an observation is called so."""
+    text = "\n".join(report.lines(some_result()))
+    assert "1,311 MB/s" in text  # 128 KiB in 100 us
+    assert "CPU time" not in text
+    row = next(line for line in text.splitlines() if line.startswith("VIP, asks <now>"))
+    assert re.split(r" {2,}", row) == [
+        *("VIP, asks <now>", "new", "100", "3 (refused 3)", "0.25", "to the end", "1.50", "-", "20 ms", "50.0")
+    ]
+
+
+def test_an_event_on_a_busy_machine_says_so() -> None:
+    """Others' work and clients that were late are in the heading; errors before the event are kept apart."""
+    event = dataclasses.replace(some_event(before=2), pressure=Pressure(0.0, 0.4, 0.0), late=1)
+    heading, _, rows = modes_report.event(event)
+    assert "UNDER PRESSURE: 1 of 1 clients could not ask as often as they should; others had 40% of the CPUs" in heading
+    assert rows[1][3] == "3 (refused 3), 2 before"
+
+
+def test_a_result_as_a_page_and_as_pictures(tmp_path: Path) -> None:
+    """The page has every grid and a picture of each event, without a stray mark; each table and event is a PNG."""
+    page = html.page(some_result(), {})
+    assert "VIP, asks &lt;now&gt;" in page
+    assert page.count(modes_picture.LEGEND) == 1
+    assert "CPU time" not in page
+    pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'meshnet[plots]'")
+    written = plots.draw(some_result(), tmp_path)
+    assert [path.name for path in written] == ["rates.png", "latency.png", "kill.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
+
+
+def test_a_table_that_is_not_there_is_refused() -> None:
+    """A wrong name says which there are, before anything is made."""
+    with pytest.raises(MeshnetError, match="there is no table x; there are rates, latency, add, drain, update, kill"):
+        modes_run.choose(["x"])
+    assert modes_run.choose(["node", "rates"]) == ("rates", "node")
