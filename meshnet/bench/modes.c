@@ -504,6 +504,11 @@ static int learn(struct user *user, const unsigned char *data, int length)
 	return user->address_count;
 }
 
+static int remembers(const struct user *user, long time)
+{
+	return user->ttl != 0 && user->address_count && time < user->expires;
+}
+
 static void looked_up(struct slot *slot)
 {
 	unsigned char data[1024];
@@ -512,8 +517,8 @@ static void looked_up(struct slot *slot)
 	while ((length = recv(slot->udp, data, sizeof(data), 0)) >= 12) {
 		if (slot->state != ASKING || (data[0] << 8 | data[1]) != slot->query)
 			continue; /* too late */
-		if (learn(slot->user, data, (int)length))
-			dial(slot);
+		if (remembers(slot->user, now()) || learn(slot->user, data, (int)length))
+			dial(slot); /* of several that asked at once the first answer counts: all take its addresses in turn */
 		else
 			finish(slot, DNS);
 	}
@@ -529,7 +534,7 @@ static void begin(struct slot *slot, long due)
 	slot->got = slot->head = 0;
 	if (slot->state == IDLE)
 		ask(slot);
-	else if (user->ttl != 0 && user->address_count && slot->began < user->expires)
+	else if (remembers(user, slot->began))
 		dial(slot);
 	else
 		look_up(slot);

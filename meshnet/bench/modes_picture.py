@@ -10,7 +10,7 @@ from meshnet.bench.modes_result import Event, Lived
 LEFT, WIDTH, ROW, TOP = 380, 560, 20, 24  # pixels: room for names, the time, a line, the heads
 RED, GREEN, GREY, BLUE = "#b3261e", "#1b6e3c", "#5b6472", "#8fb8de"
 LEGEND = (
-    "Red: from the first error to the last, the darker the more of the requests in between failed. "
+    "Red: from the first error to the last, the darker the more of all requests failed. "
     "Green: the first answer of a backend that came. Grey: the last answer of one that went."
 )
 

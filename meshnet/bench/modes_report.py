@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from meshnet.bench.modes import EVENTS
+from meshnet.bench.modes import CONNECTIONS, EVENTS
 from meshnet.bench.modes_result import Event, Lived, Modes, Wait
 from meshnet.bench.scale_report import Grid, laid_out
 
@@ -18,12 +18,23 @@ def lines(found: Modes) -> Iterator[str]:
 
 
 def grids(found: Modes) -> Iterator[Grid]:
-    """Waits, shares, then one grid for each event."""
+    """What wrk says, waits, shares, then one grid for each event."""
+    if found.wrk:
+        yield _wrk(found)
     if found.waits:
         yield _waits(found)
     if found.shares:
         yield _shares(found)
     yield from map(event, found.events)
+
+
+def _wrk(found: Modes) -> Grid:
+    rows: list[tuple[str, ...]] = [("ASKED", "REQUESTS/S", "P50", "P99", "FAILED")]
+    for each in found.wrk:
+        rate = f"{each.rate:,.0f} ({each.least:,.0f}-{each.most:,.0f})"
+        rows.append((each.title, rate, f"{each.p50:,.0f}", f"{each.p99:,.0f}", str(each.failed)))
+    note = f"medians of {found.wrk[0].rounds} runs of a second in turn, least and most in brackets; us"
+    return f"The same by wrk: {CONNECTIONS} connections that are kept, full speed", note, rows
 
 
 def _waits(found: Modes) -> Grid:

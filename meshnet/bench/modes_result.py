@@ -16,6 +16,7 @@ from meshnet.bench.pressure import Pressure
 from meshnet.bench.sharing import Sharing
 from meshnet.bench.statistics import Spread
 from meshnet.bench.timeline import Timeline
+from meshnet.bench.wrk import Asked
 
 PARTS = 4  # of a run, for how much a 99th percentile moves within it
 
@@ -87,12 +88,13 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Modes:
-    """Everything. `pressure`: while waits were measured, None if they were not."""
+    """Everything. `pressure`: while waits were measured, None if they were not. `wrk`: nothing where it is missing."""
 
     waits: tuple[Wait, ...]
     pressure: Pressure | None
     shares: tuple[Share, ...]
     events: tuple[Event, ...]
+    wrk: tuple[Asked, ...] = ()
 
 
 def wait(words: Mapping[str, str], slices: Sequence[Sliced], baseline: Sequence[Sliced]) -> Wait | None:
@@ -152,7 +154,8 @@ def from_json(value: Mapping[str, Any]) -> Modes:
     )
     shares = tuple(Share(**each | {"sharing": Sharing(**each["sharing"])}) for each in value["shares"])
     pressure = Pressure(**value["pressure"]) if value["pressure"] else None
-    return Modes(waits, pressure, shares, tuple(map(_event, value["events"])))
+    wrk = tuple(Asked(**each) for each in value["wrk"])
+    return Modes(waits, pressure, shares, tuple(map(_event, value["events"])), wrk)
 
 
 def _event(value: Mapping[str, Any]) -> Event:

@@ -9,15 +9,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from meshnet.bench import machine, modes, sharing, statistics
+from meshnet.bench import machine, modes, sharing, statistics, wrk
 from meshnet.bench.load import Load
-from meshnet.bench.modes import EVENTS, MODES, RATES, REPLICAS, WAITS, Client
+from meshnet.bench.modes import DNSRR, EVENTS, MODES, RATES, REPLICAS, VIP, WAITS, Client
 from meshnet.bench.modes_events import observe
 from meshnet.bench.modes_result import Event, Modes, Share, Sliced, Wait, wait
 from meshnet.bench.modes_swarm import CLIENT, PATIENCE, Ground, Services
+from meshnet.bench.paths import Missing
 from meshnet.bench.pressure import Pressure
 from meshnet.bench.prober import Slice
 from meshnet.bench.result import Measured, Result, ResultRow, ResultTable
+from meshnet.bench.wrk import Asked
 from meshnet.errors import MeshnetError
 
 Progress = Callable[[str], object]
@@ -25,8 +27,9 @@ SECONDS, QUICK_SECONDS = 120.0, 30.0  # of measuring rates and waits
 _FOR_RATES = 0.4  # of these, where both are measured
 _ROUNDS = 60  # that a measurement should have
 _SHORTEST, _LONGEST = 0.02, 0.2  # s, of a slice
+_RUNS = 5  # of wrk
 _OTHERS = 0.2  # of the CPU time of a slice, from which it counts as disturbed
-_TOO_FEW = "too few rounds: give it more seconds"
+TOO_FEW = "too few rounds: give it more seconds"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +70,13 @@ def run(ground: Ground, options: Options, progress: Progress) -> Result:
         tables: list[ResultTable] = []
         shares: list[Share] = []
         waits: tuple[Wait, ...] = ()
+        asked: tuple[Asked, ...] = ()
         pressure = None
         if RATES in chosen:
             seconds = options.seconds * (_FOR_RATES if both else 1)
             found = take_turns(load, ground, modes.rate_clients(), seconds, progress, "rates")
-            tables.append(rate_table(found))
+            tables.append(rate_table(found, () if wrk.installed() else (wrk.MISSING,)))
+            asked = ask_by_wrk(services, max(1, min(_RUNS, round(options.seconds / 10))), progress)
             shares += spread(found, modes.rate_clients())
         if WAITS in chosen:
             seconds = options.seconds * (1 - _FOR_RATES if both else 1)
@@ -80,7 +85,7 @@ def run(ground: Ground, options: Options, progress: Progress) -> Result:
             shares += spread(found, modes.wait_clients())
         events = tuple(_event(services, load, key, progress) for key in EVENTS if key in chosen)
     about = machine.about() | {"method": METHOD}
-    return Result(about, tuple(tables), {}, modes=Modes(waits, pressure, tuple(shares), events))
+    return Result(about, tuple(tables), {}, modes=Modes(waits, pressure, tuple(shares), events, asked))
 
 
 def _event(services: Services, load: Load, key: str, progress: Progress) -> Event:
@@ -144,8 +149,17 @@ def take_turns(
     return found
 
 
-def rate_table(series: Series) -> ResultTable:
-    """What clients get done that ask as fast as they can."""
+def ask_by_wrk(services: Services, rounds: int, progress: Progress) -> tuple[Asked, ...]:
+    """What wrk says, where it is installed."""
+    if not wrk.installed():
+        return ()
+    progress("wrk")
+    addresses = {"dnsrr, one backend": services.address(DNSRR), "VIP": services.vip(VIP)}
+    return wrk.measure(lambda command: services.ground.beside(f"{CLIENT}.1", command), addresses, rounds)
+
+
+def rate_table(series: Series, missing: tuple[Missing, ...]) -> ResultTable:
+    """What clients get done that ask as fast as they can. `missing`: tools that would be asked beside them."""
     found = {
         (one.row, "connect" if not one.keep else one.operation): _slices(series.slices[one.key])
         for one in modes.rate_clients()
@@ -159,7 +173,7 @@ def rate_table(series: Series) -> ResultTable:
     titles = {one.row: one.title for one in modes.rate_clients()}
     rows = tuple(_rate_row(key, title, found, failed) for key, title in titles.items())
     title = f"Rates: {modes.CONNECTIONS} connections at once, {REPLICAS} backends on {REPLICAS} nodes"
-    return ResultTable(RATES, title, rows, (), series.rounds, series.seconds, "rate", series.pressure)
+    return ResultTable(RATES, title, rows, missing, series.rounds, series.seconds, "rate", series.pressure)
 
 
 def _rate_row(
@@ -178,7 +192,7 @@ def _rate_row(
         elif cost and ratio:
             measured[operation] = Measured(cost, ratio)
         else:
-            failures[operation] = _TOO_FEW
+            failures[operation] = TOO_FEW
     return ResultRow(key, title, baseline, False, measured, failures)
 
 

@@ -33,6 +33,8 @@ class Ground(Protocol):
 
     def start(self, task: str, command: Sequence[str]) -> subprocess.Popen[bytes]: ...
 
+    def beside(self, task: str, command: Sequence[str]) -> subprocess.Popen[bytes]: ...
+
     def kill_task(self, ident: str) -> None: ...
 
     def kill_node(self, name: str) -> None: ...
@@ -90,6 +92,19 @@ class Services:
             for task in tasks
             if task["Status"]["State"] == "running" and task.get("NodeID") in ready
         }
+
+    def vip(self, name: str) -> str:
+        """The VIP of a service."""
+        service = self._client.get(f"/services/{self._ids[name]}")
+        return str(service["Endpoint"]["VirtualIPs"][0]["Addr"]).partition("/")[0]
+
+    def address(self, name: str) -> str:
+        """The address of one of a service's tasks."""
+        ident = min(self.running(name))
+        attached = self._client.get(f"/tasks/{ident}")["NetworksAttachments"]
+        return next(
+            str(one["Addresses"][0]).partition("/")[0] for one in attached if one["Network"]["Spec"]["Name"] == NETWORK
+        )
 
     def scale(self, name: str, replicas: int) -> None:
         """Changes the number of replicas."""

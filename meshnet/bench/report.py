@@ -30,7 +30,8 @@ def _table(table: ResultTable, changes: Mapping[Key, Change]) -> Iterator[str]:
     yield ""
     yield f"{table.title}  ({table.rounds} rounds, {table.seconds:.0f} s)"
     if table.pressure.high:
-        yield f"  UNDER PRESSURE: {table.pressure}: costs are too high; ratios without `?` hold"
+        wrong = "rates are too low" if table.clock == "rate" else "costs are too high"
+        yield f"  UNDER PRESSURE: {table.pressure}: {wrong}; ratios without `?` hold"
     if table.clock == "wall":
         yield "  wall clock: this kernel's CPU clock of a thread does not have the whole path on it"
     yield "".ljust(width) + "".join(name.upper().ljust(_COLUMN) for name in table.operations).rstrip()

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from meshnet import names
+from meshnet.kernel import netns
 from meshnet.lab import cgroups, down, nodes, tasks, up
 from meshnet.lab.enter import task_command
 from meshnet.lab.spec import Lab, LabNode
@@ -42,6 +43,14 @@ class Ground:
             )
         finally:
             os.close(descriptor)
+
+    def beside(self, task: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        """Starts a program of this machine's in a task's network and group, where it is balanced like the task."""
+        found = tasks.find(self._lab, task)
+        words = ["/bin/sh", "-c", _JOIN, found.spec.cgroup, *command]
+        return netns.run_in(
+            found.spec.netns, lambda: subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        )
 
     def kill_task(self, ident: str) -> None:
         """Kills every process of a task at once."""

@@ -25,6 +25,7 @@ from meshnet.bench import (
     result,
     sharing,
     timeline,
+    wrk,
 )
 from meshnet.bench.load import Counted
 from meshnet.bench.modes_result import Event, Lived, Modes, Share, Sliced
@@ -241,3 +242,39 @@ def test_a_table_that_is_not_there_is_refused() -> None:
     with pytest.raises(MeshnetError, match="there is no table x; there are rates, latency, add, drain, update, kill"):
         modes_run.choose(["x"])
     assert modes_run.choose(["node", "rates"]) == ("rates", "node")
+
+
+WRK = """Running 1s test @ http://10.0.1.2:8000/
+  1 threads and 6 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency    92.74us  264.61us   6.71ms   97.60%
+    Req/Sec    91.11k     8.66k  105.18k    63.64%
+  Latency Distribution
+     50%   56.00us
+     75%   73.00us
+     90%  103.00us
+     99%    1.02ms
+  99617 requests in 1.10s, 19.00MB read
+  Socket errors: connect 0, read 3, write 0, timeout 1
+Requests/sec:  90561.43
+Transfer/sec:     17.27MB
+"""
+
+
+def test_wrk_is_understood() -> None:
+    """Rate, percentiles with their units and failed requests are read from wrk's report; anything else is refused."""
+    assert wrk.read(WRK) == wrk.Said(90561.43, 56.0, 1020.0, 4)
+    assert wrk.read(WRK.replace("  Socket errors: connect 0, read 3, write 0, timeout 1\n", "")).failed == 0
+    with pytest.raises(MeshnetError, match="wrk says something else"):
+        wrk.read("unable to connect")
+
+
+def test_what_wrk_says_is_shown() -> None:
+    """Where wrk is installed its figures have a table; where not, its absence has a line that says how to get it."""
+    found = some_result()
+    assert found.modes is not None
+    asked = wrk.Asked("VIP", 5, 90000.0, 80000.0, 95000.0, 56.0, 1020.0, 0)
+    with_it = dataclasses.replace(found, modes=dataclasses.replace(found.modes, wrk=(asked,)))
+    assert "90,000 (80,000-95,000)" in "\n".join(report.lines(with_it))
+    without = dataclasses.replace(found, tables=(dataclasses.replace(found.tables[0], missing=(wrk.MISSING,)),))
+    assert "left out: wrk: it is not installed. apt-get install wrk" in "\n".join(report.lines(without))
