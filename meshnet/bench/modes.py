@@ -9,7 +9,6 @@ MODES = (DNSRR, VIP)  # the first is the baseline: a request goes straight to th
 PORT = 8000
 REPLICAS, WORKERS = 3, 3
 CONNECTIONS = 6  # of a closed loop
-MOST = REPLICAS + 1  # backends of a service
 RATE, LIVING = 1000, 52  # requests a second of an open loop: for the wait, and while backends change
 
 # How long a client keeps an address, in modes.c's words -> in words.
@@ -90,12 +89,13 @@ def wait_clients() -> tuple[Client, ...]:
     return tuple(Client(one.mode, one.policy, one.keep, open_loop=True, amount=RATE) for one in found)
 
 
-def living_clients() -> tuple[Client, ...]:
-    """Every kind of client that lives through an event, each kind with the same requests a second."""
+def living_clients(backends: int) -> tuple[Client, ...]:
+    """Every kind of client that lives through an event, each kind with the same requests a second; of those that keep
+    one address, one for each of the backends that there are before it."""
     return tuple(
         Client(mode, each, keep, open_loop=True, amount=LIVING // len(policies))
         for mode in MODES
-        for policies in (("each",), ("ttl",), ("600",), tuple(f"once:{pick}" for pick in range(MOST)))
+        for policies in (("each",), ("ttl",), ("600",), tuple(f"once:{pick}" for pick in range(backends)))
         for each in policies
         for keep in (False, True)
     )

@@ -20,10 +20,15 @@ BEFORE = 1.0  # s that clients run undisturbed
 AFTER = {"add": 7.0, "drain": 7.0, "update": 8.0, "kill": 7.0, "node": 9.0}
 
 
+def backends(key: str) -> int:
+    """How many backends a service has before an event."""
+    return REPLICAS + (key == "drain")
+
+
 def observe(services: Services, load: Load, key: str) -> Event:
-    """Has an event happen, and tells what each client lived through. Both services have settled; there is one backend
-    more for `drain`."""
-    players = modes.living_clients()
+    """Has an event happen, and tells what each client lived through. Both services have settled, with as many
+    backends as `backends` says."""
+    players = modes.living_clients(backends(key))
     before = {mode: set(services.running(mode)) for mode in MODES}
     seconds, group = BEFORE + AFTER[key], services.ground.group
     work = machine.work(group)

@@ -10,6 +10,7 @@ from meshnet.bench.modes_picture import BLUE, GREEN, GREY, LEGEND, RED, darkness
 from meshnet.bench.modes_result import Event, Modes
 
 _PERCENTILES = {"p50": "#8fb8de", "p90": "#5b93c9", "p99": "#2f6ea8", "p999": "#12436f"}
+_LABELS = {"p50": "p50", "p90": "p90", "p99": "p99", "p999": "p99.9"}
 
 
 def figures(figure_class: Any, modes: Modes, under: str) -> Iterator[tuple[str, Any]]:
@@ -29,7 +30,7 @@ def _waits(figure_class: Any, modes: Modes, under: str) -> Any:
         for name, colour in _PERCENTILES.items():
             value = getattr(one, name)
             if value is not None:
-                axis.plot(value, place, "o", color=colour, label=name if place == 0 else None)
+                axis.plot(value, place, "o", color=colour, label=_LABELS[name] if place == 0 else None)
     axis.set_xscale("log")
     axis.set_yticks(range(len(modes.waits)), [f"{one.title}; {one.connections}" for one in modes.waits], fontsize=8)
     axis.invert_yaxis()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from meshnet.bench import machine, modes, sharing, statistics, wrk
 from meshnet.bench.load import Load
 from meshnet.bench.modes import DNSRR, EVENTS, MODES, RATES, REPLICAS, VIP, WAITS, Client
-from meshnet.bench.modes_events import observe
+from meshnet.bench.modes_events import backends, observe
 from meshnet.bench.modes_result import Event, Modes, Share, Sliced, Wait, wait
 from meshnet.bench.modes_swarm import CLIENT, PATIENCE, Ground, Services
 from meshnet.bench.paths import Missing
@@ -90,17 +90,17 @@ def run(ground: Ground, options: Options, progress: Progress) -> Result:
 
 def _event(services: Services, load: Load, key: str, progress: Progress) -> Event:
     progress(EVENTS[key])
-    replicas = REPLICAS + (key == "drain")
     for mode in MODES:
-        services.scale(mode, replicas)
-    settle(services, load, replicas)
+        services.scale(mode, backends(key))
+    settle(services, load, backends(key))
     return observe(services, load, key)
 
 
 @contextmanager
 def clients(ground: Ground) -> Iterator[Load]:
     """All clients, in their task."""
-    every = [*modes.rate_clients(), *modes.wait_clients(), *modes.living_clients()]
+    living = [one for key in EVENTS for one in modes.living_clients(backends(key))]
+    every = [*modes.rate_clients(), *modes.wait_clients(), *living]
     load = Load(ground.start(f"{CLIENT}.1", ["/task", "load"]), every)
     try:
         yield load

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from meshnet.bench import modes_run, result, sharing, wrk
+from meshnet.bench import modes_run, result, wrk
 from meshnet.bench.modes import DNSRR, VIP, WORKERS
 from meshnet.bench.modes_result import Event, Lived, Modes
 from meshnet.bench.result import Result
@@ -71,15 +71,15 @@ def test_every_client_is_answered(found: Result) -> None:
 
 
 def test_a_vip_reaches_all_backends_evenly(found: Result) -> None:
-    """Connections through a VIP go to all three backends, more evenly than chance would have it."""
+    """Connections through a VIP go to all three backends in turn: more evenly than chance would have it."""
     shares = [
         each.sharing for each in modes_of(found).shares if each.title.startswith("VIP") and "once" in each.connections
     ]
     assert len(shares) == 2
     for one in shares:
         assert one.backends == 3
-        assert one.least > 0.32
-        assert one.verdict == sharing.EVEN
+        assert one.least > 0.31
+        assert one.chi2 < 0.25  # 1 by chance; what is on its way when a slice ends is not counted
 
 
 def test_a_drained_backend_loses_no_request(found: Result) -> None:

@@ -128,10 +128,10 @@ def test_clients_answers_are_read() -> None:
 
 def test_clients_are_distinct() -> None:
     """Every client has a key of its own, short enough for modes.c, and each mode has the same clients."""
-    every = [*modes.rate_clients(), *modes.wait_clients(), *modes.living_clients()]
+    every = [*modes.rate_clients(), *modes.wait_clients(), *modes.living_clients(3)]
     assert len({client.key for client in every}) == len(every)
     assert max(len(client.key) for client in every) < 40
-    for clients in (modes.rate_clients(), modes.wait_clients(), modes.living_clients()):
+    for clients in (modes.rate_clients(), modes.wait_clients(), modes.living_clients(3)):
         by_mode = {mode: {one.key.partition("-")[2] for one in clients if one.mode == mode} for mode in modes.MODES}
         assert by_mode[modes.VIP] == by_mode[modes.DNSRR]
 
