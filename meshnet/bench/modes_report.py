@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from meshnet.bench.modes import CONNECTIONS, EVENTS
 from meshnet.bench.modes_result import Event, Lived, Modes, Wait
+from meshnet.bench.pressure import Pressure
 from meshnet.bench.scale_report import Grid, laid_out
 
 _STILL = 0.5  # s before the end of an observation, from which an error is not known to be the last
@@ -34,7 +35,13 @@ def _wrk(found: Modes) -> Grid:
         rate = f"{each.rate:,.0f} ({each.least:,.0f}-{each.most:,.0f})"
         rows.append((each.title, rate, f"{each.p50:,.0f}", f"{each.p99:,.0f}", str(each.failed)))
     note = f"medians of {found.wrk[0].rounds} runs of a second in turn, least and most in brackets; us"
-    return f"The same by wrk: {CONNECTIONS} connections that are kept, full speed", note, rows
+    heading = f"The same by wrk: {CONNECTIONS} connections that are kept, full speed"
+    pressure = found.wrk[0].pressure
+    return _warned(heading, pressure.high, _others(pressure)), note, rows
+
+
+def _others(pressure: Pressure) -> str:
+    return f"others had {pressure.others:.0%} of the CPUs, the hypervisor {pressure.stolen:.0%}"
 
 
 def _waits(found: Modes) -> Grid:
@@ -102,7 +109,7 @@ def event(found: Event) -> Grid:
         f"s from the event on, watched for {found.seconds:g} s. Errors at the time when the request was due; it fails "
         "after a second at the latest. First and last answer of a backend that came, or went"
     )
-    why = f"others had {found.pressure.others:.0%} of the CPUs, the hypervisor {found.pressure.stolen:.0%}"
+    why = _others(found.pressure)
     if found.late:
         why = f"{found.late} of {len(found.lived)} clients could not ask as often as they should; {why}"
     return _warned(EVENTS[found.key], found.pressure.high or found.late > 0, why), note, rows

@@ -154,7 +154,7 @@ def from_json(value: Mapping[str, Any]) -> Modes:
     )
     shares = tuple(Share(**each | {"sharing": Sharing(**each["sharing"])}) for each in value["shares"])
     pressure = Pressure(**value["pressure"]) if value["pressure"] else None
-    wrk = tuple(Asked(**each) for each in value["wrk"])
+    wrk = tuple(Asked(**each | {"pressure": Pressure(**each["pressure"])}) for each in value["wrk"])
     return Modes(waits, pressure, shares, tuple(map(_event, value["events"])), wrk)
 
 

@@ -155,7 +155,8 @@ def ask_by_wrk(services: Services, rounds: int, progress: Progress) -> tuple[Ask
         return ()
     progress("wrk")
     addresses = {"dnsrr, one backend": services.address(DNSRR), "VIP": services.vip(VIP)}
-    return wrk.measure(lambda command: services.ground.beside(f"{CLIENT}.1", command), addresses, rounds)
+    ground = services.ground
+    return wrk.measure(lambda command: ground.beside(f"{CLIENT}.1", command), ground.group, addresses, rounds)
 
 
 def rate_table(series: Series, missing: tuple[Missing, ...]) -> ResultTable:

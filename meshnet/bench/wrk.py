@@ -13,9 +13,12 @@ import statistics
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from meshnet.bench import machine
 from meshnet.bench.modes import CONNECTIONS, PORT
 from meshnet.bench.paths import Missing
+from meshnet.bench.pressure import Pressure
 from meshnet.errors import MeshnetError
 
 MISSING = Missing("wrk", "it is not installed", "apt-get install wrk")
@@ -35,7 +38,8 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What wrk found of one service: medians of `rounds` runs, the rate with its least and most."""
+    """What wrk found of one service: medians of `rounds` runs, the rate with its least and most. `pressure`: meanwhile,
+    of all services."""
 
     title: str
     rounds: int
@@ -45,6 +49,7 @@ class Asked:
     p50: float
     p99: float
     failed: int
+    pressure: Pressure
 
 
 def installed() -> bool:
@@ -53,16 +58,18 @@ def installed() -> bool:
 
 
 def measure(
-    start: Callable[[list[str]], subprocess.Popen[bytes]], addresses: Mapping[str, str], rounds: int
+    start: Callable[[list[str]], subprocess.Popen[bytes]], group: Path, addresses: Mapping[str, str], rounds: int
 ) -> tuple[Asked, ...]:
     """Asks each address (by title) in turn for a second, so many rounds. `start` starts a program in the client's
-    task. MeshnetError if wrk fails."""
+    task; all that is measured runs in the cgroup `group`. MeshnetError if wrk fails."""
+    before = machine.work(group)
     found: dict[str, list[Said]] = {title: [] for title in addresses}
     for _ in range(rounds):
         for title, address in addresses.items():
             command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{_SECONDS}s", "--latency", f"http://{address}:{PORT}/"]
             found[title].append(read(_output(start(command))))
-    return tuple(_summary(title, said) for title, said in found.items())
+    pressure = Pressure(*machine.shares(before, machine.work(group)), 0.0)
+    return tuple(_summary(title, said, pressure) for title, said in found.items())
 
 
 def _output(process: subprocess.Popen[bytes]) -> str:
@@ -88,7 +95,7 @@ def read(text: str) -> Said:
     return Said(float(rate[1]), waits["50"], waits["99"], sum(map(int, wrong)))
 
 
-def _summary(title: str, said: list[Said]) -> Asked:
+def _summary(title: str, said: list[Said], pressure: Pressure) -> Asked:
     rates = [each.rate for each in said]
     return Asked(
         title=title,
@@ -99,4 +106,5 @@ def _summary(title: str, said: list[Said]) -> Asked:
         p50=statistics.median(each.p50 for each in said),
         p99=statistics.median(each.p99 for each in said),
         failed=sum(each.failed for each in said),
+        pressure=pressure,
     )

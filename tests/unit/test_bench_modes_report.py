@@ -269,12 +269,17 @@ def test_wrk_is_understood() -> None:
         wrk.read("unable to connect")
 
 
-def test_what_wrk_says_is_shown() -> None:
+def test_what_wrk_says_is_shown(tmp_path: Path) -> None:
     """Where wrk is installed its figures have a table; where not, its absence has a line that says how to get it."""
     found = some_result()
     assert found.modes is not None
-    asked = wrk.Asked("VIP", 5, 90000.0, 80000.0, 95000.0, 56.0, 1020.0, 0)
+    asked = wrk.Asked("VIP", 5, 90000.0, 80000.0, 95000.0, 56.0, 1020.0, 0, Pressure(0.0, 0.5, 0.0))
     with_it = dataclasses.replace(found, modes=dataclasses.replace(found.modes, wrk=(asked,)))
-    assert "90,000 (80,000-95,000)" in "\n".join(report.lines(with_it))
+    text = "\n".join(report.lines(with_it))
+    assert "90,000 (80,000-95,000)" in text
+    assert "full speed. UNDER PRESSURE: others had 50% of the CPUs" in text
+    file = tmp_path / "a.json"
+    file.write_text(result.dump(with_it))
+    assert result.load(file) == with_it
     without = dataclasses.replace(found, tables=(dataclasses.replace(found.tables[0], missing=(wrk.MISSING,)),))
     assert "left out: wrk: it is not installed. apt-get install wrk" in "\n".join(report.lines(without))
