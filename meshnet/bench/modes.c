@@ -6,14 +6,15 @@
  *
  * `task load` is one thread that plays users. It reads commands from stdin:
  *   user ID NAME PORT POLICY KEEP OPERATION LOOP N
- *     POLICY     how long an address is kept: `each` (asks for every connection, and takes the first address), `ttl` (as
- *                the answer says), seconds, or `once:I` (for ever; of all addresses in order the one with this number,
- *                from 0, and over). With `ttl` and seconds the addresses of an answer are taken in turn
+ *     POLICY     how long an address is kept: `each` (asks for every connection, and takes the first address), `ttl`
+ *                (as the answer says), seconds, or `once:I` (for ever; of all addresses in order the one with this
+ *                number, from 0, and over). With `ttl` and seconds the addresses of an answer are taken in turn
  *     KEEP       `keep` (open connections are used again) or `new` (a connection for each request)
  *     OPERATION  `request` or `bulk`
- *     LOOP       `closed`: N connections, each asks as soon as it was answered. `open`: N requests a second, each due at
- *                a time of its own, whatever became of those before it. The times between are random, half to one and a
- *                half of the mean: else clients keep step, and each meets the same backend of a VIP that takes turns
+ *     LOOP       `closed`: N connections, each asks as soon as it was answered. `open`: N requests a second, each due
+ *                at a time of its own, whatever became of those before it. The times between are random, half to one
+ *                and a half of the mean: else clients keep step, and each meets the same backend of a VIP that takes
+ *                turns
  *   run MS ID...     these users for so long; what is open stays open
  *   trace MS ID...   the same with nothing remembered and nothing open before, and a line for each request
  * Answers, times in ns of CLOCK_MONOTONIC:
