@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import click
 
 from meshnet.cli import options, render
+from meshnet.errors import NotFoundError
 
 
 @click.command()
@@ -15,7 +17,10 @@ def ls(json_output: bool) -> None:
     """List the labs that are up."""
     from meshnet.lab import state, view
 
-    labs = [state.load(name) for name in state.up()]
+    labs = []
+    for name in state.up():
+        with contextlib.suppress(NotFoundError):  # it went down just now
+            labs.append(state.load(name))
     if json_output:
         render.as_json(
             [
