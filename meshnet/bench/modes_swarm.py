@@ -18,7 +18,7 @@ CLIENT, NETWORK = "client", "bench"
 PATIENCE = 60.0  # s that anything may take
 _PAUSE = 0.02
 _SECOND = 10**9
-_SOURCE = Path(__file__).with_name("modes.c")
+_SOURCES = [Path(__file__).with_name(f"{name}.c") for name in ("modes", "modes_server", "modes_client")]
 RESTART = _SECOND  # ns after which a task that was killed is replaced
 _GRACE = 10 * _SECOND
 _RARELY = 3600 * _SECOND  # between health checks, once it is healthy: they are no part of what is measured
@@ -50,7 +50,7 @@ class Services:
 
     def create(self, replicas: int) -> None:
         """Makes network, image and services, and returns when all tasks run."""
-        image = swarm.import_image(self.ground.socket, swarm.root_file_system(_SOURCE))
+        image = swarm.import_image(self.ground.socket, swarm.root_file_system(*_SOURCES))
         self._client.post("/networks/create", {"Name": NETWORK, "Driver": "overlay"})
         here, elsewhere = (f"node.hostname{sign}{self.ground.nodes[0]}" for sign in ("==", "!="))
         self._create(CLIENT, image, ["/task", "wait"], 1, VIP, here)

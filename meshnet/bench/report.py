@@ -85,8 +85,11 @@ def _notes(result: Result) -> Iterator[str]:
         yield f"{result.about['processor']}, Linux {result.about['kernel']}. {result.about['method']}"
     if not result.tables:
         return
-    what = "how many a second by the wall clock" if result.modes else "CPU time per operation"
-    yield f"Each: {what} (median, ± half the distance between the quartiles), then the speed against the"
+    if result.modes:
+        yield "A rate: how many a second by the wall clock (median, ± half the distance between the quartiles), then"
+        yield "the speed against the first row: more than 1 is faster. `?`: not known within 2 %."
+        return
+    yield "Each: CPU time per operation (median, ± half the distance between the quartiles), then the speed against the"
     yield "nearest row above that says 1: more than 1 is faster. `?`: not known within 2 %. `ok`: the aim is reached,"
     aimed = [each for table in result.tables for row in table.rows for each in row.measured.values() if each.aim]
     slack = max((each.tolerance for each in aimed), default=0)

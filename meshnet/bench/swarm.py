@@ -83,18 +83,19 @@ def prepare(sockets: Mapping[str, Path]) -> list[Side]:
     return sides
 
 
-def root_file_system(source: Path = _SOURCE) -> bytes:
-    """A tar with one static program, `task`. MeshnetError without a C compiler."""
+def root_file_system(*sources: Path) -> bytes:
+    """A tar with one static program, `task`; of these sources, or one that waits. MeshnetError without a C compiler."""
+    sources = sources or (_SOURCE,)
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder, "task")
         try:
             done = subprocess.run(
-                ["gcc", "-static", "-O2", "-s", "-o", program, source], capture_output=True, text=True, check=False
+                ["gcc", "-static", "-O2", "-s", "-o", program, *sources], capture_output=True, text=True, check=False
             )
         except FileNotFoundError:
             raise MeshnetError("the tasks' program is written in C: apt-get install gcc libc6-dev") from None
         if done.returncode:
-            raise MeshnetError(f"gcc cannot compile {source.name}: {done.stderr.strip()}")
+            raise MeshnetError(f"gcc cannot compile {sources[0].name}: {done.stderr.strip()}")
         archive = io.BytesIO()
         with tarfile.open(fileobj=archive, mode="w") as tar:
             tar.add(program, "task")
