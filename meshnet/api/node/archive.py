@@ -137,6 +137,7 @@ async def _packed(root: int, path: str) -> AsyncGenerator[bytes, None]:
             await copying.pack(root, path, sink)
 
     packing = asyncio.ensure_future(pack())
+    packing.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may be left to take it
     try:
         while data := await stream.read(CHUNK):
             yield data
