@@ -28,6 +28,9 @@ T = TypeVar("T")
 KERNELS = ("/proc", "/sys", "/dev")
 
 
+SHOWN = 200  # characters of a name in an error
+
+
 @dataclass(frozen=True, slots=True)
 class Stat:
     """A file in a container: `name` as asked for, `mode` as the kernel has it, `link` where a link leads in the end."""
@@ -61,8 +64,9 @@ async def unpack(
         # Outside, where the compressors' modules can be imported.
         with tarfile.open(fileobj=source, mode="r:*") as archive:
             await _inside(root, lambda: _unpack(path, archive, keep_kinds, owner))
-    except (tarfile.TarError, EOFError, KeyError, ValueError, zlib.error) as error:
-        raise MeshnetError(f"the request body is not a tar archive that can be unpacked: {error}") from None
+    except (tarfile.TarError, EOFError, ValueError, zlib.error) as error:
+        why = str(error).partition(":\n")[0]
+        raise MeshnetError(f"the request body is not a tar archive that can be unpacked: {why}") from None
 
 
 async def _inside(root: int, work: Callable[[], T]) -> T:
@@ -82,7 +86,11 @@ async def _inside(root: int, work: Callable[[], T]) -> T:
     except OSError as error:
         if is_full(error):
             raise NoSpaceError(str(error.filename or "the container")) from None
-        raise MeshnetError(f"{error.filename or 'the archive'}: {error.strerror or error}") from None
+        raise MeshnetError(f"{_short(str(error.filename or 'the archive'))}: {error.strerror or error}") from None
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= SHOWN else f"{name[:SHOWN]}..."
 
 
 def _followed(path: str) -> str:
@@ -173,9 +181,11 @@ def _unpack(path: str, archive: tarfile.TarFile, keep_kinds: bool, owner: tuple[
         _forget(archive)
         name = posixpath.normpath(member.name)
         if name.startswith(("/", "../")) or name == "..":
-            raise MeshnetError(f"{member.name}: a name in the archive leads out of it")
+            raise MeshnetError(f"{_short(member.name)}: a name in the archive leads out of it")
         if member.isdev() and not member.isfifo():
             continue
+        if member.islnk() and not os.path.lexists(posixpath.join(target, member.linkname)):
+            raise MeshnetError(f"{_short(member.name)}: a hard link to what is neither in the archive nor there")
         place = posixpath.join(target, name)
         _make_room(place, member, keep_kinds)
         if owner is not None:
