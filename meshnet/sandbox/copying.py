@@ -26,8 +26,6 @@ from meshnet.sandbox import process
 T = TypeVar("T")
 # Not of the container's file system, and without end; an engine sees it without them.
 KERNELS = ("/proc", "/sys", "/dev")
-
-
 SHOWN = 200  # characters of a name in an error
 
 
@@ -179,14 +177,14 @@ def _unpack(path: str, archive: tarfile.TarFile, keep_kinds: bool, owner: tuple[
     options: dict[str, Any] = {"filter": "fully_trusted"} if sys.version_info >= (3, 12) else {}
     for member in archive:
         _forget(archive)
-        name = posixpath.normpath(member.name)
-        if name.startswith(("/", "../")) or name == "..":
-            raise MeshnetError(f"{_short(member.name)}: a name in the archive leads out of it")
+        for given in (member.name, member.linkname) if member.islnk() else (member.name,):
+            if posixpath.normpath(given).split("/")[0] in ("", ".."):
+                raise MeshnetError(f"{_short(given)}: a name in the archive leads out of it")
         if member.isdev() and not member.isfifo():
             continue
-        if member.islnk() and not os.path.lexists(posixpath.join(target, member.linkname)):
+        if member.islnk() and not os.path.exists(posixpath.join(target, member.linkname)):
             raise MeshnetError(f"{_short(member.name)}: a hard link to what is neither in the archive nor there")
-        place = posixpath.join(target, name)
+        place = posixpath.join(target, posixpath.normpath(member.name))
         _make_room(place, member, keep_kinds)
         if owner is not None:
             member.uid, member.gid = owner
