@@ -112,7 +112,8 @@ def kept_of(agent: Agent, asked: ContainerRequest, name: str, raw: Mapping[str, 
     wishes = wishes_of(asked, mode, name)
     if ports and all(wish.target != INGRESS for wish in wishes):
         wishes = (*wishes, Wish(INGRESS, (name,)))  # where published ports lead to
-    kept = Kept(_spec_of(agent, asked, name, mode), mode, wishes, host.auto_remove, host.dns_config, ports=ports)
+    spec = _spec_of(agent, asked, name, mode)
+    kept = Kept(spec, mode, wishes, host.auto_remove, host.dns_config, ports=ports, restart=host.restart_policy)
     warnings = hostconfig.warnings(host, raw, cgroup2_root())
     if asked.domainname:
         warnings.append("Domainname is without effect: a name can be given whole with --hostname")
