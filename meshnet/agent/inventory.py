@@ -58,7 +58,9 @@ class Entry:
 
     @property
     def state(self) -> str:
-        """As an engine shows it: its status, or `paused` of one that runs."""
+        """As an engine shows it: its status, `paused` of one that runs, or `restarting` of one that will."""
+        if self.standalone is not None and self.standalone.restarting:
+            return "restarting"
         return "paused" if self.container is not None and self.container.paused else self.status
 
     @property

@@ -18,17 +18,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meshnet import names
-from meshnet.agent import hostports
+from meshnet.agent import hostports, restarting
 from meshnet.agent.hostports import PortWish
+from meshnet.agent.restarting import RestartPolicy
 from meshnet.codec import from_json, to_json
 from meshnet.containerspec import DNSConfig
 from meshnet.control.attachments import Attach, Wish
 from meshnet.errors import ConflictError, MeshnetError
 from meshnet.files import replace_text
 from meshnet.model import PortConfig, Task
+from meshnet.sandbox import runtime
 from meshnet.sandbox import spec as specs
 from meshnet.sandbox.attaching import Attachment
-from meshnet.sandbox.container import Container
+from meshnet.sandbox.container import KILLED, Container
 from meshnet.sandbox.spec import ContainerSpec
 
 if TYPE_CHECKING:
@@ -54,6 +56,10 @@ class Kept:
     task: Task | None = None
     ports: tuple[PortWish, ...] = ()
     published: tuple[PortConfig, ...] = ()  # what became of `ports`, while it runs
+    restart: RestartPolicy = RestartPolicy()
+    restarts: int = 0  # by its policy, since somebody started it
+    begun: bool = False  # somebody has started it
+    stopped: bool = False  # and stopped it
 
     def dump(self) -> str:
         return json.dumps(
@@ -67,6 +73,10 @@ class Kept:
                 "task": to_json(self.task) if self.task is not None else None,
                 "ports": [to_json(port) for port in self.ports],
                 "published": [to_json(port) for port in self.published],
+                "restart": to_json(self.restart),
+                "restarts": self.restarts,
+                "begun": self.begun,
+                "stopped": self.stopped,
             }
         )
 
@@ -85,6 +95,10 @@ class Kept:
             from_json(Task, task) if task is not None else None,
             tuple(from_json(PortWish, port) for port in values.get("ports", ())),
             tuple(from_json(PortConfig, port) for port in values.get("published", ())),
+            from_json(RestartPolicy, values.get("restart", {})),
+            int(values.get("restarts", 0)),
+            bool(values.get("begun", False)),
+            bool(values.get("stopped", False)),
         )
 
 
@@ -103,6 +117,15 @@ class Standalone:
         self._starts: list[asyncio.Future[Container | None]] = []
         self._waiting: list[asyncio.Future[Attachment]] = []
         self._watching: asyncio.Task[None] | None = None
+        self._again: asyncio.Task[None] | None = None
+        self._in_a_row = 0
+        self._delayed = False
+        self._ending = False
+
+    @property
+    def restarting(self) -> bool:
+        """Whether it waits to be started again."""
+        return self._again is not None and not self._again.done() and self.ended.is_set()
 
     @property
     def id(self) -> str:
@@ -137,6 +160,31 @@ class Standalone:
 
     async def start(self) -> bool:
         """Runs it; False if it runs already. Raises MeshnetError for what keeps it from starting."""
+        if self.container is not None and self.container.status == "exited":
+            await self.ended.wait()  # what the last run had is being taken away
+        if not self.ended.is_set():
+            return False
+        await self._no_restart()
+        kept = self.kept
+        kept.begun, kept.stopped, kept.restarts, self._in_a_row = True, False, 0, 0
+        self.keep()
+        return await self._start()
+
+    async def halt(self) -> None:
+        """Somebody is about to end it: it is not started again until they start it."""
+        self.kept.stopped = True
+        await self._no_restart()
+        if self.place.exists():
+            self.keep()
+
+    async def _no_restart(self) -> None:
+        """No restart is on its way then: one that has begun is done, and it may run."""
+        if self._again is not None and not self._again.done():
+            if self._delayed:
+                self._again.cancel()
+            await asyncio.wait({self._again})
+
+    async def _start(self) -> bool:
         async with self._lock:
             if not self.ended.is_set():
                 return False
@@ -228,14 +276,43 @@ class Standalone:
 
     async def _end_with_program(self) -> None:
         assert self.container is not None
+        begun = time.time()
         code = await self.container.wait()
         await self._take_down()
         self._agent.happened(self.kept.spec, "die", exitCode=str(code))
+        if time.time() - begun > restarting.STEADY:
+            self._in_a_row = 0
+        kept = self.kept
+        if not kept.stopped and not self._ending and restarting.again(kept.restart, code, kept.restarts):
+            self._begin_again()
         self.container = None
         self.ended.set()
         if self.kept.auto_remove:
             self.forget()
             self._agent.happened(self.kept.spec, "destroy")
+
+    def _begin_again(self) -> None:
+        self._delayed = True
+        self._again = asyncio.create_task(self._restart(), name=f"restart of {self.kept.spec.name}")
+
+    async def _restart(self) -> None:
+        """Starts it after a delay; one that cannot be started has failed, and is tried again as its policy says."""
+        kept = self.kept
+        while True:
+            self._in_a_row += 1
+            self._delayed = True
+            await asyncio.sleep(restarting.delay(self._in_a_row))
+            self._delayed = False
+            kept.restarts += 1
+            try:
+                await self._start()
+            except MeshnetError as error:
+                log.warning("container %s cannot be started again: %s", kept.spec.name, error)
+                if kept.stopped or not restarting.again(kept.restart, NOT_STARTED, kept.restarts):
+                    return
+            else:
+                self.keep()
+                return
 
     async def _take_down(self) -> None:
         """Takes away what a run had; its log and how it ended stay."""
@@ -262,6 +339,7 @@ class Standalone:
         if self.container is None:
             if self.kept.task is not None:
                 await self._take_down()
+            self._begin_again_at_boot()
             return
         self.ended.clear()
         if self.kept.task is not None and self.container.status == "running":
@@ -271,8 +349,18 @@ class Standalone:
             await self._agent.host.wire(self.kept.task, self.kept.spec.netns)
         self._watch()
 
+    def _begin_again_at_boot(self) -> None:
+        kept = self.kept
+        code = runtime.exit_code(kept.spec.dir)
+        if kept.begun and restarting.at_boot(
+            kept.restart, kept.stopped, KILLED if code is None else code, kept.restarts
+        ):
+            self._begin_again()
+
     async def stop(self) -> None:
-        """Ends it in order, if it runs."""
+        """Ends it in order, if it runs: its node ends, too."""
+        self._ending = True
+        await self._no_restart()
         if self.container is not None:
             await self.container.stop()
         await self.ended.wait()
@@ -286,9 +374,10 @@ class Standalone:
 
     async def abandon(self) -> None:
         """The agent ends; the container goes on."""
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.gather(self._watching, return_exceptions=True)
+        for work in (self._watching, self._again):
+            if work is not None:
+                work.cancel()
+                await asyncio.gather(work, return_exceptions=True)
         if self.container is not None:
             self.container.release()
         if self.resolver is not None:

@@ -26,6 +26,7 @@ from meshnet.sandbox import process
 T = TypeVar("T")
 # Not of the container's file system, and without end; an engine sees it without them.
 KERNELS = ("/proc", "/sys", "/dev")
+SHOWN = 200  # characters of a name in an error
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +62,9 @@ async def unpack(
         # Outside, where the compressors' modules can be imported.
         with tarfile.open(fileobj=source, mode="r:*") as archive:
             await _inside(root, lambda: _unpack(path, archive, keep_kinds, owner))
-    except (tarfile.TarError, EOFError, KeyError, ValueError, zlib.error) as error:
-        raise MeshnetError(f"the request body is not a tar archive that can be unpacked: {error}") from None
+    except (tarfile.TarError, EOFError, ValueError, zlib.error) as error:
+        why = str(error).partition(":\n")[0]
+        raise MeshnetError(f"the request body is not a tar archive that can be unpacked: {why}") from None
 
 
 async def _inside(root: int, work: Callable[[], T]) -> T:
@@ -82,7 +84,11 @@ async def _inside(root: int, work: Callable[[], T]) -> T:
     except OSError as error:
         if is_full(error):
             raise NoSpaceError(str(error.filename or "the container")) from None
-        raise MeshnetError(f"{error.filename or 'the archive'}: {error.strerror or error}") from None
+        raise MeshnetError(f"{_short(str(error.filename or 'the archive'))}: {error.strerror or error}") from None
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= SHOWN else f"{name[:SHOWN]}..."
 
 
 def _followed(path: str) -> str:
@@ -174,12 +180,14 @@ def _unpack(path: str, archive: tarfile.TarFile, keep_kinds: bool, owner: tuple[
     options: dict[str, Any] = {"filter": "fully_trusted"} if sys.version_info >= (3, 12) else {}
     for member in archive:
         _forget(archive)
-        name = posixpath.normpath(member.name)
-        if name.startswith(("/", "../")) or name == "..":
-            raise MeshnetError(f"{member.name}: a name in the archive leads out of it")
+        for given in (member.name, member.linkname) if member.islnk() else (member.name,):
+            if posixpath.normpath(given).split("/")[0] in ("", ".."):
+                raise MeshnetError(f"{_short(given)}: a name in the archive leads out of it")
         if member.isdev() and not member.isfifo():
             continue
-        place = posixpath.join(target, name)
+        if member.islnk() and not os.path.exists(posixpath.join(target, member.linkname)):
+            raise MeshnetError(f"{_short(member.name)}: a hard link to what is neither in the archive nor there")
+        place = posixpath.join(target, posixpath.normpath(member.name))
         _make_room(place, member, keep_kinds)
         if owner is not None:
             member.uid, member.gid = owner

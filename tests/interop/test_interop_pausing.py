@@ -47,6 +47,8 @@ def test_pause_and_unpause(lab: LabUnderTest, node: Docker, counter: str) -> Non
     assert "is paused, unpause the container before exec" in node.refused("exec", counter, "true")
     assert "You cannot remove a paused container" in node.refused("rm", counter)
     assert "is already paused" in node.refused("pause", counter)
+    assert "cannot start a paused container" in node.refused("start", counter)
+    assert "attach to a paused container" in node.refused("attach", "--no-stdin", counter)
     assert last(node) == reached
     node.out("unpause", counter)
     eventually(lab, lambda: last(node) > reached, "it counts again")

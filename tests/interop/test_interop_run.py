@@ -148,6 +148,47 @@ def test_it_outlives_its_agent(lab: LabUnderTest, worker: Docker) -> None:
     worker.out("rm", "-f", "lasting")
 
 
+def test_restart_policies(lab: LabUnderTest, worker: Docker) -> None:
+    """What ends by itself begins again as its policy says; what somebody stops does not, and rm ends the waiting."""
+    show = ("inspect", "--format", "{{.State.Status}} {{.RestartCount}}")
+    worker.out("run", "-d", "--name", "fails", "--restart", "on-failure:2", "alpine", "sh", "-c", "echo x; exit 3")
+    worker.out("run", "-d", "--name", "ends", "--restart", "always", "alpine", "sleep", "0.2")
+    try:
+        eventually(lab, lambda: worker.out(*show, "fails") == "exited 2", "it was tried three times")
+        eventually(lab, lambda: int(worker.out(*show, "ends").split()[1]) >= 2, "it begins again and again")
+        assert "Running" not in worker.out("ps", "--filter", "status=restarting", "--format", "{{.Status}}")
+        worker.out("stop", "-t", "0", "ends")
+        assert worker.out(*show, "ends").startswith("exited ")
+        worker.out("start", "ends")
+        eventually(lab, lambda: worker.out(*show, "ends").startswith("restarting "), "it ends again")
+        worker.out("rm", "-f", "ends")
+        assert worker.out("ps", "-aq", "--filter", "name=ends") == ""
+        assert "invalid restart policy 'daily'" in worker.refused("run", "--restart", "daily", "alpine", "true")
+    finally:
+        worker.run("rm", "-f", "fails", "ends")
+
+
+def test_policies_when_a_node_starts(lab: LabUnderTest, worker: Docker) -> None:
+    """A node that was stopped starts again what shall run always, and not what somebody had stopped."""
+    keep = ("alpine", "sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.1; done")
+    for name, policy in (
+        ("always", "always"),
+        ("running", "unless-stopped"),
+        ("halted", "unless-stopped"),
+        ("no", "no"),
+    ):
+        worker.out("run", "-d", "--name", name, "--restart", policy, *keep)
+    worker.out("stop", "-t", "1", "halted")
+    topology = state.load(lab.name)
+    nodes.stop(topology, "docker-1")
+    nodes.start(topology, "docker-1")
+    try:
+        names = ("ps", "--filter", "is-task=false", "--filter", "status=running", "--format", "{{.Names}}")
+        eventually(lab, lambda: set(worker.run(*names).stdout.split()) == {"always", "running"}, "two run again")
+    finally:
+        worker.out("rm", "-f", "always", "running", "halted", "no")
+
+
 def test_docker_py(lab: LabUnderTest, worker: Docker) -> None:
     """docker-py runs a container and gets its output."""
     engine = client(lab, "docker-1")
@@ -155,6 +196,10 @@ def test_docker_py(lab: LabUnderTest, worker: Docker) -> None:
         assert engine.containers.run("alpine", ["echo", "hello"], remove=True) == b"hello\n"
         container = engine.containers.run("alpine", ["sleep", "99"], detach=True, network="att", name="py")
         assert container.exec_run("hostname").output.decode().strip() == container.short_id
+        for _ in range(3):
+            container.stop(timeout=0)
+            container.start()  # also while the last run is still being taken away
+            assert container.exec_run("true").exit_code == 0
         container.remove(force=True)
     finally:
         engine.close()

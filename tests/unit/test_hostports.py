@@ -39,7 +39,9 @@ def test_what_is_asked_for(bindings: dict[str, Any], wishes: tuple[PortWish, ...
         ({"80/tcp": [{"HostPort": "90-80"}]}, "invalid port specification"),
         ({"80/tcp": [{"HostPort": "-1"}]}, "invalid port specification"),
         ({"80/tcp": [{"HostPort": 80}]}, "HostPort: a string is needed"),
-        ({"80/tcp": {"HostPort": "80"}}, "HostConfig.PortBindings.80/tcp: a list is needed"),
+        ({"80/tcp": {"HostPort": "80"}}, "HostConfig.PortBindings.80/tcp: a list of objects is needed"),
+        ({"80/tcp": [80]}, "HostConfig.PortBindings.80/tcp: a list of objects is needed"),
+        ({"80/tcp": [{"HostPort": "\uff19"}]}, "invalid port specification"),
         ({"80/tcp": [{"HostIp": "127.0.0.1"}]}, "publishing on 127.0.0.1 alone is not served"),
     ],
 )

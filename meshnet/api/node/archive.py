@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import logging
 import os
 import stat
 from collections.abc import AsyncGenerator, Iterator
@@ -24,6 +25,7 @@ from meshnet.errors import ConflictError, MeshnetError, NotFoundError
 from meshnet.sandbox import copying
 from meshnet.sandbox.copying import Stat
 
+log = logging.getLogger(__name__)
 HEADER = "X-Docker-Container-Path-Stat"
 CHUNK = 64 * 1024
 PATIENCE = 60.0  # s that a client gets to take a piece
@@ -64,7 +66,9 @@ async def get(request: web.Request) -> web.StreamResponse:
             async with contextlib.aclosing(_packed(root, path)) as pieces:
                 async for data in pieces:
                     await sent(request, response, data, PATIENCE)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, MeshnetError):
+                log.warning("container %s: copying %s broke off: %s", entry.name, path, error)
             if request.transport is not None:
                 request.transport.abort()  # a client must not take half an archive for a whole one
             raise

@@ -40,6 +40,8 @@ async def attach(request: web.Request) -> web.StreamResponse:
     wanted = Wanted(flag(request, "stdin"), outputs, flag(request, "logs"), flag(request, "stream"))
     if entry.status == "exited" and wanted.stream:
         raise ConflictError(f"You cannot attach to a stopped container, start it first: {entry.id}")
+    if entry.state == "paused" and wanted.stream:
+        raise ConflictError("You cannot attach to a paused container, unpause it first")
     future = entry.attached() if wanted.stream else None
     reader, writer = await hijack.take(request)
     attachment: Attachment | None = None

@@ -60,6 +60,8 @@ def status_text(entry: Entry) -> str:
     now = time.time()
     if entry.status == "created":
         return "Created"
+    if entry.state == "restarting":
+        return f"Restarting ({entry.exit_code}) {words.duration(now - entry.finished)} ago"
     if entry.status == "exited":
         return f"Exited ({entry.exit_code}) {words.duration(now - entry.finished)} ago"
     if entry.state == "paused":
@@ -178,7 +180,7 @@ def inspected(agent: Agent, entry: Entry) -> Json:
         "HostsPath": f"{files}/hosts",
         "LogPath": str(entry.log),
         "Name": f"/{entry.name}",
-        "RestartCount": 0,
+        "RestartCount": entry.standalone.kept.restarts if entry.standalone is not None else 0,
         "Driver": "overlay",
         "Platform": "linux",
         "MountLabel": "",
@@ -196,9 +198,9 @@ def inspected(agent: Agent, entry: Entry) -> Json:
 def _state(entry: Entry) -> Json:
     state: Json = {
         "Status": entry.state,
-        "Running": entry.status == "running",
+        "Running": entry.status == "running" or entry.state == "restarting",
         "Paused": entry.state == "paused",
-        "Restarting": False,
+        "Restarting": entry.state == "restarting",
         "OOMKilled": False,
         "Dead": False,
         "Pid": entry.pid,
@@ -229,7 +231,7 @@ def _host_config(entry: Entry) -> Json:
         "LogConfig": {"Type": "json-file", "Config": {}},
         "NetworkMode": network_mode(entry),
         "PortBindings": bindings_of(entry.standalone.kept.ports) if entry.standalone is not None else {},
-        "RestartPolicy": {"Name": "" if entry.task is not None else "no", "MaximumRetryCount": 0},
+        "RestartPolicy": _restart_policy(entry),
         "AutoRemove": entry.standalone is not None and entry.standalone.kept.auto_remove,
         "CgroupnsMode": "host",
         "IpcMode": "private",
@@ -243,6 +245,13 @@ def _host_config(entry: Entry) -> Json:
         "MaskedPaths": list(MASKED),
         "ReadonlyPaths": list(READ_ONLY),
     }
+
+
+def _restart_policy(entry: Entry) -> Json:
+    """A task has none: the swarm replaces it."""
+    policy = entry.standalone.kept.restart if entry.standalone is not None else None
+    name, most = (policy.name or "no", policy.maximum_retry_count) if policy is not None else ("", 0)
+    return {"Name": name, "MaximumRetryCount": most}
 
 
 def _rights(spec: ContainerSpec) -> Json:

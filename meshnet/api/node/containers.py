@@ -24,7 +24,7 @@ from meshnet.api.node.context import agent_of, node_of
 from meshnet.errors import ConflictError, MeshnetError
 from meshnet.model import PortConfig
 from meshnet.sandbox import attaching, cgroup
-from meshnet.sandbox.container import signal_number
+from meshnet.sandbox.container import Container, signal_number
 
 FILTERS = (
     *("id", "name", "label", "status", "exited", "ancestor", "before", "since", "volume", "network", "health"),
@@ -52,7 +52,9 @@ async def list_containers(request: web.Request) -> web.Response:
     count = int(limit) if limit.lstrip("-").isdecimal() else 0
     every = flag(request, "all") or count > 0 or "status" in wanted or "exited" in wanted
     there = sorted(inventory.entries(agent), key=lambda entry: (entry.created, entry.id), reverse=True)
-    chosen = [e for e in there if (every or e.status == "running") and _matches(agent, e, wanted)]
+    chosen = [
+        e for e in there if (every or e.state in ("running", "paused", "restarting")) and _matches(agent, e, wanted)
+    ]
     return answer([shapes.summary(agent, entry) for entry in (chosen[:count] if count > 0 else chosen)])
 
 
@@ -160,6 +162,8 @@ async def kill(request: web.Request) -> web.Response:
         raise MeshnetError(f"Invalid signal: {name}") from None
     if entry.container is None or entry.status != "running":
         raise ConflictError(f"Cannot kill container: {entry.id}: Container {entry.id} is not running")
+    if entry.standalone is not None and number in (signal.SIGKILL, signal_number(entry.spec.stop_signal)):
+        await entry.standalone.halt()
     entry.container.kill_with(number)
     agent.happened(entry.spec, "kill", signal=str(number))
     return web.Response(status=204)
@@ -168,7 +172,7 @@ async def kill(request: web.Request) -> web.Response:
 async def stop(request: web.Request) -> web.Response:
     """POST /containers/{id}/stop, with `t` (seconds): 304 if it does not run."""
     node, entry = node_of(request), entry_of(request)
-    if entry.container is None or entry.status != "running":
+    if entry.state != "restarting" and (entry.container is None or entry.status != "running"):
         return web.Response(status=304)
     await node.complete(stopped(node.agent, entry, _seconds(request)))
     return web.Response(status=204)
@@ -201,10 +205,19 @@ def _seconds(request: web.Request) -> float | None:
 
 async def stopped(agent: Agent, entry: Entry, grace: float | None) -> None:
     """Stops a container that runs, with its signal and after its grace period by force."""
-    if entry.container is not None:
+    container = await _halted(entry)
+    if container is not None:
         agent.happened(entry.spec, "kill", signal=str(int(signal_number(entry.spec.stop_signal))))
-        await entry.container.stop(grace)
+        await container.stop(grace)
         agent.happened(entry.spec, "stop")
+
+
+async def _halted(entry: Entry) -> Container | None:
+    """What runs of it and is to end, once no policy starts it again."""
+    if entry.standalone is None:
+        return entry.container
+    await entry.standalone.halt()
+    return entry.standalone.container
 
 
 async def wait(request: web.Request) -> web.StreamResponse:
@@ -227,6 +240,11 @@ async def wait(request: web.Request) -> web.StreamResponse:
 async def remove(request: web.Request) -> web.Response:
     """DELETE /containers/{id}, with `force` and `v`. A task's container that is removed is replaced by the swarm."""
     node, entry = node_of(request), entry_of(request)
+    if entry.state == "restarting" and not flag(request, "force"):
+        raise ConflictError(
+            f"You cannot remove a restarting container {entry.id}. Stop the container before attempting removal or "
+            "force remove"
+        )
     if entry.status == "running" and not flag(request, "force"):
         if entry.state == "paused":
             raise ConflictError(
@@ -243,9 +261,10 @@ async def remove(request: web.Request) -> web.Response:
 
 async def removed(agent: Agent, entry: Entry) -> None:
     """Ends a container, and returns once nothing is left of it."""
-    if entry.container is not None and entry.status == "running":
+    container = await _halted(entry)
+    if container is not None and container.status == "running":
         agent.happened(entry.spec, "kill", signal=str(int(signal.SIGKILL)))
-        await entry.container.kill()
+        await container.kill()
     await inventory.discard(agent, entry)
     agent.happened(entry.spec, "destroy")
 
@@ -257,7 +276,7 @@ async def prune(request: web.Request) -> web.Response:
     gone = []
     for entry in list(inventory.entries(node.agent)):
         if (
-            entry.status != "running"
+            entry.state in ("exited", "created")
             and entry.container is None
             and filters.labels_match(wanted, "label", entry.spec.labels)
         ):

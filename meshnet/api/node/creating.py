@@ -106,12 +106,26 @@ def kept_of(agent: Agent, asked: ContainerRequest, name: str, raw: Mapping[str, 
     if not asked.image:
         raise MeshnetError("No command specified" if not asked.cmd else "an image is needed")
     agent.containers.images.find(asked.image)
-    ident = secrets.token_hex(32)
     name = name.removeprefix("/") or _free_name(agent)
     mode = {"": BRIDGE, "default": BRIDGE}.get(host.network_mode, host.network_mode)
+    ports = publishing.wishes_of(host.port_bindings) if mode not in (HOST, NONE) else ()
+    wishes = wishes_of(asked, mode, name)
+    if ports and all(wish.target != INGRESS for wish in wishes):
+        wishes = (*wishes, Wish(INGRESS, (name,)))  # where published ports lead to
+    spec = _spec_of(agent, asked, name, mode)
+    kept = Kept(spec, mode, wishes, host.auto_remove, host.dns_config, ports=ports, restart=host.restart_policy)
+    warnings = hostconfig.warnings(host, raw, cgroup2_root())
+    if asked.domainname:
+        warnings.append("Domainname is without effect: a name can be given whole with --hostname")
+    return kept, warnings
+
+
+def _spec_of(agent: Agent, asked: ContainerRequest, name: str, mode: str) -> ContainerSpec:
+    """The container as the sandbox makes it, with an id of its own."""
+    host, ident = asked.host_config, secrets.token_hex(32)
     hostname = asked.hostname or (agent.node if mode == HOST else ident[:12])
     entrypoint = asked.entrypoint if asked.entrypoint != ("",) else ()
-    spec = ContainerSpec(
+    return ContainerSpec(
         id=ident,
         name=name,
         image=asked.image,
@@ -148,14 +162,6 @@ def kept_of(agent: Agent, asked: ContainerRequest, name: str, raw: Mapping[str, 
         shm_size=host.shm_size,
         own_network=mode != HOST,
     )
-    warnings = hostconfig.warnings(host, raw, cgroup2_root())
-    if asked.domainname:
-        warnings.append("Domainname is without effect: a name can be given whole with --hostname")
-    ports = publishing.wishes_of(host.port_bindings) if mode not in (HOST, NONE) else ()
-    wishes = wishes_of(asked, mode, name)
-    if ports and all(wish.target != INGRESS for wish in wishes):
-        wishes = (*wishes, Wish(INGRESS, (name,)))  # where published ports lead to
-    return Kept(spec, mode, wishes, host.auto_remove, host.dns_config, ports=ports), warnings
 
 
 def _check_network(asked: ContainerRequest) -> None:

@@ -8,7 +8,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from meshnet.agent import resolvconf
+from meshnet.agent import resolvconf, restarting
+from meshnet.agent.restarting import RestartPolicy
 from meshnet.agent.standalone import HOST, NONE
 from meshnet.api.unserved import check_mounts, log_driver, refused
 from meshnet.containerspec import DNSConfig, Mount, Ulimit, named
@@ -46,11 +47,6 @@ WARNED = (
     *("BlkioWeight", "BlkioWeightDevice", "BlkioDeviceReadBps", "BlkioDeviceWriteBps", "BlkioDeviceReadIOps"),
     *("BlkioDeviceWriteIOps", "IOMaximumIOps", "IOMaximumBandwidth"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class RestartPolicy:
-    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +114,7 @@ def check(host: HostConfig, raw: Mapping[str, Any]) -> None:
             raise refused(f"{name} {raw[name]} is", f"only {accepted[-1]} is")
     if host.network_mode.startswith("container:"):
         raise refused("the network of another container is", "use --network NAME")
+    restarting.check(host.restart_policy, host.auto_remove)
     check_mounts(host.mounts)
     _check_rights(host)
     resolvconf.check(host.dns_config)
@@ -155,8 +152,6 @@ def warnings(host: HostConfig, raw: Mapping[str, Any], cgroups: Path) -> list[st
 
 
 def _warnings(host: HostConfig, raw: Mapping[str, Any], cgroups: Path) -> Iterator[str]:
-    if host.restart_policy.name not in ("", "no"):
-        yield "restart policies of single containers are not served: it will not be started again by itself"
     if host.network_mode in (HOST, NONE) and host.port_bindings:
         yield f"Published ports are discarded when using {host.network_mode} network mode"
     yield from limits.warnings(host.limits, cgroups)

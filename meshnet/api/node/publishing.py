@@ -14,8 +14,8 @@ from meshnet.errors import MeshnetError
 
 LAST_PORT = 65535
 EVERYWHERE = ("", "0.0.0.0", "::")
-_PORT = re.compile(r"(\d{1,5})(?:/(\w+))?")
-_RANGE = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
+_PORT = re.compile(r"([0-9]{1,5})(?:/(\w+))?")
+_RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,8 @@ def wishes_of(bindings: Mapping[str, Any]) -> tuple[PortWish, ...]:
 def _list(port: str, asked: Any) -> list[Any]:
     if asked is None:
         return []
-    if not isinstance(asked, list):
-        raise MeshnetError(f"HostConfig.PortBindings.{port}: a list is needed, not {asked!r}")
+    if not isinstance(asked, list) or not all(isinstance(one, dict) for one in asked):
+        raise MeshnetError(f"HostConfig.PortBindings.{port}: a list of objects is needed, not {asked!r}")
     return asked
 
 

@@ -53,8 +53,10 @@ def _own(entry: Entry) -> Standalone:
 
 async def start(request: web.Request) -> web.Response:
     """POST /containers/{id}/start: 304 if it runs."""
-    node = node_of(request)
-    fresh = await node.complete(_own(entry_of(request)).start())
+    node, entry = node_of(request), entry_of(request)
+    if entry.state == "paused":
+        raise ConflictError("cannot start a paused container, try unpause instead")
+    fresh = await node.complete(_own(entry).start())
     return web.Response(status=204 if fresh else 304)
 
 

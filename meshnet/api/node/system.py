@@ -111,7 +111,7 @@ def counts(node: Node) -> dict[str, int]:
     states = Counter(entry.state for entry in inventory.entries(node.agent))
     return {
         "Containers": states.total(),
-        "ContainersRunning": states["running"],
+        "ContainersRunning": states["running"] + states["restarting"],
         "ContainersPaused": states["paused"],
         "ContainersStopped": states["exited"] + states["created"],
         "Images": len(node.agent.containers.image_names()),
