@@ -21,6 +21,8 @@ VERBS = {
     "kill": "meshnet.cli.lab_node:kill",
     "start": "meshnet.cli.lab_node:start",
     "check": "meshnet.cli.lab_check:check",
+    "graph": "meshnet.cli.lab_graph:graph",
+    "get": "meshnet.cli.lab_up:get",
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -15,7 +16,7 @@ from typing import NoReturn
 from meshnet import names
 from meshnet.errors import MeshnetError, NotFoundError
 from meshnet.kernel import netns
-from meshnet.lab import cgroups
+from meshnet.lab import cgroups, packages
 from meshnet.lab.spec import Lab
 from meshnet.lab.tasks import LabTask
 from meshnet.sandbox.runtime import INIT_PID
@@ -51,6 +52,16 @@ def enter_host(lab: Lab, host: str) -> None:
     group.mkdir(parents=True, exist_ok=True)
     cgroups.join(group)
     netns.enter(names.node_netns(lab.name, host))
+    os.environ.update(_environment(lab))
+
+
+def _environment(lab: Lab) -> dict[str, str]:
+    """What a command on a node or client finds, too: the lab's programs, this meshnet, and which lab it is in."""
+    found = {**packages.environment(lab), "MESHNET_LAB": lab.name}
+    folder = os.path.dirname(sys.executable)
+    if os.path.exists(f"{folder}/meshnet"):
+        found["PATH"] = f"{found.get('PATH') or os.environ.get('PATH', os.defpath)}:{folder}"
+    return found
 
 
 def check_program(task: LabTask, program: str) -> None:
@@ -144,8 +155,10 @@ def run_on_host(
     group.mkdir(parents=True, exist_ok=True)
     words = ["/bin/sh", "-c", _JOIN, str(group), *command]
 
+    env = {**os.environ, **_environment(lab)}
+
     def work() -> subprocess.CompletedProcess[str]:
-        return subprocess.run(words, capture_output=True, text=True, timeout=timeout, input=stdin, check=False)
+        return subprocess.run(words, capture_output=True, text=True, timeout=timeout, input=stdin, env=env, check=False)
 
     # A process started by a thread begins in that thread's network namespace.
     return netns.run_in(names.node_netns(lab.name, host), work)

@@ -63,18 +63,19 @@ def _detach(point: str) -> bool:
     return True
 
 
-def enter(directory: str, lower: str, writable: int, sources: tuple[str, ...] = ()) -> None:
+def enter(directory: str, lower: tuple[str, ...], writable: int, sources: tuple[str, ...] = ()) -> None:
     """Moves the calling thread into a new mount namespace with the task's root file system at `<directory>/rootfs`.
 
-    `lower` is the image's root, `writable` the bound of what the task may write, in bytes; `sources` are paths that
-    the container will bind. Only for a thread that ends afterwards. Raises OSError, or MeshnetError for a path that
-    overlayfs cannot take. The thread's working directory is `directory` then.
+    `lower` is the image's root, below what lies over it, `writable` the bound of what the task may write, in bytes;
+    `sources` are paths that the container will bind. Only for a thread that ends afterwards. The thread's working
+    directory is `directory` then. Raises OSError, or MeshnetError for a path that overlayfs cannot take.
     """
-    if any(character in lower for character in ",:\\"):
-        raise MeshnetError(f"{lower}: overlayfs cannot take a path with a comma, colon or backslash")
+    for path in lower:
+        if any(character in path for character in ",:\\"):
+            raise MeshnetError(f"{path}: overlayfs cannot take a path with a comma, colon or backslash")
     mounts.unshare_mounts()
-    trees = (lower.rstrip("/"), *sources) if lower != "/" else sources
-    _let_go((*_BASE, directory, lower, *sources), trees)
+    trees = (*(path.rstrip("/") for path in lower if path != "/"), *sources)
+    _let_go((*_BASE, directory, *lower, *sources), trees)
     mounts.mount("cgroup2", CGROUP, "cgroup2", mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC)
     # Relative names, since the task reads these options in its mount table.
     os.chdir(directory)
@@ -83,5 +84,5 @@ def enter(directory: str, lower: str, writable: int, sources: tuple[str, ...] = 
     os.mkdir(upper, 0o755)
     os.mkdir(work, 0o700)
     # nodev: a task may have CAP_MKNOD, and no device filter stands behind it.
-    options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+    options = f"lowerdir={':'.join(lower)},upperdir={upper},workdir={work}"
     mounts.mount("meshnet", ROOTFS, "overlay", mounts.MS_NODEV, options)

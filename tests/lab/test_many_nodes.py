@@ -28,7 +28,6 @@ def test_fifty_nodes(lab: LabUnderTest) -> None:
     converge.wait(lab.engine, ["whoami"], lambda _: None, PATIENCE)
     box(lab, "box", "n0", "demo")
 
-
     def named() -> set[str]:
         return set(lab.task("box.1").out("dig +short +tcp tasks.whoami").split())
 
