@@ -123,15 +123,20 @@ def become(command: list[str]) -> NoReturn:
         raise CommandError(f"{command[0]}: {error.strerror}", 126) from None
 
 
+def task_process(task: LabTask, command: Sequence[str]) -> tuple[list[str], int]:
+    """A command line that runs `command` in a task and in its group, and the descriptor that it must be given."""
+    words = task_command(task, command, False)
+    return ["/bin/sh", "-c", _JOIN, task.spec.cgroup, *words], int(words[-2].rpartition("/")[2])
+
+
 def run_in_task(
     task: LabTask, command: Sequence[str], timeout: float | None = None, stdin: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """Runs a command in a task and waits; the result has its exit status, stdout and stderr."""
-    words = task_command(task, command, False)
-    descriptor = int(words[-2].rpartition("/")[2])
+    words, descriptor = task_process(task, command)
     try:
         return subprocess.run(
-            ["/bin/sh", "-c", _JOIN, task.spec.cgroup, *words],
+            words,
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -143,6 +148,14 @@ def run_in_task(
         os.close(descriptor)
 
 
+def host_command(lab: Lab, host: str, command: Sequence[str]) -> list[str]:
+    """A command line that runs `command` in the group of a host's commands; to be started in its network namespace."""
+    _check_host(lab, host)
+    group = cgroups.path(lab.name, host, EXEC)
+    group.mkdir(parents=True, exist_ok=True)
+    return ["/bin/sh", "-c", _JOIN, str(group), *command]
+
+
 def run_on_host(
     lab: Lab, host: str, command: Sequence[str], timeout: float | None = None, stdin: str = ""
 ) -> subprocess.CompletedProcess[str]:
@@ -150,10 +163,7 @@ def run_on_host(
 
     Raises NotFoundError for an unknown name, subprocess.TimeoutExpired after `timeout` seconds.
     """
-    _check_host(lab, host)
-    group = cgroups.path(lab.name, host, EXEC)
-    group.mkdir(parents=True, exist_ok=True)
-    words = ["/bin/sh", "-c", _JOIN, str(group), *command]
+    words = host_command(lab, host, command)
 
     env = {**os.environ, **_environment(lab)}
 

@@ -63,19 +63,22 @@ def _detach(point: str) -> bool:
     return True
 
 
-def enter(directory: str, lower: tuple[str, ...], writable: int, sources: tuple[str, ...] = ()) -> None:
+def enter(
+    directory: str, lower: str, writable: int, sources: tuple[str, ...] = (), layers: tuple[str, ...] = ()
+) -> None:
     """Moves the calling thread into a new mount namespace with the task's root file system at `<directory>/rootfs`.
 
-    `lower` is the image's root, below what lies over it, `writable` the bound of what the task may write, in bytes;
-    `sources` are paths that the container will bind. Only for a thread that ends afterwards. The thread's working
-    directory is `directory` then. Raises OSError, or MeshnetError for a path that overlayfs cannot take.
+    `lower` is the image's root, `writable` the bound of what the task may write, in bytes; `sources` are paths that
+    the container will bind, `layers` directories that lie over the image's root, the first on top. Only for a thread
+    that ends afterwards; its working directory is `directory` then. Raises OSError, or MeshnetError for a path that
+    overlayfs cannot take.
     """
-    for path in lower:
+    for path in (lower, *layers):
         if any(character in path for character in ",:\\"):
             raise MeshnetError(f"{path}: overlayfs cannot take a path with a comma, colon or backslash")
     mounts.unshare_mounts()
-    trees = (*(path.rstrip("/") for path in lower if path != "/"), *sources)
-    _let_go((*_BASE, directory, *lower, *sources), trees)
+    trees = (lower.rstrip("/"), *sources, *layers) if lower != "/" else (*sources, *layers)
+    _let_go((*_BASE, directory, lower, *sources, *layers), trees)
     mounts.mount("cgroup2", CGROUP, "cgroup2", mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC)
     # Relative names, since the task reads these options in its mount table.
     os.chdir(directory)
@@ -84,5 +87,18 @@ def enter(directory: str, lower: tuple[str, ...], writable: int, sources: tuple[
     os.mkdir(upper, 0o755)
     os.mkdir(work, 0o700)
     # nodev: a task may have CAP_MKNOD, and no device filter stands behind it.
-    options = f"lowerdir={':'.join(lower)},upperdir={upper},workdir={work}"
+    options = f"lowerdir={':'.join([*_above(layers), lower])},upperdir={upper},workdir={work}"
     mounts.mount("meshnet", ROOTFS, "overlay", mounts.MS_NODEV, options)
+
+
+def _above(layers: tuple[str, ...]) -> tuple[str, ...]:
+    """What to put above the image's root: the layers as a file system of their own, since overlayfs takes no layer
+    that is inside another one, and these are inside the machine's root."""
+    if not layers:
+        return ()
+    shown, empty = f"{WRITES}/layers", f"{WRITES}/empty"
+    os.mkdir(shown, 0o755)
+    os.mkdir(empty, 0o755)
+    # Two are the fewest that make an overlay without an upper layer.
+    mounts.mount("meshnet", shown, "overlay", mounts.MS_NODEV, f"lowerdir={':'.join([*layers, empty])}")
+    return (shown,)

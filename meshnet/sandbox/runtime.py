@@ -105,7 +105,7 @@ async def create(spec: ContainerSpec, image: Image, netns: int, files: Sequence[
 
     def launch() -> None:
         shown = (*sources, *((programs,) if programs else ()))
-        rootfs.enter(spec.dir, (*layers, image.lower), image.writable, shown)
+        rootfs.enter(spec.dir, image.lower, image.writable, shown, layers)
         if files:
             memory.write(spec.dir, files)
         os.chdir("/")
