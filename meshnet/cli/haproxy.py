@@ -20,7 +20,7 @@ _STATE = ("published", "dns")
 
 @click.group(cls=LazyGroup, verbs=VERBS)
 def haproxy() -> None:
-    """A HAProxy in front of a service: its configuration, and its statistics."""
+    """HAProxy in front of a service."""
 
 
 @click.command(short_help="Write a configuration for a service.")
