@@ -300,7 +300,7 @@ def _rate(value: Value) -> int:
 
 
 def _check(value: Value, hosts: set[str], stack: compose.Stack) -> LabCheck:
-    keys = value.map(("name", "on", "run", "expect", "within", "look"))
+    keys = value.map(("name", "on", "run", "expect", "within", "look", "once"))
     for needed in ("name", "on", "run"):
         if needed not in keys and value.is_map:
             value.error(f"{needed} is missing; a check has name, on and run")
@@ -321,6 +321,7 @@ def _check(value: Value, hosts: set[str], stack: compose.Stack) -> LabCheck:
         expect=keys["expect"].text() if "expect" in keys else "",
         within=keys["within"].duration() if "within" in keys else 10 * 10**9,
         look=keys["look"].text() if "look" in keys else "",
+        once="once" in keys and keys["once"].flag(),
     )
 
 

@@ -54,7 +54,7 @@ class LabCheck:
     """A command that shows whether the lab works: run `run` on node, client or task `on` until it succeeds.
 
     It succeeds with exit status 0 and, if `expect` is given, that text somewhere in its output. `within`: ns.
-    `look` is the command that shows more when it does not.
+    `look` is the command that shows more when it does not. `once`: it acts, and must succeed the first time.
     """
 
     name: str
@@ -63,6 +63,7 @@ class LabCheck:
     expect: str = ""
     within: int = 10 * 10**9
     look: str = ""
+    once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
