@@ -15,6 +15,7 @@ from meshnet.cli.params import Duration
 from meshnet.errors import MeshnetError
 
 SECOND = 10**9
+_ALONE, _AFTER = 1.0, 0.5  # s of requests without a command, and after it has ended
 
 
 @click.command(
@@ -24,7 +25,7 @@ SECOND = 10**9
 @click.argument("where", metavar="NODE|CLIENT|TASK")
 @click.argument("url")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[--] [COMMAND...]")
-@click.option("--for", "time_", type=Duration(), default="1s", help="How long, or how long after COMMAND (1s).")
+@click.option("--for", "time_", type=Duration(), help="How long (1s), or how long after COMMAND (500ms).")
 @click.option("--clients", type=click.IntRange(1, 64), default=4, help="How many ask at once (4).")
 @click.option("--every", type=Duration(), default="20ms", help="The rest of each after an answer (20ms).")
 @click.option("--timeout", type=Duration(), default="2s", help="When a request has failed (2s).")
@@ -35,7 +36,7 @@ def load(
     where: str,
     url: str,
     command: tuple[str, ...],
-    time_: int,
+    time_: int | None,
     clients: int,
     every: int,
     timeout: int,
@@ -56,11 +57,12 @@ def load(
     if os.geteuid() != 0:
         raise MeshnetError("entering a lab needs root; run it with sudo")
     codes = [0]
+    longer = (_AFTER if words else _ALONE) if time_ is None else time_ / SECOND
 
     def work() -> None:
         if words:
             codes.append(_run(words, lab.name))
-        time.sleep(time_ / SECOND)
+        time.sleep(longer)
 
     found = requests.during(lab, where, asked, work, clients, every / SECOND, timeout / SECOND)
     if json_output:
