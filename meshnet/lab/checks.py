@@ -17,7 +17,7 @@ from meshnet.model import SECOND
 
 PAUSE = 0.1
 PASSED, FAILED, CANNOT = "passed", "failed", "could not run"
-_SHOWN = 300
+_BEGIN, _END = 100, 200  # characters of a long output that are shown: what failed stands at its end, mostly
 _CUT = "none after"
 _NO_PROGRAM = 127  # as a shell says
 _NOT_FOUND = re.compile(r"([\w.+-]+): (?:command )?not found|No such file or directory: '([^']+)'")
@@ -99,7 +99,7 @@ def _try(lab: Lab, check: LabCheck, timeout: float) -> Verdict:
 
 def judge(check: LabCheck, done: subprocess.CompletedProcess[str]) -> Verdict:
     """What a command that ended says about the check."""
-    seen = " ".join((done.stdout + done.stderr).split())[:_SHOWN]
+    seen = _short(" ".join((done.stdout + done.stderr).split()))
     missing = _NOT_FOUND.search(done.stderr) if done.returncode == _NO_PROGRAM else None
     if missing is not None:
         program = (missing[1] or missing[2]).rpartition("/")[2]
@@ -109,3 +109,7 @@ def judge(check: LabCheck, done: subprocess.CompletedProcess[str]) -> Verdict:
     if check.expect and check.expect not in done.stdout:
         return Verdict(FAILED, f"{check.expect!r} in the output", seen or "nothing")
     return Verdict(PASSED)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _BEGIN + _END else f"{text[:_BEGIN]} ... {text[-_END:]}"

@@ -55,6 +55,7 @@ _MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")  # links into /usr 
 _DOWNLOAD = (
     *("apt-get", "install", "--download-only", "--reinstall", "--yes", "-qq", "--no-install-recommends"),
     *("-o", "APT::Sandbox::User=root"),  # apt's own user cannot reach the place
+    *("-o", "Debug::NoLocking=1"),  # the place is nobody else's, and nothing is installed
 )
 _TIMEOUT = 300.0
 
@@ -114,10 +115,12 @@ def get(package: str) -> None:
         root.mkdir(mode=0o755)
         for folder in (place, archives, archives / "partial"):
             folder.chmod(0o755)
-        _say(
-            [*_DOWNLOAD, "-o", f"Dir::Cache::archives={archives}", package],
-            f"cannot get {package}",
-        )
+        download = [*_DOWNLOAD, "-o", f"Dir::Cache::archives={archives}", package]
+        try:
+            _say(download, f"cannot get {package}")
+        except MeshnetError:  # the lists may be missing, or older than what the mirrors have
+            _say(["apt-get", "update", "-qq"], "cannot update apt's lists")
+            _say(download, f"cannot get {package}")
         for archive in sorted(archives.glob("*.deb")):
             _say(["dpkg-deb", "--extract", str(archive), str(root)], f"cannot unpack {archive.name}")
         merge(root)
@@ -145,4 +148,4 @@ def _say(words: Iterable[str], what: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False, env=environment)
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
-        raise MeshnetError(f"{what}: {lines[-1]} (after apt-get update, try again)")
+        raise MeshnetError(f"{what}: {lines[-1]}")

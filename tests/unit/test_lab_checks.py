@@ -106,3 +106,11 @@ def test_unpacked_packages_fit_a_merged_machine(tmp_path: Path) -> None:
         "usr/sbin/tool",
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["usr"]
+
+
+def test_a_long_output_is_cut_in_the_middle() -> None:
+    """What is shown of a long output is its beginning and its end, where programs say what was wrong."""
+    seen = judge(CHECK, ended(1, "start " + "x" * 1000, "the end")).seen
+    assert seen.startswith("1: start xxx")
+    assert seen.endswith("the end")
+    assert len(seen) < 320
