@@ -29,6 +29,7 @@ VERBS = {
     "logs": "meshnet.cli.logs:of_container",
     "exec": "meshnet.cli.container:execute",
     "rm": "meshnet.cli.container:rm",
+    "haproxy": "meshnet.cli.haproxy:haproxy",
     "inspect": "meshnet.cli.inspect:inspect",
     "trace": "meshnet.cli.trace:trace",
     "doctor": "meshnet.cli.doctor:doctor",

@@ -15,7 +15,7 @@ from meshnet import names
 from meshnet.agent.settings import AGENT_FILE, MANAGER_FILE, AgentSettings, ManagerSettings
 from meshnet.errors import ConflictError
 from meshnet.kernel import bpfbuild
-from meshnet.lab import cgroups, processes, state
+from meshnet.lab import cgroups, packages, processes, state
 from meshnet.lab.processes import Daemon
 from meshnet.lab.spec import GOSSIP_PORT, MANAGER_PORT, Lab, LabNode
 
@@ -63,6 +63,7 @@ def _agent(lab: Lab, node: LabNode, token: str) -> AgentSettings:
         join=tuple(f"{manager.address}:{GOSSIP_PORT}" for manager in lab.managers),
         resolvers=lab.resolvers,
         images=lab.images,
+        layers=packages.layers(lab),
         datapath=node.datapath,
         direct_return=lab.direct_return,
         map_sizes=lab.map_sizes,

@@ -11,7 +11,7 @@ from dataclasses import replace
 from meshnet import names
 from meshnet.errors import ConflictError, MeshnetError
 from meshnet.kernel import netns
-from meshnet.lab import archives, converge, daemons, engine, impair, processes, state, topology
+from meshnet.lab import archives, converge, daemons, engine, impair, packages, processes, state, topology
 from meshnet.lab.down import down
 from meshnet.lab.interrupts import postponed
 from meshnet.lab.spec import Lab
@@ -41,6 +41,7 @@ def check(lab: Lab) -> None:
                 f"the network namespace {namespace} exists already, and is no part of this lab; {_other(namespace)}"
             )
     impair.check(lab)
+    packages.check(lab)
 
 
 def _other(namespace: str) -> str:

@@ -117,22 +117,28 @@ def _identities(paths: Iterable[str]) -> list[tuple[int, int] | None]:
 
 
 def enter(
-    directory: str, lower: str, writable: int, sources: tuple[str, ...] = (), programs: tuple[str, ...] = ()
+    directory: str,
+    lower: str,
+    writable: int,
+    sources: tuple[str, ...] = (),
+    programs: tuple[str, ...] = (),
+    layers: tuple[str, ...] = (),
 ) -> None:
     """Moves the calling thread into a new mount namespace with the task's root file system at `<directory>/rootfs`.
 
     `lower` is the image's root, `writable` the bound of what the task may write, in bytes; `sources` are paths that
-    the container will bind with what is mounted below them, `programs` some that have nothing mounted below. Only for a
-    thread that ends afterwards. Raises OSError, or MeshnetError for a path that overlayfs cannot take. The thread's
-    working directory is `directory` then.
+    the container will bind with what is mounted below them, `programs` some that have nothing mounted below, `layers`
+    directories that lie over the image's root, the first on top. Only for a thread that ends afterwards; its working
+    directory is `directory` then. Raises OSError, or MeshnetError for a path that overlayfs cannot take.
     """
-    if any(character in lower for character in ",:\\"):
-        raise MeshnetError(f"{lower}: overlayfs cannot take a path with a comma, colon or backslash")
-    small = not sources and _small.enter((directory, lower, *programs))
+    for path in (lower, *layers):
+        if any(character in path for character in ",:\\"):
+            raise MeshnetError(f"{path}: overlayfs cannot take a path with a comma, colon or backslash")
+    small = not sources and _small.enter((directory, lower, *layers, *programs))
     mounts.unshare_mounts()
     if not small:
-        trees = (lower.rstrip("/"), *sources) if lower != "/" else sources
-        _let_go((*_BASE, directory, lower, *sources, *programs), trees)
+        trees = (lower.rstrip("/"), *sources, *layers) if lower != "/" else (*sources, *layers)
+        _let_go((*_BASE, directory, lower, *sources, *programs, *layers), trees)
     mounts.mount("cgroup2", CGROUP, "cgroup2", mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC)
     # Relative names, since the task reads these options in its mount table.
     os.chdir(directory)
@@ -141,5 +147,18 @@ def enter(
     os.mkdir(upper, 0o755)
     os.mkdir(work, 0o700)
     # nodev: a task may have CAP_MKNOD, and no device filter stands behind it.
-    options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+    options = f"lowerdir={':'.join([*_above(layers), lower])},upperdir={upper},workdir={work}"
     mounts.mount("meshnet", ROOTFS, "overlay", mounts.MS_NODEV, options)
+
+
+def _above(layers: tuple[str, ...]) -> tuple[str, ...]:
+    """What to put above the image's root: the layers as a file system of their own, since overlayfs takes no layer
+    that is inside another one, and these are inside the machine's root."""
+    if not layers:
+        return ()
+    shown, empty = f"{WRITES}/layers", f"{WRITES}/empty"
+    os.mkdir(shown, 0o755)
+    os.mkdir(empty, 0o755)
+    # Two are the fewest that make an overlay without an upper layer.
+    mounts.mount("meshnet", shown, "overlay", mounts.MS_NODEV, f"lowerdir={':'.join([*layers, empty])}")
+    return (shown,)
