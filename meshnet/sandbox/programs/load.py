@@ -14,7 +14,8 @@ import sys
 import threading
 import time
 
-LONGEST = 65536  # bytes of an answer
+LONGEST = 4 << 20  # bytes of an answer
+CHUNK = 65536
 KINDS = 16  # kinds of failures that are told apart, and senders of answers
 
 
@@ -77,7 +78,7 @@ def ask(address: str, port: int, request: bytes, timeout: float) -> str:
         connection.sendall(request)
         while len(data) < LONGEST:
             connection.settimeout(max(deadline - time.monotonic(), 0.001))
-            more = connection.recv(LONGEST)
+            more = connection.recv(CHUNK)
             data += more
             if not more or complete(data):
                 break
@@ -87,19 +88,29 @@ def ask(address: str, port: int, request: bytes, timeout: float) -> str:
         raise ValueError("no answer" if not data else "half an answer")
     if words[1][:1] == b"5":
         raise ValueError(f"status {words[1].decode('ascii', 'replace')}")
-    if not complete(data) and b"content-length:" in head.lower():
+    if len(data) >= LONGEST:
+        raise ValueError("an endless answer")
+    if not complete(data) and (b"content-length:" in head.lower() or is_chunked(head)):
         raise ValueError("half an answer")
+    if is_chunked(head):
+        body = body.partition(b"\r\n")[2]  # without the first chunk's size
     return body.partition(b"\n")[0].decode("utf-8", "replace").removeprefix("I'm ")[:60]
 
 
 def complete(data: bytes) -> bool:
     """Whether as many bytes are there as the answer's head says; one that does not say ends with its connection."""
     head, end, body = data.partition(b"\r\n\r\n")
+    if is_chunked(head):
+        return body.endswith(b"0\r\n\r\n")
     for line in head.lower().split(b"\r\n"):
         name, _, value = line.partition(b":")
         if name == b"content-length" and end and value.strip().isdigit():
             return len(body) >= int(value)
     return False
+
+
+def is_chunked(head: bytes) -> bool:
+    return b"\r\ntransfer-encoding: chunked" in head.lower()
 
 
 def work(
