@@ -19,7 +19,7 @@ from meshnet.agent.inventory import Entry
 from meshnet.api import words
 from meshnet.api.http import flag
 from meshnet.api.node.containers import entry_of
-from meshnet.api.node.context import node_of, sent
+from meshnet.api.node.context import Node, node_of, sent
 from meshnet.api.node.uploads import uploaded
 from meshnet.errors import ConflictError, MeshnetError, NotFoundError
 from meshnet.sandbox import copying
@@ -63,7 +63,7 @@ async def get(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers=headers)
         await response.prepare(request)
         try:
-            async with contextlib.aclosing(_packed(root, path)) as pieces:
+            async with contextlib.aclosing(_packed(node_of(request), root, path)) as pieces:
                 async for data in pieces:
                     await sent(request, response, data, PATIENCE)
         except BaseException as error:
@@ -129,26 +129,30 @@ def _described(found: Stat) -> dict[str, str]:
     return {HEADER: base64.b64encode(json.dumps(told).encode()).decode()}
 
 
-async def _packed(root: int, path: str) -> AsyncGenerator[bytes, None]:
+async def _packed(node: Node, root: int, path: str) -> AsyncGenerator[bytes, None]:
     """The archive in pieces. Nobody's reading ends the packing."""
     reading, writing = os.pipe()
     stream = asyncio.StreamReader(limit=CHUNK)
+    source, sink = os.fdopen(reading, "rb"), os.fdopen(writing, "wb")
     loop = asyncio.get_running_loop()
-    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), os.fdopen(reading, "rb"))
+    try:
+        transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), source)
+    except BaseException:
+        source.close()
+        sink.close()
+        raise
 
     async def pack() -> None:
-        with os.fdopen(writing, "wb") as sink:
+        with sink:
             await copying.pack(root, path, sink)
 
-    packing = asyncio.ensure_future(pack())
+    packing = node.begin(pack())
     try:
         while data := await stream.read(CHUNK):
             yield data
         await packing
     finally:
-        transport.close()
-        await asyncio.sleep(0)
-        await asyncio.gather(packing, return_exceptions=True)
+        transport.close()  # which ends the packing
 
 
 def _user(entry: Entry) -> tuple[int, int] | None:
