@@ -71,7 +71,9 @@ class Agent:
     def __init__(self, settings: AgentSettings) -> None:
         self.lab, self.node = settings.lab, settings.node
         self.run_dir = Path(settings.run_dir)
-        self.containers = Containers(Images(settings.images, str(self.run_dir.parent / "images")))
+        self.containers = Containers(
+            Images(settings.images, str(self.run_dir.parent / "images"), layers=settings.layers)
+        )
         self.events = Events()
         self.volumes = Volumes(self.run_dir / "volumes")
         self.spaces: Spaces = netns

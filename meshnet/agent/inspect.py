@@ -49,7 +49,7 @@ async def lb(agent: Agent) -> list[dict[str, Any]]:
 def dns(agent: Agent) -> list[dict[str, Any]]:
     """Each local task's resolver: the names that it knows now, and what it has answered so far."""
     zones = Zones()
-    zones.follow(agent.assignments, agent.neighbours.located)
+    zones.follow(agent.assignments, agent.neighbours.located, agent.neighbours.suspected)
 
     def names(networks: Iterable[str]) -> list[dict[str, str]]:
         records = listing(zones.for_networks(networks))

@@ -132,6 +132,11 @@ class Neighbours:
     def statistics(self) -> dict[str, int]:
         return self._gossip.statistics()
 
+    @property
+    def suspected(self) -> frozenset[str]:
+        """Members that do not answer the others now."""
+        return frozenset(peer.id for peer in self.peers if peer.state == "suspect")
+
     def look(self) -> None:
         """Reads members and records into the attributes."""
         members = self._gossip.members()

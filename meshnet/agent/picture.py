@@ -34,7 +34,7 @@ class Picture:
         agent = self._agent
         neighbours, settings, assignments = agent.neighbours, agent.settings, agent.assignments
         neighbours.look()
-        self._zones.follow(assignments, neighbours.located)
+        self._zones.follow(assignments, neighbours.located, neighbours.suspected)
         local = LocalNode(
             id=assignments.node.id if assignments.node else agent.node,
             address=settings.address,

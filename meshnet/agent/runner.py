@@ -132,7 +132,7 @@ class Runner:
         except MeshnetError as error:
             failed = self._started or isinstance(error, StartError)
             end = EndedError("failed" if failed else "rejected", str(error))
-        except Exception as error:
+        except Exception as error:  # whatever it is ends this task alone, and is told
             if isinstance(error, OSError) and is_full(error):
                 place = os.path.dirname(error.filename or "") or str(self._dirs.path(self.task.id))
                 end = EndedError("failed" if self._started else "rejected", str(NoSpaceError(place)))
@@ -318,7 +318,7 @@ class Runner:
         except MeshnetError as error:
             log.error("task %s: cleaning up: %s", self.task.id, error)
             return False
-        except Exception:
+        except Exception:  # it is tried again
             log.exception("task %s: cleaning up", self.task.id)
             return False
         return True

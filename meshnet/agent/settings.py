@@ -20,7 +20,8 @@ class AgentSettings:
     """`lab` is `host` outside a lab. `managers` and `join` are `address:port`; without managers, the node is in no
     swarm until it is told to make or to join one. `token` lets it become a member of the managers' swarm.
 
-    `images` is a lab's catalogue. `resolvers` answer unknown names; none means that unknown names get SERVFAIL at once.
+    `images` is a lab's catalogue; `layers` are directories that its host images show over the machine's root.
+    `resolvers` answer unknown names; none means that unknown names get SERVFAIL at once.
     `map_sizes`: entries by name of a BPF map that shall be larger or smaller than bpf/meshnet.h says; takes effect at
     the next start, and keeps what is in the map. `neighbours`: how many nodes share a lab's machine. `avoid` (subnets
     that no network may meet) and `heartbeat` (s) are for a swarm that the node makes."""
@@ -36,6 +37,7 @@ class AgentSettings:
     join: tuple[str, ...] = ()
     resolvers: tuple[str, ...] = ()
     images: dict[str, Any] = field(default_factory=dict)
+    layers: tuple[str, ...] = ()
     datapath: str = "ebpf"
     direct_return: bool = False
     token: str = ""
@@ -56,7 +58,7 @@ class AgentSettings:
         """Reads what `save` wrote. MeshnetError if the file is missing or is not that."""
         try:
             values = json.loads(Path(path).read_text())
-            for name in ("managers", "join", "resolvers", "avoid"):
+            for name in ("managers", "join", "resolvers", "avoid", "layers"):
                 values[name] = tuple(values.get(name, ()))
             return cls(**values)
         except (OSError, ValueError, TypeError, AttributeError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from meshnet.datapath.plan import Located
 from meshnet.datapath.rows import ZoneRow
@@ -17,10 +17,12 @@ from meshnet.model import Assignments, Network, Service
 
 @dataclass(frozen=True, slots=True)
 class _Unit:
-    """What a share is made of: a service with its endpoints on a network, or a task's endpoint without one."""
+    """What a share is made of: a service with its endpoints on a network, or a task's endpoint without one. Endpoints
+    of the members `doubted` are not given to those who ask for the service."""
 
     service: Service | None
     records: list[Located]
+    doubted: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -44,9 +46,14 @@ class Zones:
         self._zones: dict[tuple[str, ...], LiveZone] = {}
         self._asked: set[tuple[str, ...]] = set()
 
-    def follow(self, assignments: Assignments, records: Iterable[Located]) -> None:
-        """Takes a new state of the world."""
+    def follow(
+        self, assignments: Assignments, records: Iterable[Located], suspected: frozenset[str] = frozenset()
+    ) -> None:
+        """Takes a new state of the world. A service's tasks on the members `suspected` are left out of its names while
+        it has others, as `plan` has it for VIPs."""
         units = _units(assignments, records)
+        if suspected:
+            _doubt(units, suspected)
         before, self._networks = self._networks, {}
         for ident, network in assignments.networks.items():
             if not network.spec.ingress:  # it has no names
@@ -106,6 +113,15 @@ def _units(assignments: Assignments, records: Iterable[Located]) -> dict[str, di
     return found
 
 
+def _doubt(units: Mapping[str, dict[str, _Unit]], suspected: frozenset[str]) -> None:
+    """Marks whose endpoints are left out: those of suspected members, where others are ready."""
+    for some in units.values():
+        for ident, unit in some.items():
+            owners = {record.owner for record in unit.records if record.endpoint.state == "ready"}
+            if unit.service is not None and not owners <= suspected:
+                some[ident] = replace(unit, doubted=suspected & owners)
+
+
 def _brought(known: _Network | None, network: Network, units: dict[str, _Unit]) -> _Network:
     """A network's names as they are now: those that are known, changed, unless the network is called otherwise."""
     if known is None or known.network.spec.name != network.spec.name:
@@ -122,6 +138,8 @@ def _brought(known: _Network | None, network: Network, units: dict[str, _Unit]) 
 def _same(before: _Unit | None, now: _Unit) -> bool:
     if before is None or before.service is not now.service or len(before.records) != len(now.records):
         return False
+    if before.doubted != now.doubted:
+        return False
     return all(map(operator.is_, before.records, now.records))
 
 
@@ -129,11 +147,11 @@ def _share(network: Network, unit: _Unit) -> Share:
     view = None
     if unit.service is not None and any(a.target == network.id for a in unit.service.spec.task_template.networks):
         view = _service_view(unit.service, network.id)
-    return share_of(network.spec.name, view, [_endpoint_view(record, unit.service) for record in unit.records])
+    return share_of(network.spec.name, view, [_endpoint_view(record, unit) for record in unit.records])
 
 
-def _endpoint_view(record: Located, service: Service | None) -> EndpointView:
-    endpoint = record.endpoint
+def _endpoint_view(record: Located, unit: _Unit) -> EndpointView:
+    endpoint, service = record.endpoint, unit.service
     name = service.spec.name if service else endpoint.service
     full = f"{name}.{endpoint.slot or record.owner}.{endpoint.task}"
     alone = endpoint.aliases[0] if endpoint.aliases else endpoint.hostname  # of a container without a service
@@ -147,7 +165,7 @@ def _endpoint_view(record: Located, service: Service | None) -> EndpointView:
         hostname=endpoint.hostname,
         ip=endpoint.ip,
         aliases=endpoint.aliases,
-        ready=endpoint.state == "ready",
+        ready=endpoint.state == "ready" and record.owner not in unit.doubted,
     )
 
 

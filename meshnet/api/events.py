@@ -61,9 +61,10 @@ def asked_of(request: web.Request) -> Asked:
             times.append(words.parse_time(request.query.get(name, "")))
         except ValueError:
             raise MeshnetError(f"invalid value for {name!r}: {request.query[name]!r} is no time") from None
-    if None not in times and times[0] > times[1]:  # type: ignore[operator]
+    since, until = times
+    if since is not None and until is not None and since > until:
         raise MeshnetError("`since` time cannot be after `until` time")
-    return Asked(times[0], times[1], filters.parse(request.query.get("filters", ""), FILTERS))
+    return Asked(since, until, filters.parse(request.query.get("filters", ""), FILTERS))
 
 
 async def events(request: web.Request) -> web.StreamResponse:

@@ -87,7 +87,7 @@ async def middleware(request: web.Request, handler: Handler) -> web.StreamRespon
         if request.transport is not None and not request.transport.is_closing():
             raise
         response = answer({"message": "the client has gone"}, 400)  # for nobody
-    except Exception:
+    except Exception:  # a fault here: the client gets an answer, the log the traceback
         log.exception("%s %s failed", request.method, request.path)
         response = answer({"message": "internal error; the manager's log has the reason"}, 500)
     if not response.prepared:

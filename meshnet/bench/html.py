@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
-from meshnet.bench import scale_report
+from meshnet.bench import modes_picture, modes_report, scale_report
 from meshnet.bench.compare import Change, Key
+from meshnet.bench.modes_result import Modes
 from meshnet.bench.result import Measured, Result, ResultRow, ResultTable
+from meshnet.bench.scale_report import Grid
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; color: #1d2430 }
@@ -27,19 +30,19 @@ def page(result: Result, changes: Mapping[Key, Change]) -> str:
 
 def _page(result: Result, changes: Mapping[Key, Change]) -> Iterator[str]:
     yield '<!doctype html><html lang="en"><meta charset="utf-8"><title>' + result.title + "</title>"
-    yield f"<style>{_STYLE}</style><h1>What paths cost: CPU time per operation</h1>"
+    yield f"<style>{_STYLE}</style><h1>{result.heading}</h1>"
     yield f"<p>{escape(result.about.get('method', ''))}</p>"
     yield (
-        '<p class="note">A cell: median cost and its quartiles, the ratio and its quartiles (the bar: '
+        '<p class="note">A cell: median and its quartiles, the ratio and its quartiles (the bar: '
         "the line is 1, the whisker spans the quartiles). <b>?</b>: the ratio is not known within 2 %.</p>"
     )
     for table in result.tables:
         yield from _table(table, changes)
     if result.scale:
-        for heading, note, rows in scale_report.grids(result.scale):
-            cells = "".join(map(_line, rows))
-            yield f'<h2>{escape(heading)}</h2><table>{cells}</table><p class="note">{escape(note)}</p>'
+        yield from map(_grid, scale_report.grids(result.scale))
         yield from (f'<p class="note">{escape(line)}</p>' for line in scale_report.notes(result.scale))
+    if result.modes:
+        yield from _modes(result.modes)
     yield "<h2>Where and how</h2><dl>"
     for name, value in result.about.items():
         yield f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>"
@@ -48,6 +51,20 @@ def _page(result: Result, changes: Mapping[Key, Change]) -> Iterator[str]:
     for reason, count in result.drops.items():
         yield f"<dt>packets were dropped</dt><dd>{escape(reason)}: {count}</dd>"
     yield "</dl></html>"
+
+
+def _grid(grid: Grid) -> str:
+    heading, note, rows = grid
+    cells = "".join(map(_line, rows))
+    return f'<h2>{escape(heading)}</h2><table>{cells}</table><p class="note">{escape(note)}</p>'
+
+
+def _modes(modes: Modes) -> Iterator[str]:
+    """Each grid, and under an event's its picture."""
+    yield from map(_grid, modes_report.grids(dataclasses.replace(modes, events=())))
+    for event in modes.events:
+        yield _grid(modes_report.event(event))
+        yield modes_picture.svg(event)
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -73,7 +90,11 @@ def _cell(table: ResultTable, row: ResultRow, operation: str, largest: float, ch
     found = row.measured.get(operation)
     if found is None:
         return f'<td class="note">{escape(row.failures.get(operation, "—"))}</td>'
-    cost = f"{found.cost.median:.1f} µs <small>{found.cost.low:.1f}–{found.cost.high:.1f}</small>"
+    middle, low, high = (
+        table.amount(operation, cost).replace("us", " µs")
+        for cost in (found.cost.median, found.cost.low, found.cost.high)
+    )
+    cost = f"{middle} <small>{low}–{high}</small>"
     if row.key == row.baseline:
         return f'<td class="n">{cost}<br>1</td>'
     ratio = f"<b>{found.ratio.median:.2f}</b>{'' if found.ratio.sure else '?'}"

@@ -100,6 +100,13 @@ def work(group: Path) -> Work:
     return Work(time.monotonic(), sum(cpu.busy for cpu in cpus), own, sum(cpu.stolen for cpu in cpus))
 
 
+def shares(before: Work, after: Work) -> tuple[float, float]:
+    """Shares of 1 of the machine's CPU time: stolen by the hypervisor, and had by processes outside the group."""
+    whole = max(after.at - before.at, 0.001) * (os.cpu_count() or 1)
+    others = (after.busy - before.busy) - (after.own - before.own)
+    return round((after.stolen - before.stolen) / whole, 3), max(0.0, round(others / whole, 3))
+
+
 def quietest_cpu() -> int:
     """Of the CPUs that this process may use, the one that did least in the last fifth of a second."""
     allowed = sorted(os.sched_getaffinity(0))

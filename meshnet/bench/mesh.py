@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Iterable, Mapping
 
 from meshnet import names
 from meshnet.bench.world import World
@@ -120,18 +121,28 @@ class Mesh:
 
     def drops(self) -> dict[str, int]:
         """Packets dropped so far, by node and reason."""
-        return {
-            f"{node}: {name}": count
-            for node, path in self._paths.items()
-            for name, count in path.statistics().items()
-            if count and name.startswith("drop")
-        }
+        return dropped(self._paths)
 
     def close(self) -> None:
         """Takes everything out of the kernel again."""
+        destroy(self._paths.values())
 
-        async def work() -> None:
-            for path in self._paths.values():
-                await path.destroy()
 
-        asyncio.run(work())
+def dropped(paths: Mapping[str, Ebpf]) -> dict[str, int]:
+    """Packets that data paths dropped so far, by their names and the reasons."""
+    return {
+        f"{node}: {name}": count
+        for node, path in paths.items()
+        for name, count in path.statistics().items()
+        if count and name.startswith("drop")
+    }
+
+
+def destroy(paths: Iterable[Ebpf]) -> None:
+    """Takes data paths out of the kernel."""
+
+    async def work() -> None:
+        for path in paths:
+            await path.destroy()
+
+    asyncio.run(work())

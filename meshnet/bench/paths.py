@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 TOLERANCE = 0.02
+BULK = 128 << 10  # bytes
 
 # Operation -> what it is. The first letters are the operations of pp.c.
 OPERATIONS = {

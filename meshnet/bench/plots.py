@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from meshnet.bench import modes_plots
 from meshnet.bench.result import Result, ResultTable
 from meshnet.errors import MeshnetError
 
 
 def draw(result: Result, folder: Path) -> list[Path]:
-    """Writes `<table>.png` for each table into a folder, which is made. MeshnetError without matplotlib."""
+    """Writes `<table>.png` for each table, and for each event, into a folder, which is made. MeshnetError without
+    matplotlib."""
     figure_class = _figure_class()
     folder.mkdir(parents=True, exist_ok=True)
     under = f"kernel {result.about.get('kernel', '')}, {result.about.get('processor', '')}"
@@ -18,6 +20,10 @@ def draw(result: Result, folder: Path) -> list[Path]:
     for table in result.tables:
         path = folder / f"{table.key}.png"
         _figure(figure_class, table, under).savefig(path, dpi=130)
+        written.append(path)
+    for name, figure in modes_plots.figures(figure_class, result.modes, under) if result.modes else ():
+        path = folder / f"{name}.png"
+        figure.savefig(path, dpi=130)
         written.append(path)
     return written
 
@@ -47,8 +53,9 @@ def _figure(figure_class: Any, table: ResultTable, under: str) -> Any:
                 continue
             ratio = found.ratio
             reach = [[ratio.median - ratio.low], [ratio.high - ratio.median]]
+            amount = table.amount(operation, found.cost.median).replace("us", " µs")
             axis.barh(place, ratio.median, xerr=reach, color="#8fb8de", ecolor="#1d2430", capsize=2)
-            axis.text(0.02, place, f"{ratio.median:.2f}  ({found.cost.median:.1f} µs)", va="center", fontsize=8)
+            axis.text(0.02, place, f"{ratio.median:.2f}  ({amount})", va="center", fontsize=8)
         axis.axvline(1, color="#b3261e", linewidth=1)
         axis.set_title(what, fontsize=8)
         axis.tick_params(labelsize=8)

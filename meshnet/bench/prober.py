@@ -47,7 +47,10 @@ class Samples:
 
 def build(source: Path = SOURCE) -> Path:
     """The program of a C source, compiled if this source was not yet. MeshnetError without a C compiler."""
-    digest = hashlib.sha256(" ".join(FLAGS).encode() + source.read_bytes()).hexdigest()[:16]
+    parts = (source, *sorted(source.parent.glob("*.h")))
+    digest = hashlib.sha256(b"".join((" ".join(FLAGS).encode(), *(part.read_bytes() for part in parts)))).hexdigest()[
+        :16
+    ]
     target = CACHE / f"{source.stem}-{digest}"
     if in_use(target):
         return target

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from meshnet.bench import scale_report
+from meshnet.bench import modes_report, scale_report
 from meshnet.bench.compare import Change, Key
 from meshnet.bench.paths import OPERATIONS
 from meshnet.bench.result import Measured, Result, ResultRow, ResultTable
@@ -19,6 +19,8 @@ def lines(result: Result, changes: Mapping[Key, Change] | None = None) -> Iterat
         yield from _table(table, changes or {})
     if result.scale:
         yield from scale_report.lines(result.scale)
+    if result.modes:
+        yield from modes_report.lines(result.modes)
     yield from _notes(result)
 
 
@@ -28,13 +30,14 @@ def _table(table: ResultTable, changes: Mapping[Key, Change]) -> Iterator[str]:
     yield ""
     yield f"{table.title}  ({table.rounds} rounds, {table.seconds:.0f} s)"
     if table.pressure.high:
-        yield f"  UNDER PRESSURE: {table.pressure}: costs are too high; ratios without `?` hold"
+        wrong = "rates are too low" if table.clock == "rate" else "costs are too high"
+        yield f"  UNDER PRESSURE: {table.pressure}: {wrong}; ratios without `?` hold"
     if table.clock == "wall":
         yield "  wall clock: this kernel's CPU clock of a thread does not have the whole path on it"
     yield "".ljust(width) + "".join(name.upper().ljust(_COLUMN) for name in table.operations).rstrip()
     for row in shown:
         marks = {name: _mark(changes.get((table.key, row.key, name))) for name in table.operations}
-        cells = "".join((_cell(row, name) + marks[name]).ljust(_COLUMN) for name in table.operations)
+        cells = "".join((_cell(table, row, name) + marks[name]).ljust(_COLUMN) for name in table.operations)
         yield (row.title.ljust(width) + cells).rstrip()
     for row in table.rows:
         for why in sorted(set(row.failures.values())):
@@ -42,11 +45,11 @@ def _table(table: ResultTable, changes: Mapping[Key, Change]) -> Iterator[str]:
             yield f"  not measured: {row.title} ({names}): {why}"
 
 
-def _cell(row: ResultRow, operation: str) -> str:
+def _cell(table: ResultTable, row: ResultRow, operation: str) -> str:
     found = row.measured.get(operation)
     if found is None:
         return "-"
-    cost = f"{found.cost.median:.1f}us ±{_half(found.cost):.0%}"
+    cost = f"{table.amount(operation, found.cost.median)} ±{_half(found.cost):.0%}"
     if row.key == row.baseline:
         return f"{cost} 1"
     return f"{cost} {_ratio(found)}"
@@ -78,6 +81,14 @@ def _notes(result: Result) -> Iterator[str]:
     for name, what in OPERATIONS.items():
         if any(name in table.operations for table in result.tables):
             yield f"{name.upper()}: {what}"
+    if result.modes:
+        yield f"{result.about['processor']}, Linux {result.about['kernel']}. {result.about['method']}"
+    if not result.tables:
+        return
+    if result.modes:
+        yield "A rate: how many a second by the wall clock (median, ± half the distance between the quartiles), then"
+        yield "the speed against the first row: more than 1 is faster. `?`: not known within 2 %."
+        return
     yield "Each: CPU time per operation (median, ± half the distance between the quartiles), then the speed against the"
     yield "nearest row above that says 1: more than 1 is faster. `?`: not known within 2 %. `ok`: the aim is reached,"
     aimed = [each for table in result.tables for row in table.rows for each in row.measured.values() if each.aim]

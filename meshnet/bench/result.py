@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from meshnet.bench import scale_result
-from meshnet.bench.paths import OPERATIONS, TOLERANCE, Missing
+from meshnet.bench import modes_result, scale_result
+from meshnet.bench.modes_result import Modes
+from meshnet.bench.paths import BULK, OPERATIONS, TOLERANCE, Missing
+from meshnet.bench.pressure import Pressure
 from meshnet.bench.scale_result import Scale
 from meshnet.bench.statistics import Spread
 from meshnet.errors import MeshnetError
@@ -46,29 +48,9 @@ class ResultRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Pressure:
-    """What else went on while a table was measured. Shares of 1: time that the hypervisor gave to others, time that
-    other processes had within slices, and slices in which one of them ran."""
-
-    stolen: float
-    others: float
-    disturbed: float
-
-    @property
-    def high(self) -> bool:
-        """Whether numbers of such a run need care."""
-        return self.stolen > 0.05 or self.others > 0.25 or self.disturbed > 0.5
-
-    def __str__(self) -> str:
-        return (
-            f"others ran in {self.disturbed:.0%} of the slices and had {self.others:.0%} of their time, the hypervisor "
-            f"took {self.stolen:.0%}"
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class ResultTable:
-    """Paths that were measured together. `clock` is `cpu`, or `wall` where the CPU clock does not tell."""
+    """Paths that were measured together. `clock` is `cpu`, or `wall` where the CPU clock does not tell, or `rate` where
+    the wall clock is meant: several processes work at once, and people ask how many operations they do a second."""
 
     key: str
     title: str
@@ -85,6 +67,13 @@ class ResultTable:
         tried = {name for row in self.rows for name in (*row.measured, *row.failures)}
         return {name: what for name, what in OPERATIONS.items() if name in tried}
 
+    def amount(self, operation: str, cost: float) -> str:
+        """A cost (us) in words: itself, or how many operations, or bytes of a bulk, that are in a second."""
+        if self.clock != "rate":
+            return f"{cost:.1f}us"
+        rate = 1e6 / cost if cost else 0.0
+        return f"{rate * BULK / 1e6:,.0f} MB/s" if operation == "bulk" else f"{rate:,.0f}/s"
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -94,11 +83,19 @@ class Result:
     tables: tuple[ResultTable, ...]
     drops: Mapping[str, int]
     scale: Scale | None = None
+    modes: Modes | None = None
 
     @property
     def title(self) -> str:
         """The command that made it."""
+        if self.modes:
+            return "meshnet bench vip-vs-dnsrr"
         return "meshnet bench scale" if self.scale else "meshnet bench paths"
+
+    @property
+    def heading(self) -> str:
+        """What it tells."""
+        return "VIP against dnsrr" if self.modes else "What paths cost: CPU time per operation"
 
 
 def dump(result: Result) -> str:
@@ -114,7 +111,9 @@ def load(path: Path) -> Result:
             raise MeshnetError(f"{path}: its format is {value['format']}, this meshnet reads {FORMAT}: measure again")
         extra = value.get("scale")
         scale = scale_result.from_json(extra) if extra else None
-        return Result(value["about"], tuple(map(_table, value["tables"])), value["drops"], scale)
+        beside = value.get("modes")
+        modes = modes_result.from_json(beside) if beside else None
+        return Result(value["about"], tuple(map(_table, value["tables"])), value["drops"], scale, modes)
     except OSError as error:
         raise MeshnetError(f"{path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError) as error:

@@ -13,10 +13,11 @@ from meshnet.bench import bare, machine, peers, prober, statistics
 from meshnet.bench import mesh as mesh_paths
 from meshnet.bench.mesh import Mesh
 from meshnet.bench.paths import Missing, Row, Table, quietly
+from meshnet.bench.pressure import Pressure
 from meshnet.bench.prober import Samples
 from meshnet.bench.proxy import MISSING as NO_PROXY
 from meshnet.bench.proxy import Proxy, proxies
-from meshnet.bench.result import Measured, Pressure, Result, ResultRow, ResultTable
+from meshnet.bench.result import Measured, Result, ResultRow, ResultTable
 from meshnet.bench.tables import tables
 from meshnet.bench.world import World, world
 from meshnet.errors import MeshnetError

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from meshnet import names
+from meshnet.bench.mesh import destroy, dropped
 from meshnet.bench.population import (
     BEHIND_VIPS,
     DEMO,
@@ -224,18 +225,8 @@ class Servers:
 
     def drops(self) -> dict[str, int]:
         """Packets dropped so far, by node and reason."""
-        return {
-            f"{site.server}: {name}": count
-            for site, path in self._paths.items()
-            for name, count in path.statistics().items()
-            if count and name.startswith("drop")
-        }
+        return dropped({site.server: path for site, path in self._paths.items()})
 
     def close(self) -> None:
         """Takes everything out of the kernel again."""
-
-        async def work() -> None:
-            for path in self._paths.values():
-                await path.destroy()
-
-        asyncio.run(work())
+        destroy(self._paths.values())

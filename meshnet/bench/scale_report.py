@@ -13,15 +13,21 @@ _LARGEST = 3  # maps that are named
 
 def lines(scale: Scale) -> Iterator[str]:
     """Everything, line by line."""
-    for heading, note, rows in grids(scale):
-        widths = [max(len(row[column]) for row in rows) + 2 for column in range(len(rows[0]))]
-        yield ""
-        yield heading
-        for row in rows:
-            yield "".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        yield f"  {note}"
+    for grid in grids(scale):
+        yield from laid_out(grid)
     for line in notes(scale):
         yield f"  {line}"
+
+
+def laid_out(grid: Grid) -> Iterator[str]:
+    """A grid for a terminal."""
+    heading, note, rows = grid
+    widths = [max(len(row[column]) for row in rows) + 2 for column in range(len(rows[0]))]
+    yield ""
+    yield heading
+    for row in rows:
+        yield "".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    yield f"  {note}"
 
 
 def grids(scale: Scale) -> tuple[Grid, Grid]:

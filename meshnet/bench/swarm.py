@@ -79,22 +79,23 @@ def prepare(sockets: Mapping[str, Path]) -> list[Side]:
         client = EngineClient(path)
         ipam = {"Driver": "default", "Config": [{"Subnet": SUBNET}]}
         client.post("/networks/create", {"Name": NETWORK, "Driver": "overlay", "IPAM": ipam})
-        sides.append(Side(name, client, _import(path, archive)))
+        sides.append(Side(name, client, import_image(path, archive)))
     return sides
 
 
-def root_file_system() -> bytes:
-    """A tar with one static program. MeshnetError without a C compiler."""
+def root_file_system(*sources: Path) -> bytes:
+    """A tar with one static program, `task`; of these sources, or one that waits. MeshnetError without a C compiler."""
+    sources = sources or (_SOURCE,)
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder, "task")
         try:
             done = subprocess.run(
-                ["gcc", "-static", "-Os", "-s", "-o", program, _SOURCE], capture_output=True, text=True, check=False
+                ["gcc", "-static", "-O2", "-s", "-o", program, *sources], capture_output=True, text=True, check=False
             )
         except FileNotFoundError:
             raise MeshnetError("the tasks' program is written in C: apt-get install gcc libc6-dev") from None
         if done.returncode:
-            raise MeshnetError(f"gcc cannot compile {_SOURCE.name}: {done.stderr.strip()}")
+            raise MeshnetError(f"gcc cannot compile {sources[0].name}: {done.stderr.strip()}")
         archive = io.BytesIO()
         with tarfile.open(fileobj=archive, mode="w") as tar:
             tar.add(program, "task")
@@ -112,7 +113,7 @@ class _Connection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def _import(path: Path, archive: bytes) -> str:
+def import_image(path: Path, archive: bytes) -> str:
     """`docker import`; the image's id, by which an engine does not look for it in a registry."""
     connection = _Connection(path)
     try:

@@ -24,7 +24,8 @@ _PACKAGES = {"ip": "iproute2", "bridge": "iproute2", "ipvsadm": "ipvsadm"}
 _NAME = re.compile(rf"mn-{_PREFIX}(\d+)(-|$)")
 # Settings that keep what one slice did out of the next: no window that shrinks while another path is measured, no
 # pacing and no probes by timers that run on somebody else's clock. And no bridge asks the firewall for each packet, as
-# br_netfilter has it by default.
+# br_netfilter has it by default. And no closed connection waits: each would keep its port for a minute, and after some
+# ten thousand connections the kernel's search for one that is free takes longer than all the rest.
 _QUIET = {
     "net/bridge/bridge-nf-call-iptables": "0",
     "net/ipv4/tcp_congestion_control": "reno",
@@ -32,6 +33,7 @@ _QUIET = {
     "net/ipv4/tcp_slow_start_after_idle": "0",
     "net/ipv4/tcp_no_metrics_save": "1",
     "net/ipv4/ip_local_port_range": "10000\t64999",
+    "net/ipv4/tcp_max_tw_buckets": "0",
 }
 
 

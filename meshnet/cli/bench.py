@@ -44,7 +44,7 @@ def _check_writable(asked: Path, place: Path) -> None:
         raise MeshnetError(f"{asked} cannot be written: {place} is not writable")
 
 
-@bench.command()
+@bench.command(short_help="CPU time per operation, beside what others use.")
 @click.option("--quick", is_flag=True, help="A quarter of the time: good to a few per cent.")
 @click.option("--seconds", type=click.FloatRange(min=1), help="How long to measure, all tables together.")
 @click.option("--cpu", type=click.IntRange(min=0), help="The CPU to run on; by default the quietest.")
@@ -118,6 +118,45 @@ def scale(
     )
     with interrupts.undone(), render.Progress() as progress:
         found = scaling.run_scale(options, progress)
+    _show(found, old, json_file, html_file, png)
+
+
+@bench.command("vip-vs-dnsrr", short_help="Endpoint modes, as clients live them.")
+@click.option("--quick", is_flag=True, help="A quarter of the time for rates and latency; events take as long.")
+@click.option("--seconds", type=click.FloatRange(min=1), help="How long to measure rates and latency, together.")
+@click.option("--table", "only", multiple=True, metavar="NAME", help="Measure this table only; may be repeated.")
+@click.option("--json", "json_file", type=FILE, help="Write the result there.")
+@click.option("--html", "html_file", type=FILE, help="Write a report there: one file, nothing else needed.")
+@click.option(
+    "--png", type=click.Path(file_okay=False, path_type=Path), help="Draw tables and events into this folder."
+)
+@click.option("--compare", type=FILE, help="Mark which rates changed beyond the noise since this result.")
+def vip_vs_dnsrr(
+    quick: bool,
+    seconds: float | None,
+    only: tuple[str, ...],
+    json_file: Path | None,
+    html_file: Path | None,
+    png: Path | None,
+    compare: Path | None,
+) -> None:
+    """Rates, latency, spread, and what clients live through, with a VIP and with dnsrr.
+
+    A swarm of four nodes is made for it and removed at the end. Tables are rates, latency, and the events add, drain,
+    update, kill and node, in which backends come and go under clients of every kind. It takes three minutes.
+    """
+    from meshnet.bench import modes_run, result
+    from meshnet.bench.modes import WORKERS
+    from meshnet.lab import interrupts, modesbench
+
+    check_outputs(json_file, html_file, pictures=png)
+    modes_run.choose(only)  # a name that is wrong is refused before anything is made
+    old = result.load(compare) if compare else None
+    options = modes_run.Options(seconds or (modes_run.QUICK_SECONDS if quick else modes_run.SECONDS), only)
+    with interrupts.undone(), render.Progress() as progress:
+        progress("starting a swarm")
+        with modesbench.ground(WORKERS) as ground:
+            found = modes_run.run(ground, options, progress)
     _show(found, old, json_file, html_file, png)
 
 

@@ -21,6 +21,9 @@ VERBS = {
     "kill": "meshnet.cli.lab_node:kill",
     "start": "meshnet.cli.lab_node:start",
     "check": "meshnet.cli.lab_check:check",
+    "load": "meshnet.cli.lab_load:load",
+    "graph": "meshnet.cli.lab_graph:graph",
+    "get": "meshnet.cli.lab_up:get",
 }
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from meshnet.cli import options, render
-from meshnet.errors import MeshnetError
+from meshnet.errors import MeshnetError, NotFoundError
 
 if TYPE_CHECKING:
     from meshnet.lab.checks import Outcome
+    from meshnet.lab.junit import Graded
+    from meshnet.lab.spec import Lab
 
-CANNOT = 2
+FAILED, CANNOT = 1, 2
 
 
 class CannotCheck(MeshnetError):
@@ -22,43 +25,110 @@ class CannotCheck(MeshnetError):
     exit_code = CANNOT
 
 
-@click.command(short_help="Run the checks of a lab that is up.")
-@click.argument("what", required=False, metavar="[DIR|NAME]")
+@click.command(short_help="Run the checks of labs.")
+@click.argument("what", nargs=-1, metavar="[DIR|NAME]...")
+@click.option("--up", "bring_up", is_flag=True, help="Bring up those that are not up, and take them down afterwards.")
+@click.option("--junit", type=click.Path(dir_okay=False), metavar="FILE", help="Write the outcomes as JUnit XML, too.")
 @options.in_lab
 @options.as_json
-def check(what: str | None, lab_name: str | None, json_output: bool) -> None:
-    """Run the checks of a lab that is up; exit 0 if all passed, 1 if one failed, 2 if they could not be run."""
-    from meshnet.lab import checks, down, state
+def check(what: tuple[str, ...], bring_up: bool, junit: str | None, lab_name: str | None, json_output: bool) -> None:
+    """Run the checks of labs that are up, each check until it passes or its time is over.
 
-    try:
-        lab = state.current(down.resolve(what) if what else lab_name)
-    except MeshnetError as error:
-        raise CannotCheck(str(error)) from None
+    Exit 0 if all passed, 1 if one failed, 2 if they could not be run.
+    """
+    from meshnet.lab import junit as documents
+
+    if bring_up and not what:
+        raise CannotCheck("say which labs to bring up: meshnet lab check --up DIR...")
     if os.geteuid() != 0:
         raise CannotCheck("checks run commands in the lab, which needs root; run it with sudo")
-    if not lab.checks:
-        raise CannotCheck(f"the lab {lab.name} has no checks in its lab.yml")
-    outcomes = checks.run(lab, (lambda outcome: None) if json_output else _show)
+    if junit and not os.access(Path(junit).absolute().parent, os.W_OK):
+        raise CannotCheck(f"--junit {junit}: there is no such folder to write to")
+    words: tuple[str | None, ...] = what or (lab_name,)
+    graded = [_grade(word, bring_up, json_output, len(words) > 1) for word in words]
+    if junit:
+        Path(junit).write_text(documents.xml(graded))
     if json_output:
-        render.as_json(
-            [
-                {
-                    "Name": one.check.name,
-                    "On": one.check.on,
-                    "Passed": one.passed,
-                    "Seconds": round(one.seconds, 3),
-                    "Tries": one.tries,
-                    "Reason": one.reason,
-                }
-                for one in outcomes
-            ]
-        )
-    failed = sum(not one.passed for one in outcomes)
-    render.message(f"{len(outcomes) - failed} of {len(outcomes)} checks passed")
-    click.get_current_context().exit(1 if failed else 0)
+        render.as_json([_row(lab.lab, one) for lab in graded for one in lab.outcomes])
+    outcomes = [one for lab in graded for one in lab.outcomes]
+    if outcomes:
+        render.message(f"{sum(one.passed for one in outcomes)} of {len(outcomes)} checks passed")
+    if any(lab.could_not_run for lab in graded):
+        click.get_current_context().exit(CANNOT)
+    click.get_current_context().exit(FAILED if any(lab.failed for lab in graded) else 0)
+
+
+def _grade(what: str | None, bring_up: bool, quiet: bool, several: bool) -> Graded:
+    """The outcomes of one lab; a lab that cannot be checked is a problem of its own, not the others'."""
+    from meshnet.lab import checks, junit, state
+    from meshnet.lab import down as downs
+    from meshnet.lab import up as ups
+
+    name, made = what or "", False
+    outcomes: list[Outcome] = []
+
+    def heard(outcome: Outcome) -> None:
+        outcomes.append(outcome)
+        if not quiet:
+            _show(outcome)
+
+    try:
+        lab, is_up = _lab(what, bring_up)
+        name = lab.name
+        if several and not quiet:
+            print(f"--- {name}", flush=True)
+        if not lab.checks:
+            raise MeshnetError(f"the lab {name} has no checks in its lab.yml")
+        if not is_up:
+            ups.up(lab)
+            made = True
+            lab = state.load(name)
+        checks.run(lab, heard)
+        return junit.Graded(name, outcomes)
+    except MeshnetError as error:
+        if not several and not outcomes:
+            raise CannotCheck(str(error)) from None
+        render.message(f"meshnet: {error}")
+        return junit.Graded(name, outcomes, str(error))
+    finally:
+        if made:
+            downs.down(name)
+
+
+def _lab(what: str | None, bring_up: bool) -> tuple[Lab, bool]:
+    """The lab that is meant, and whether it is up. NotFoundError if it is not up and shall not be."""
+    from meshnet.lab import down, file, state
+
+    if what is None:
+        return state.current(None), True
+    try:
+        return state.load(down.resolve(what)), True
+    except NotFoundError as error:
+        if bring_up:
+            return file.load(what), False
+        raise NotFoundError(f"{error}; bring it up with: meshnet lab up {what}, or add --up") from None
+
+
+def _row(lab: str, one: Outcome) -> dict[str, Any]:
+    return {
+        "Lab": lab,
+        "Name": one.check.name,
+        "On": one.check.on,
+        "Passed": one.passed,
+        "State": one.verdict.state,
+        "Seconds": round(one.seconds, 3),
+        "Tries": one.tries,
+        "Expected": one.verdict.expected,
+        "Seen": one.verdict.seen,
+        "Look": "" if one.passed else one.look,
+    }
 
 
 def _show(outcome: Outcome) -> None:
-    word = "passed" if outcome.passed else "FAILED"
-    said = f"  {outcome.reason}" if outcome.reason else ""
-    print(f"{word}  {outcome.check.name} (on {outcome.check.on}, {outcome.seconds:.1f} s){said}", flush=True)
+    word = outcome.verdict.state if outcome.passed else outcome.verdict.state.upper()
+    tries = f", {outcome.tries} tries" if outcome.tries > 1 else ""
+    print(f"{word}  {outcome.check.name} (on {outcome.check.on}, {outcome.seconds:.1f} s{tries})", flush=True)
+    if not outcome.passed:
+        verdict = outcome.verdict
+        for head, text in (("expected", verdict.expected), ("seen", verdict.seen), ("look", outcome.look)):
+            print(f"        {head:8}  {text}", flush=True)

@@ -15,7 +15,7 @@ def ls(json_output: bool) -> None:
     """List the labs that are up."""
     from meshnet.lab import state, view
 
-    labs = [state.load(name) for name in state.up()]
+    labs = state.all_up()
     if json_output:
         render.as_json(
             [

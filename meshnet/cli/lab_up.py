@@ -20,7 +20,7 @@ from meshnet.cli.render import Progress, message
 def up(directory: str, bare: bool) -> None:
     """Bring up the lab in DIR (the current folder by default) and wait until it works.
 
-    Without such a folder, DIR is the name of a lab that comes with meshnet: quickstart or two-tier.
+    Without such a folder, DIR is the name of a lab that comes with meshnet, such as quickstart.
     """
     from meshnet.lab import file, interrupts
     from meshnet.lab import up as ups
@@ -66,3 +66,22 @@ def down(what: str) -> None:
     begun = time.monotonic()
     downs.down(name)
     message(f"{name} is down ({time.monotonic() - begun:.1f} s)")
+
+
+@click.command(short_help="Unpack the Debian packages that labs use.")
+@click.argument("directories", nargs=-1, required=True, metavar="DIR|NAME...")
+def get(directories: tuple[str, ...]) -> None:
+    """Download the Debian packages that these labs use, and unpack them below /var/cache/meshnet.
+
+    Nothing is installed and no service is started: only tasks and hosts of labs see their programs.
+    """
+    from meshnet.errors import MeshnetError
+    from meshnet.lab import file, packages
+
+    labs = [file.load(directory) for directory in directories]
+    wanted = dict.fromkeys(package for lab in labs for package in packages.missing(lab))
+    if wanted and os.geteuid() != 0:
+        raise MeshnetError(f"unpacking packages below {packages.PLACE} needs root; run it with sudo")
+    for package in wanted:
+        message(f"getting {package}")
+        packages.get(package)

@@ -29,6 +29,7 @@ VERBS = {
     "logs": "meshnet.cli.logs:of_container",
     "exec": "meshnet.cli.container:execute",
     "rm": "meshnet.cli.container:rm",
+    "haproxy": "meshnet.cli.haproxy:haproxy",
     "inspect": "meshnet.cli.inspect:inspect",
     "trace": "meshnet.cli.trace:trace",
     "doctor": "meshnet.cli.doctor:doctor",
@@ -50,7 +51,7 @@ class LazyGroup(click.Group):
     """A group whose commands are imported when they are needed: `verbs` maps a name to `module:attribute`."""
 
     def __init__(self, *args: object, verbs: dict[str, str] | None = None, **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]  # click's, passed on
         self.verbs = verbs or {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -71,7 +71,9 @@ def listing(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--no-trunc", is_flag=True, help="Print whole ids and texts.")
     @click.option("-f", "--filter", "filters", multiple=True, metavar="KEY=VALUE", help="Only what matches.")
     @functools.wraps(command)
-    def listed(*asked: Any, json_output: bool, template: str, quiet: bool, no_trunc: bool, filters: Any, **given: Any):  # type: ignore[no-untyped-def]
+    def listed(
+        *asked: Any, json_output: bool, template: str, quiet: bool, no_trunc: bool, filters: Any, **given: Any
+    ) -> Any:
         return command(*asked, shown=Listing(json_output, template, quiet, no_trunc, filters), **given)
 
     return listed

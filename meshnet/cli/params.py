@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 
-class Duration(click.ParamType):  # type: ignore[type-arg] # generic in new versions of click only
+class Duration(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only
     """A time such as 5s or 1m30s; its value is in nanoseconds."""
 
     name = "duration"
@@ -22,7 +22,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg] # generic in new vers
         return found
 
 
-class Bytes(click.ParamType):  # type: ignore[type-arg]
+class Bytes(click.ParamType):  # type: ignore[type-arg]  # as above
     """A size such as 50m or 1g (units of 1024); its value is in bytes."""
 
     name = "bytes"
@@ -36,7 +36,7 @@ class Bytes(click.ParamType):  # type: ignore[type-arg]
         return found
 
 
-class Cpus(click.ParamType):  # type: ignore[type-arg]
+class Cpus(click.ParamType):  # type: ignore[type-arg]  # as above
     """Processors such as 0.5; its value is in billionths."""
 
     name = "decimal"
@@ -50,7 +50,7 @@ class Cpus(click.ParamType):  # type: ignore[type-arg]
         return found
 
 
-class Words(click.ParamType):  # type: ignore[type-arg]
+class Words(click.ParamType):  # type: ignore[type-arg]  # as above
     """A command line, split like a shell does."""
 
     name = "command"

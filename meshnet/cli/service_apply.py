@@ -104,7 +104,7 @@ def _or(given: Given, name: str, before: T) -> T:
 def _fields(new: T, before: T | None, given: Given, prefix: str, names: Iterable[str]) -> T | None:
     """An optional part of the spec, made (from `new`) when something of it is given."""
     found = {name: given[f"{prefix}_{name}"] for name in names if given.get(f"{prefix}_{name}") is not None}
-    return replace(before or new, **found) if found else before  # type: ignore[type-var]
+    return replace(before or new, **found) if found else before  # type: ignore[type-var]  # T is a dataclass of a spec
 
 
 def _keyed(before: Iterable[T], added: Iterable[T], removed: Iterable[str], key: Callable[[T], str]) -> tuple[T, ...]:

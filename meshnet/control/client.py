@@ -40,7 +40,7 @@ T = TypeVar("T")
 FIRST_DELAY = 0.1
 LAST_DELAY = 2.0
 TIMEOUT = 5.0
-KEEP_DELAY = 0.5
+KEEP_DELAY, KEEP_REST = 0.5, 20  # s at most until a change is on disk; less where writing takes less than a 20th of it
 SILENCE = 25.0  # a stream without a bookmark for longer is dead
 LINE_LIMIT = 64 * 2**20
 RENEW_FIRST, RENEW_LAST = 5.0, 3600.0  # s between attempts to renew: swarmkit's
@@ -88,6 +88,7 @@ class ManagerClient:
         self._counted = asyncio.Event()
         self._unwritten: Assignments | None = None
         self._text = CacheText()
+        self._write_time = 0.0
         self._writing: asyncio.TimerHandle | None = None
         self._session: aiohttp.ClientSession | None = None
         self._silence = Trouble(log, "manager", time.monotonic)
@@ -388,17 +389,21 @@ class ManagerClient:
         self._addresses += known
 
     def _keep(self, assignments: Assignments) -> None:
-        """Has the assignments written soon; many changes in a row cost one write per `KEEP_DELAY`."""
+        """Has the assignments written soon: an agent that is killed must find its tasks there. Many changes in a row
+        share a write, so that writing takes a small part of the time."""
         self._unwritten = assignments
         if self._cache is not None and self._writing is None:
-            self._writing = asyncio.get_running_loop().call_later(KEEP_DELAY, self._write_cache)
+            delay = min(self._write_time * KEEP_REST, KEEP_DELAY)
+            self._writing = asyncio.get_running_loop().call_later(delay, self._write_cache)
 
     def _write_cache(self) -> None:
         self._writing = None
         if self._cache is None or self._unwritten is None:
             return
         try:
+            begin = time.monotonic()
             replace_text(self._cache, self._text.of(self._unwritten))
+            self._write_time = time.monotonic() - begin
         except OSError as error:
             log.warning("the assignments are kept in memory alone until they change again: %s", error)
             return

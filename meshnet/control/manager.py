@@ -270,7 +270,7 @@ class Manager:
                 log.warning("node %s is down: no heartbeat", node_id)
                 try:
                     await self.state.write(partial(_changed_node, node_id=node_id, change=down))
-                except Exception as error:
+                except Exception as error:  # a store that cannot be written: again later
                     self._failed("node health", error)
                     self._heartbeats.again(node_id, time.monotonic() + RETRY)
 

@@ -52,7 +52,7 @@ def _as(taken: str, asked: str) -> str:
     return "" if taken == asked else f" as {taken}; names must differ by more than case"
 
 
-def start_cluster(view: View, ledger: Ledger, new_id: NewId, told: ClusterSpec = ClusterSpec()) -> Changes:  # noqa: B008
+def start_cluster(view: View, ledger: Ledger, new_id: NewId, told: ClusterSpec = ClusterSpec()) -> Changes:  # noqa: B008 it is frozen
     """Makes the swarm, as it is told, and its ingress network if they do not exist."""
     if view.cluster is not None:
         return Changes()

@@ -118,7 +118,7 @@ class State:
                     return
                 except Compacted:
                     await self._load()
-        except Exception as error:
+        except Exception as error:  # for everyone who waits
             async with self._advanced:
                 self._failed = error
                 self._advanced.notify_all()

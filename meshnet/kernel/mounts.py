@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 import os
 
+from meshnet.kernel import libc
+
 CLONE_FS = 0x00000200
 CLONE_NEWNS = 0x00020000
 MS_NOSUID = 0x2
@@ -34,6 +36,11 @@ def unshare_mounts() -> None:
     """Gives the calling thread a mount namespace (and root and working directory) of its own, private both ways."""
     _check(_libc.unshare(CLONE_NEWNS), "mount namespace")
     mount("none", "/", "", MS_REC | MS_PRIVATE)
+
+
+def move(space: int) -> None:
+    """Moves the calling thread into a mount namespace (a descriptor); it must have a root of its own."""
+    libc.setns(space, CLONE_NEWNS)
 
 
 def unshare_root() -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import importlib
 import os
-from collections.abc import Mapping
+import ssl
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from meshnet import names
 from meshnet.agent.settings import AGENT_FILE, MANAGER_FILE, AgentSettings, ManagerSettings
 from meshnet.errors import ConflictError
 from meshnet.kernel import bpfbuild
-from meshnet.lab import cgroups, processes, state
+from meshnet.lab import cgroups, packages, processes, state
 from meshnet.lab.processes import Daemon
 from meshnet.lab.spec import GOSSIP_PORT, MANAGER_PORT, Lab, LabNode
 
@@ -61,6 +63,7 @@ def _agent(lab: Lab, node: LabNode, token: str) -> AgentSettings:
         join=tuple(f"{manager.address}:{GOSSIP_PORT}" for manager in lab.managers),
         resolvers=lab.resolvers,
         images=lab.images,
+        layers=packages.layers(lab),
         datapath=node.datapath,
         direct_return=lab.direct_return,
         map_sizes=lab.map_sizes,
@@ -88,9 +91,30 @@ def _manager(lab: Lab, node: LabNode) -> ManagerSettings:
 def preload(roles: set[str]) -> None:
     """Imports the code of agents and managers into this process, so that its forks have it; compiles what is new."""
     bpfbuild.objects()
-    for role in sorted(roles):
-        for module in _CODE[role]:
-            importlib.import_module(module)
+    with _no_authorities():
+        for role in sorted(roles):
+            for module in _CODE[role]:
+                importlib.import_module(module)
+    if AGENT in roles:
+        from meshnet.api.node.server import learn_routes
+
+        learn_routes()
+
+
+@contextlib.contextmanager
+def _no_authorities() -> Iterator[None]:
+    """aiohttp reads the machine's authorities as it is imported, which takes 40 ms. In a swarm only its own counts."""
+    names = ssl.get_default_verify_paths()
+    before = {name: os.environ.get(name) for name in (names.openssl_cafile_env, names.openssl_capath_env)}
+    os.environ |= dict.fromkeys(before, os.devnull)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def of_node(lab: Lab, node: LabNode) -> list[Daemon]:

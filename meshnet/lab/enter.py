@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -15,7 +16,7 @@ from typing import NoReturn
 from meshnet import names
 from meshnet.errors import MeshnetError, NotFoundError
 from meshnet.kernel import netns
-from meshnet.lab import cgroups
+from meshnet.lab import cgroups, packages
 from meshnet.lab.spec import Lab
 from meshnet.lab.tasks import LabTask
 from meshnet.sandbox.runtime import INIT_PID
@@ -51,6 +52,16 @@ def enter_host(lab: Lab, host: str) -> None:
     group.mkdir(parents=True, exist_ok=True)
     cgroups.join(group)
     netns.enter(names.node_netns(lab.name, host))
+    os.environ.update(_environment(lab))
+
+
+def _environment(lab: Lab) -> dict[str, str]:
+    """What a command on a node or client finds, too: the lab's programs, this meshnet, and which lab it is in."""
+    found = {**packages.environment(lab), "MESHNET_LAB": lab.name}
+    folder = os.path.dirname(sys.executable)
+    if os.path.exists(f"{folder}/meshnet"):
+        found["PATH"] = f"{found.get('PATH') or os.environ.get('PATH', os.defpath)}:{folder}"
+    return found
 
 
 def check_program(task: LabTask, program: str) -> None:
@@ -112,15 +123,20 @@ def become(command: list[str]) -> NoReturn:
         raise CommandError(f"{command[0]}: {error.strerror}", 126) from None
 
 
+def task_process(task: LabTask, command: Sequence[str]) -> tuple[list[str], int]:
+    """A command line that runs `command` in a task and in its group, and the descriptor that it must be given."""
+    words = task_command(task, command, False)
+    return ["/bin/sh", "-c", _JOIN, task.spec.cgroup, *words], int(words[-2].rpartition("/")[2])
+
+
 def run_in_task(
     task: LabTask, command: Sequence[str], timeout: float | None = None, stdin: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """Runs a command in a task and waits; the result has its exit status, stdout and stderr."""
-    words = task_command(task, command, False)
-    descriptor = int(words[-2].rpartition("/")[2])
+    words, descriptor = task_process(task, command)
     try:
         return subprocess.run(
-            ["/bin/sh", "-c", _JOIN, task.spec.cgroup, *words],
+            words,
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -132,6 +148,14 @@ def run_in_task(
         os.close(descriptor)
 
 
+def host_command(lab: Lab, host: str, command: Sequence[str]) -> list[str]:
+    """A command line that runs `command` in the group of a host's commands; to be started in its network namespace."""
+    _check_host(lab, host)
+    group = cgroups.path(lab.name, host, EXEC)
+    group.mkdir(parents=True, exist_ok=True)
+    return ["/bin/sh", "-c", _JOIN, str(group), *command]
+
+
 def run_on_host(
     lab: Lab, host: str, command: Sequence[str], timeout: float | None = None, stdin: str = ""
 ) -> subprocess.CompletedProcess[str]:
@@ -139,13 +163,12 @@ def run_on_host(
 
     Raises NotFoundError for an unknown name, subprocess.TimeoutExpired after `timeout` seconds.
     """
-    _check_host(lab, host)
-    group = cgroups.path(lab.name, host, EXEC)
-    group.mkdir(parents=True, exist_ok=True)
-    words = ["/bin/sh", "-c", _JOIN, str(group), *command]
+    words = host_command(lab, host, command)
+
+    env = {**os.environ, **_environment(lab)}
 
     def work() -> subprocess.CompletedProcess[str]:
-        return subprocess.run(words, capture_output=True, text=True, timeout=timeout, input=stdin, check=False)
+        return subprocess.run(words, capture_output=True, text=True, timeout=timeout, input=stdin, env=env, check=False)
 
     # A process started by a thread begins in that thread's network namespace.
     return netns.run_in(names.node_netns(lab.name, host), work)

@@ -10,7 +10,7 @@ from typing import Any
 
 from meshnet import names
 from meshnet.errors import MeshnetError, NotFoundError
-from meshnet.lab import compose
+from meshnet.lab import compose, packages
 from meshnet.lab.rehearsal import rehearse
 from meshnet.lab.spec import Lab, LabCheck, LabClient, LabLink, LabNode
 from meshnet.lab.words import name_problem
@@ -57,6 +57,7 @@ _KEYS = (
     "links",
     "resolvers",
     "images",
+    "packages",
     "services",
     "datapath",
     "maps",
@@ -140,6 +141,7 @@ def _lab(root: Value, directory: Path, problems: Problems) -> Lab:
         links=_links(keys.get("links"), {*node_values, *client_values}),
         resolvers=tuple(text for value in _list(keys, "resolvers") if (text := _address_text(value))),
         images=images,
+        packages=_packages(keys),
         datapath=datapath,
         map_sizes=_map_sizes(keys.get("maps")),
         direct_return="return" not in keys or keys["return"].choice("direct", "via") == "direct",
@@ -298,7 +300,7 @@ def _rate(value: Value) -> int:
 
 
 def _check(value: Value, hosts: set[str], stack: compose.Stack) -> LabCheck:
-    keys = value.map(("name", "on", "run", "expect", "within"))
+    keys = value.map(("name", "on", "run", "expect", "within", "look", "once"))
     for needed in ("name", "on", "run"):
         if needed not in keys and value.is_map:
             value.error(f"{needed} is missing; a check has name, on and run")
@@ -318,7 +320,19 @@ def _check(value: Value, hosts: set[str], stack: compose.Stack) -> LabCheck:
         run=run,
         expect=keys["expect"].text() if "expect" in keys else "",
         within=keys["within"].duration() if "within" in keys else 10 * 10**9,
+        look=keys["look"].text() if "look" in keys else "",
+        once="once" in keys and keys["once"].flag(),
     )
+
+
+def _packages(keys: dict[str, Value]) -> tuple[str, ...]:
+    found = []
+    for value in _list(keys, "packages"):
+        if packages.NAME.fullmatch(value.text()):
+            found.append(value.text())
+        else:
+            value.error("the name of a Debian package is needed, such as haproxy")
+    return tuple(found)
 
 
 def _images(value: Value | None, directory: Path) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def apply(lab: Lab) -> None:
                 (names.underlay_netns(lab.name), port(link.node)),
                 (names.node_netns(lab.name, link.node), DEVICE),
             ):
-                reason = netns.run_in(where, lambda device=device, words=words: _tc(device, words))  # type: ignore[misc]
+                reason = netns.run_in(where, lambda device=device, words=words: _tc(device, words))  # type: ignore[misc]  # mypy infers no defaults
                 if reason:
                     raise MeshnetError(f"links.{link.node}: {reason}")
 

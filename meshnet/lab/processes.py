@@ -159,8 +159,8 @@ def _settle(daemon: Daemon) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - the process's own
-    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115 - the process's own
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115 - the process's own
 
 
 def _close_from(first: int) -> None:

@@ -54,6 +54,7 @@ class LabCheck:
     """A command that shows whether the lab works: run `run` on node, client or task `on` until it succeeds.
 
     It succeeds with exit status 0 and, if `expect` is given, that text somewhere in its output. `within`: ns.
+    `look` is the command that shows more when it does not. `once`: it acts, and must succeed the first time.
     """
 
     name: str
@@ -61,11 +62,14 @@ class LabCheck:
     run: tuple[str, ...]
     expect: str = ""
     within: int = 10 * 10**9
+    look: str = ""
+    once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Lab:
-    """A lab, resolved. `directory` is where its files are (absolute). `warnings` say what its files ask in vain.
+    """A lab, resolved. `directory` is where its files are (absolute). `packages` are those of Debian whose programs it
+    uses, `warnings` say what its files ask in vain.
 
     The nodes of a `bare` one are in no swarm at first; their roles are what was made of them since.
     """
@@ -80,6 +84,7 @@ class Lab:
     resolvers: tuple[str, ...] = ()
     images: dict[str, Any] = field(default_factory=dict)
     datapath: str = "ebpf"
+    packages: tuple[str, ...] = ()
     map_sizes: dict[str, int] = field(default_factory=dict)
     direct_return: bool = True
     checks: tuple[LabCheck, ...] = ()

@@ -100,6 +100,15 @@ def load(name: str) -> Lab:
         raise MeshnetError(f"{names.lab_dir(name)}/{FILE} is damaged ({error}); meshnet lab down {name}") from None
 
 
+def all_up() -> list[Lab]:
+    """The labs that are up, by name; one that is taken down meanwhile is passed over."""
+    found = []
+    for name in up():
+        with contextlib.suppress(NotFoundError):
+            found.append(load(name))
+    return found
+
+
 def _with_roles(lab: Lab) -> Lab:
     """In a bare lab, whoever has a manager is one."""
     if not lab.bare:

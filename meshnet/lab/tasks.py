@@ -8,6 +8,7 @@ from pathlib import Path
 from meshnet import names
 from meshnet.errors import MeshnetError, NotFoundError
 from meshnet.lab.spec import Lab
+from meshnet.sandbox.runtime import INIT_PID
 from meshnet.sandbox.spec import ContainerSpec, load
 
 LOG = "log"
@@ -57,6 +58,14 @@ def all_tasks(lab: Lab) -> list[LabTask]:
             except (OSError, ValueError, KeyError, TypeError):
                 continue  # being written, or being removed
     return sorted(found, key=lambda task: task.name)
+
+
+def root(task: LabTask) -> Path:
+    """Where the files that a running task sees are seen from outside. Raises NotFoundError if it has ended."""
+    try:
+        return Path(f"/proc/{int(Path(task.spec.dir, INIT_PID).read_text())}/root")
+    except (OSError, ValueError):
+        raise NotFoundError(f"the task {task.name} does not run yet, or has ended") from None
 
 
 def find(lab: Lab, word: str) -> LabTask:

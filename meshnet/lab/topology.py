@@ -87,7 +87,10 @@ def plug(lab: Lab, host: str, plugged: bool) -> None:
 
 
 def is_plugged(lab: Lab, host: str) -> bool:
-    """Whether the cable is connected."""
-    with Netlink(names.underlay_netns(lab.name)) as underlay:
-        link = underlay.link(port(host))
+    """Whether the cable is connected. There is none while the lab comes up, or goes."""
+    try:
+        with Netlink(names.underlay_netns(lab.name)) as underlay:
+            link = underlay.link(port(host))
+    except FileNotFoundError:
+        return False
     return link is not None and link.up

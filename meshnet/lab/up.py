@@ -11,7 +11,7 @@ from dataclasses import replace
 from meshnet import names
 from meshnet.errors import ConflictError, MeshnetError
 from meshnet.kernel import netns
-from meshnet.lab import archives, converge, daemons, engine, impair, processes, state, topology
+from meshnet.lab import archives, converge, daemons, engine, impair, packages, processes, state, topology
 from meshnet.lab.down import down
 from meshnet.lab.interrupts import postponed
 from meshnet.lab.spec import Lab
@@ -41,13 +41,14 @@ def check(lab: Lab) -> None:
                 f"the network namespace {namespace} exists already, and is no part of this lab; {_other(namespace)}"
             )
     impair.check(lab)
+    packages.check(lab)
 
 
 def _other(namespace: str) -> str:
     """What to do about a namespace with a name that the lab needs: never to delete what another lab lives in."""
-    for name in state.up():
-        if namespace in topology.namespaces(state.load(name)):
-            return f"the lab {name} has it: rename this lab or its node"
+    for lab in state.all_up():
+        if namespace in topology.namespaces(lab):
+            return f"the lab {lab.name} has it: rename this lab or its node"
     return f"rename this lab or its node, or remove it with: ip netns del {namespace}"
 
 
@@ -141,8 +142,10 @@ def wait_ready(lab: Lab, nodes: list[str], report: Report, timeout: float | None
         if lab.bare:
             ready = _listening(lab, nodes)
         else:
-            acquainted |= _acquainted(lab, [node for node in nodes if node not in acquainted])
-            ready = _ready(lab, nodes) & acquainted
+            # Agents that start are not asked anything: what they do is waited for.
+            ready = _ready(lab, nodes)
+            acquainted |= _acquainted(lab, [node for node in nodes if node in ready - acquainted])
+            ready &= acquainted
         waiting = [node for node in nodes if node not in ready]
         if not waiting:
             return

@@ -105,7 +105,7 @@ class DropTrace:
             raise MeshnetError("tracing drops needs root; run it with sudo")
         if shutil.which(PYTHON) is None:
             raise MeshnetError(f"tracing drops needs {PYTHON}: apt-get install python3 python3-bpfcc")
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 closed by close()
         self._process = subprocess.Popen(
             [PYTHON, "-I", str(_PROGRAM)],
             stdin=subprocess.PIPE,

@@ -128,9 +128,12 @@ def _tree(top: str, name: str) -> Iterator[tuple[str, str]]:
     while left:
         place, name = left.pop()
         yield place, name
-        if place in KERNELS or not stat.S_ISDIR(os.lstat(place).st_mode):
-            continue
-        inside = sorted(os.listdir(place), reverse=True)
+        try:
+            if place in KERNELS or not stat.S_ISDIR(os.lstat(place).st_mode):
+                continue
+            inside = sorted(os.listdir(place), reverse=True)
+        except FileNotFoundError:
+            continue  # gone since it was listed
         left += [(posixpath.join(place, each), f"{name}/{each}") for each in inside]
 
 

@@ -107,8 +107,9 @@ class Execution:
             except TimeoutError:
                 self._child.kill()
                 await self.wait()
-        for descriptor in {self.stdin, self.stdout, self.stderr, self.terminal} - {None}:
-            os.close(descriptor)  # type: ignore[arg-type]
+        for descriptor in {self.stdin, self.stdout, self.stderr, self.terminal}:
+            if descriptor is not None:
+                os.close(descriptor)
         self.stdin = self.stdout = self.stderr = self.terminal = None
         os.close(self._pidfd)
         for file in self._files:

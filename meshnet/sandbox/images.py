@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ _FIELDS = frozenset({"entrypoint", "command", "env", "workdir", "user", "writabl
 
 @dataclass(frozen=True, slots=True)
 class HostImage:
-    """Runs the machine's programs. `writable` bounds what a task may write, in bytes."""
+    """Runs the machine's programs, and those in `layers`. `writable` bounds what a task may write, in bytes."""
 
     entrypoint: tuple[str, ...] = ()
     command: tuple[str, ...] = ("/bin/sh",)
@@ -37,6 +37,7 @@ class HostImage:
     user: str = ""
     writable: int = 256 * MIB
     programs: str = str(Path(__file__).parent / "programs")
+    layers: tuple[str, ...] = ()
     health: HealthConfig | None = None
     stop_signal: str = ""
 
@@ -114,8 +115,18 @@ def familiar(reference: str) -> str:
 class Images:
     """Finds images: the lab's own first, then imported ones (`store`), then the built-in ones."""
 
-    def __init__(self, images: Mapping[str, Any] | None = None, store: str = "", base: str = ".") -> None:
-        """`images` and `base` as for `from_mapping`, `store` the directory of an image store ("" for none)."""
+    def __init__(
+        self,
+        images: Mapping[str, Any] | None = None,
+        store: str = "",
+        base: str = ".",
+        layers: tuple[str, ...] = (),
+    ) -> None:
+        """`images` and `base` as for `from_mapping`, `store` the directory of an image store ("" for none).
+
+        `layers` are directories that host images show over the machine's root, the first on top.
+        """
+        self._layers = layers
         self._images = {repository(name): image for name, image in from_mapping(images or {}, base).items()}
         self._store = ImageStore(store) if store else None
 
@@ -131,6 +142,8 @@ class Images:
             image = self._images.get(name) or BUILT_IN.get(name)
         if image is None:
             raise NotFoundError(f"No such image: {reference}")
+        if self._layers and isinstance(image, HostImage):
+            return replace(image, layers=self._layers)
         return image
 
     def check(self, reference: str) -> None:

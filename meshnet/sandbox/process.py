@@ -110,7 +110,7 @@ async def in_own_thread(function: Callable[[], T]) -> T:
         if error is not None:
             future.set_exception(error)
         else:
-            future.set_result(result)  # type: ignore[arg-type]
+            future.set_result(result)  # type: ignore[arg-type]  # there is one where there is no error
 
     def body() -> None:
         result, error = None, None

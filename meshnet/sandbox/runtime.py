@@ -100,10 +100,11 @@ async def create(spec: ContainerSpec, image: Image, netns: int, files: Sequence[
     reading, writing = os.pipe()
     sources = tuple(mount.source for mount in spec.mounts if mount.type != "tmpfs")
     programs = getattr(image, "programs", "")
+    layers: tuple[str, ...] = getattr(image, "layers", ())
     conmon: list[int] = []
 
     def launch() -> None:
-        rootfs.enter(spec.dir, image.lower, image.writable, (*sources, *((programs,) if programs else ())))
+        rootfs.enter(spec.dir, image.lower, image.writable, sources, (programs,) if programs else (), layers)
         if files:
             memory.write(spec.dir, files)
         os.chdir("/")

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from engines import NODES, PATIENCE, Docker, program, sweep
-from storyscript import Step, steps
 
 from meshnet.testing.labs import LabUnderTest
+from meshnet.testing.story import Step, steps
 
 pytestmark = pytest.mark.root
 LAB = "quickstart"

@@ -47,6 +47,20 @@ def test_every_path_works() -> None:
     assert ("HAProxy beside the client" in titles) == bool(installed())
 
 
+def test_no_closed_connection_waits() -> None:
+    """A connection that is closed gives its port back at once: the last of a long run costs what the first one did."""
+    program = (
+        "import socket; server = socket.create_server(('127.0.0.1', 7000)); "
+        "client = socket.create_connection(('127.0.0.1', 7000)); accepted, _ = server.accept(); "
+        "client.close(); accepted.recv(1); accepted.close(); print(open('/proc/self/net/sockstat').read())"
+    )
+    with world.world() as made:
+        made.make(["alone"])
+        command = ["ip", "netns", "exec", made.space("alone"), sys.executable, "-c", program]
+        said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=20).stdout
+    assert " tw 0 " in said
+
+
 def start() -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "meshnet.cli", "bench", "paths", "--seconds", "50", "--table", "overlay-local"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

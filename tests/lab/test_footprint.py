@@ -23,7 +23,7 @@ from meshnet.testing.labs import LabUnderTest
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 PROMISED = {daemons.AGENT: 60, daemons.MANAGER: 90}  # MiB of PSS
 OWN = {daemons.AGENT: 50, daemons.MANAGER: 60}  # MiB that no other process shares: 18 to 25, and 18 to 32
-AT_REST = {daemons.AGENT: 0.01, daemons.MANAGER: 0.0033}  # of a core: 0.006 and 0.002 on a slow machine
+AT_REST = {daemons.AGENT: 0.01, daemons.MANAGER: 0.005}  # of a core: 0.007 and 0.003; a report a second over TLS each
 WINDOW, WINDOWS = 6.0, 4  # s, and how many of them there are for one in which nothing happens
 
 
@@ -74,7 +74,7 @@ def test_memory(lab: LabUnderTest) -> None:
 
 
 def test_cpu_at_rest(lab: LabUnderTest) -> None:
-    """In a settled lab an agent takes less than 1 % of a core, and a manager less than a third of that."""
+    """In a settled lab an agent takes less than 1 % of a core, and a manager less than half of that."""
     found = daemons_of(lab)
     shares: dict[int, float] = {}
     for _ in range(WINDOWS):

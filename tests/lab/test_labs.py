@@ -15,7 +15,8 @@ from meshnet.testing.labs import bring_up, take_down
 
 pytestmark = pytest.mark.root
 ROOT = Path(__file__).resolve().parents[2]
-LABS = sorted(path.parent for path in ROOT.glob("labs/*/lab.yml"))
+# The others' checks grade what their READMEs tell to do: test_teaching_labs.py
+LABS = [ROOT / "labs" / name for name in ("quickstart", "two-tier")]
 
 
 @pytest.mark.parametrize("folder", LABS, ids=lambda path: path.name)

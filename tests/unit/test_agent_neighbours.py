@@ -101,6 +101,16 @@ def test_members_are_found_again_after_a_restart(tmp_path: Path) -> None:
     assert fresh.tries == [[("172.17.0.3", 7946), ("172.17.0.4", 7946), ("172.17.0.6", 7946)]]
 
 
+def test_suspected_members_are_told(tmp_path: Path) -> None:
+    """Those that do not answer now are known by name, until they answer or are dead."""
+    neighbours, gossip = made(tmp_path)
+    states: dict[State, set[str]] = {"suspect": {"n3"}, "alive": set(), "dead": set()}
+    for state, expected in states.items():
+        gossip.known = [member(1, meta=MemberMeta()), member(3, state, MemberMeta())]
+        neighbours.look()
+        assert neighbours.suspected == expected, state
+
+
 @pytest.mark.parametrize("content", ["172.17.0.4:79x\n", "172.17.0.4", "\0\0", "172.17.0.4:99999999"])
 def test_a_damaged_members_file_costs_its_lines_only(tmp_path: Path, content: str) -> None:
     """What is no address is passed over, whatever wrote it."""

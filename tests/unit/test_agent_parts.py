@@ -95,6 +95,23 @@ def test_a_zone_holds_the_services_and_tasks_of_its_networks() -> None:
     }
 
 
+def test_names_avoid_suspected_members() -> None:
+    """A service's name leaves out tasks of members that are suspected while it has others, and keeps them if it has
+    none; a task's own name stays; and it is all as before once the suspicion is over."""
+    records = [Located("n1", "net", ONE), Located("n2", "net", replace(TWO, state="ready"))]
+    zones = followed(records)
+    names = ("tasks.web", "web", "web.2.t2")
+    for suspected, expected in (
+        ({"n2"}, [["10.0.1.3"], ["10.0.1.2"], ["10.0.1.4"]]),
+        ({"n1", "n2"}, [["10.0.1.3", "10.0.1.4"], ["10.0.1.2"], ["10.0.1.4"]]),
+        ({"n3"}, [["10.0.1.3", "10.0.1.4"], ["10.0.1.2"], ["10.0.1.4"]]),
+        (set(), [["10.0.1.3", "10.0.1.4"], ["10.0.1.2"], ["10.0.1.4"]]),
+    ):
+        zones.follow(TOLD, records, frozenset(suspected))
+        zone = zones.for_networks(["net"])
+        assert [sorted(addresses_of(zone, name)) for name in names] == expected, suspected
+
+
 def test_zones_are_shared_and_ingress_has_no_names() -> None:
     """Tasks on the same networks have one zone; ingress and networks that were not told yet add nothing."""
     zones = followed([*RECORDS, Located("n1", "in", replace(ONE, ip="10.0.0.3"))])
@@ -209,7 +226,9 @@ def shown_agent() -> Agent:
             datapath=SimpleNamespace(
                 observe=observe, statistics=lambda: {"drop.no_flow": 1}, meanings=lambda: {"drop.no_flow": "it"}
             ),
-            neighbours=SimpleNamespace(located=RECORDS, members=lambda: members, statistics=lambda: {"probes": 2}),
+            neighbours=SimpleNamespace(
+                located=RECORDS, suspected=frozenset(), members=lambda: members, statistics=lambda: {"probes": 2}
+            ),
             reconciler=SimpleNamespace(plan=held),
             runners={"t1": SimpleNamespace(task=TASK, finished=False, resolver=resolver)},
         ),

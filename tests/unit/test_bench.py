@@ -13,8 +13,9 @@ import pytest
 
 from meshnet.bench import compare, html, plots, prober, proxy, report, result, statistics
 from meshnet.bench.paths import OPERATIONS, Missing
+from meshnet.bench.pressure import Pressure
 from meshnet.bench.prober import Samples, Slice
-from meshnet.bench.result import Measured, Pressure, Result, ResultRow, ResultTable
+from meshnet.bench.result import Measured, Result, ResultRow, ResultTable
 from meshnet.bench.statistics import Spread
 from meshnet.bench.tables import tables
 from meshnet.errors import MeshnetError

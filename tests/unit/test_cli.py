@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from meshnet import names
 from meshnet.bench import plots, prober, run
 from meshnet.cli import lab_up
 from meshnet.cli import main as cli
 from meshnet.errors import MeshnetError
-from meshnet.lab import file
+from meshnet.lab import file, processes, spec, state
 
 NOUNS = ("swarm", "node", "service", "stack", "network", "secret", "config", "volume", "image", "container")
 HEAVY = ("pyroute2", "aiohttp", "asyncio", "rich", "yaml", "cryptography", "dnslib", "scapy", "ctypes")
@@ -173,3 +175,18 @@ def test_a_table_that_is_not_there(capsys: pytest.CaptureFixture[str], monkeypat
     monkeypatch.setattr(prober, "build", lambda: pytest.fail("it compiled"))
     code, _, err = meshnet(capsys, monkeypatch, "bench", "paths", "--table", "nope")
     assert (code, err.startswith("meshnet: there is no table nope; there are overlay-remote, ")) == (1, True), err
+
+
+def test_labs_that_come_and_go_do_not_end_the_list(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`lab ls` leaves out a lab that went down meanwhile, and shows one whose namespaces are not there yet."""
+    coming = spec.Lab("coming", "/", "198.51.100.0/24", 1500, (spec.LabNode("node1", "198.51.100.2", "manager"),))
+    monkeypatch.setattr(names, "RUN", str(tmp_path))
+    (tmp_path / "coming").mkdir()
+    (tmp_path / "coming" / "lab.json").write_text(json.dumps(spec.to_json(coming)))
+    monkeypatch.setattr(processes, "alive", lambda *_: True)
+    monkeypatch.setattr(state, "up", lambda: ["coming", "gone"])
+    code, out, err = meshnet(capsys, monkeypatch, "lab", "ls")
+    assert (code, err) == (0, "")
+    assert [line.split()[0] for line in out.splitlines()] == ["NAME", "coming"]

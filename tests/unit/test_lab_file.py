@@ -137,7 +137,7 @@ checks:
         "lab.yml:12:27: links.n9.loss: a share such as 0.5% is needed",
         "lab.yml:12:39: links.n9.rate: a rate such as 100mbit is needed (bit, kbit, mbit, gbit)",
         "lab.yml:13:1: colour: unknown key; known here: name, underlay, nodes, clients, links, resolvers, images,"
-        " services, datapath, maps, return, checks",
+        " packages, services, datapath, maps, return, checks",
         "lab.yml:14:9: return: one of direct, via is needed, not 'maybe'",
         "lab.yml:15:13: resolvers[0]: an IPv4 address such as 172.17.0.2 is needed, not 'here'",
         "lab.yml:17:5: checks[0]: name is missing; a check has name, on and run",

@@ -19,7 +19,7 @@ from meshnet.agent.inventory import Entry
 from meshnet.api import words
 from meshnet.api.http import flag
 from meshnet.api.node.containers import entry_of
-from meshnet.api.node.context import Node, node_of, sent
+from meshnet.api.node.context import node_of, sent
 from meshnet.api.node.uploads import uploaded
 from meshnet.errors import ConflictError, MeshnetError, NotFoundError
 from meshnet.sandbox import copying
@@ -63,7 +63,7 @@ async def get(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers=headers)
         await response.prepare(request)
         try:
-            async with contextlib.aclosing(_packed(node_of(request), root, path)) as pieces:
+            async with contextlib.aclosing(_packed(root, path)) as pieces:
                 async for data in pieces:
                     await sent(request, response, data, PATIENCE)
         except BaseException as error:
@@ -129,7 +129,7 @@ def _described(found: Stat) -> dict[str, str]:
     return {HEADER: base64.b64encode(json.dumps(told).encode()).decode()}
 
 
-async def _packed(node: Node, root: int, path: str) -> AsyncGenerator[bytes, None]:
+async def _packed(root: int, path: str) -> AsyncGenerator[bytes, None]:
     """The archive in pieces. Nobody's reading ends the packing."""
     reading, writing = os.pipe()
     stream = asyncio.StreamReader(limit=CHUNK)
@@ -146,13 +146,16 @@ async def _packed(node: Node, root: int, path: str) -> AsyncGenerator[bytes, Non
         with sink:
             await copying.pack(root, path, sink)
 
-    packing = node.begin(pack())
+    packing = asyncio.ensure_future(pack())
+    packing.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may be left to take it
     try:
         while data := await stream.read(CHUNK):
             yield data
         await packing
     finally:
-        transport.close()  # which ends the packing
+        transport.close()
+        await asyncio.sleep(0)
+        await asyncio.gather(packing, return_exceptions=True)
 
 
 def _user(entry: Entry) -> tuple[int, int] | None:

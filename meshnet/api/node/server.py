@@ -67,11 +67,20 @@ def application(node: Node, routes: Iterable[Route] = ROUTES) -> web.Application
     """The routes of one node."""
     app = web.Application(middlewares=[middleware], client_max_size=LIMIT)
     app[NODE] = node
+    _add_routes(app, routes)
+    return app
+
+
+def learn_routes() -> None:
+    """Has Python compile the patterns of the routes, which it remembers: forks of this process need not."""
+    _add_routes(web.Application(), ROUTES)
+
+
+def _add_routes(app: web.Application, routes: Iterable[Route]) -> None:
     found = [*routes, *(("*", f"/{name}{rest}", forward.to_manager) for name in SWARM for rest in ("", "/{rest:.*}"))]
     for method, path, handler in found:
         app.router.add_route(method, path, handler)
         app.router.add_route(method, VERSION + path, handler)
-    return app
 
 
 class EngineServer:

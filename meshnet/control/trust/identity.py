@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -26,6 +27,7 @@ _ROLES = {unit: role for role, unit in UNITS.items()}
 ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of P-256 (FIPS 186-4, D.1.2.3)
 REQUEST_LIMIT = 8192
 EARLIEST, LATEST = 0.5, 0.8  # of a certificate's life: when it is renewed (swarmkit ca/renewer.go)
+READ = 1024  # certificates that are remembered as read: a node shows its own with every report
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Identity:
         )
 
 
+@lru_cache(maxsize=READ)
 def identity_of(certificate: x509.Certificate) -> Identity:
     """The holder. Raises MeshnetError for a certificate that is none of a swarm's member."""
     values = []
@@ -122,6 +125,7 @@ def renewal_time(certificate: x509.Certificate, rng: Random) -> float:
     return begin + (end - begin) * (EARLIEST + (LATEST - EARLIEST) * rng.random())
 
 
+@lru_cache(maxsize=READ)
 def issuer_of(certificate: x509.Certificate) -> str:
     """Which key signed it: the identifier of the issuer's key in hex, "" if the certificate does not say."""
     try:
@@ -136,6 +140,7 @@ def key_id(certificate: x509.Certificate) -> str:
     return x509.SubjectKeyIdentifier.from_public_key(certificate.public_key()).digest.hex()
 
 
+@lru_cache(maxsize=4)
 def root_digest(certificate: str) -> str:
     """How a node says which CA it trusts."""
     return hashlib.sha256(certificate.encode()).hexdigest()

@@ -143,7 +143,7 @@ class Keeper:
                     self.listener.use(self._context())
                 due = min(self.trust.gossip.since + self._period, self._renew_at)
                 delay = max(due - time.time(), 0.0)
-            except Exception:
+            except Exception:  # certificates must not expire because of one that fails
                 log.exception("the swarm's certificates and keys could not be tended; trying again in %g s", RETRY)
                 delay = RETRY
             with contextlib.suppress(TimeoutError):

@@ -61,6 +61,7 @@ class Ebpf:
         self._plan = _NOTHING
         self._names = Names()
         self._held: Tables | None = None  # what the maps hold; None: not known
+        self._links: tuple[tuple[object, ...], links.Links] | None = None
         self._last_set = 0
         self.failed: Mapping[str, str] = {}
 
@@ -140,8 +141,8 @@ class Ebpf:
         withdrawn = self._names.withdraw(plan.zones, objects.maps)
         kept = {row.port for row in plan.endpoints}
         going = tuple(row for row in before.endpoints if row.port not in kept)
-        standing = dataclasses.replace(plan, endpoints=(*plan.endpoints, *going))
-        wired = wiring.apply(links.desired(standing, self._context), full=plan == before or before is _NOTHING)
+        standing = dataclasses.replace(plan, endpoints=(*plan.endpoints, *going)) if going else plan
+        wired = wiring.apply(self._links_of(standing), full=plan == before or before is _NOTHING)
         facts = self._facts(wired, plan.address)
         current = _read(objects) if wired.looked or self._held is None else self._held
         self._held = None
@@ -157,7 +158,7 @@ class Ebpf:
         self._tell_sockets(before, plan, current, wanted, objects)
         added, removed = Counter(wired.changes.added), Counter(wired.changes.removed)
         if going:
-            last = wiring.apply(links.desired(plan, self._context), full=False)
+            last = wiring.apply(self._links_of(plan), full=False)
             added, removed = added + Counter(last.changes.added), removed + Counter(last.changes.removed)
             wired = last
         self._complain(wired)
@@ -165,6 +166,13 @@ class Ebpf:
             raise MeshnetError("; ".join(report.errors))
         added += Counter(report.added) + Counter(programs=attached, names=answered)
         return Changes(dict(added), dict(removed + Counter(report.removed) + Counter(names=withdrawn)))
+
+    def _links_of(self, plan: Plan) -> links.Links:
+        """The links that a plan needs: the same as before where nothing changed that they are made of."""
+        basis = (plan.networks, plan.endpoints, plan.published)
+        if self._links is None or self._links[0] != basis:
+            self._links = basis, links.desired(plan, self._context)
+        return self._links[1]
 
     def _drop_other_layouts(self) -> None:
         """Pins of an older or newer version of meshnet, whose programs have just been replaced everywhere."""

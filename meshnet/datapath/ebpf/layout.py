@@ -35,7 +35,7 @@ class Packed:
 
     def pack(self) -> bytes:
         """The structure as the kernel keeps it. struct.error if a field does not fit."""
-        fields = dataclasses.fields(self)  # type: ignore[arg-type]
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]  # each layout is a dataclass
         return struct.pack(self.FORMAT, *(getattr(self, field.name) for field in fields))
 
     @classmethod

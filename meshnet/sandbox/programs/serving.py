@@ -3,7 +3,7 @@
 Like `whoami`, they import nothing that is not compiled into the interpreter: a lab runs hundreds of them.
 """
 
-import _signal  # type: ignore[import-not-found]
+import _signal  # type: ignore[import-not-found]  # signal's C half
 import _socket
 import os
 import select
@@ -29,6 +29,7 @@ class Connection:
         self.mask = select.EPOLLIN
 
     def take(self, data: bytes) -> None:
+        """What a kind of server does with what arrives: each kind has its own."""
         raise NotImplementedError
 
     def greet(self) -> None:
@@ -94,7 +95,7 @@ class Server:
     def accept(self) -> None:
         for _ in range(64):
             try:
-                number, peer = self.listening._accept()  # type: ignore[attr-defined]
+                number, peer = self.listening._accept()  # type: ignore[attr-defined]  # what socket.accept calls
             except OSError:
                 return
             sock = _socket.socket(fileno=number)

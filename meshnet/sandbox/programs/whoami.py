@@ -1,13 +1,14 @@
 """Answers every HTTP request, and every datagram, with who it is and who asked.
 
 `I'm <hostname>`, then the client's address, a line each; a datagram's own bytes follow in its answer. Listens on
-TCP and UDP $PORT (8000), keeps connections alive, serves any number of them in one process.
+TCP and UDP $PORT (8000), keeps connections alive, serves any number of them in one process. With $PROXY_PROTOCOL=on,
+every TCP connection must begin with a header of the PROXY protocol (version 1 or 2), and its client is who that says.
 
 Labs run hundreds of these, so it is light: no module that is not compiled into the interpreter (`socket`,
 `selectors` and `signal` pull in `enum` and `re`), one epoll loop, no object per connection beyond its buffers.
 """
 
-import _signal  # type: ignore[import-not-found]
+import _signal  # type: ignore[import-not-found]  # signal's C half
 import _socket
 import os
 import select
@@ -19,6 +20,7 @@ IPV6_RECVPKTINFO, IPV6_PKTINFO, SOL_IPV6 = 49, 50, 41
 IP_PKTINFO, SOL_IP = 8, 0
 NONBLOCK = 0o4000
 EMFILE = 24
+V1, V2 = b"PROXY ", b"\r\n\r\n\0\r\nQUIT\n"  # how the PROXY protocol's headers begin
 AGAIN = (BlockingIOError, InterruptedError)
 LOST = (ConnectionError, OSError)
 
@@ -55,10 +57,49 @@ def from_same_address(level: int, kind: int, data: bytes) -> list[tuple[int, int
     return []
 
 
+def announced(data: bytes) -> tuple[int, str]:
+    """How long the PROXY header at the beginning is and whose connection it announces.
+
+    (0, "") while it is not complete. "" is the proxy's own connection, such as a health check. ValueError for anything
+    else: haproxy's doc/proxy-protocol.txt, sections 2.1 and 2.2.
+    """
+    if data[: len(V2)] == V2:
+        if len(data) < 16:
+            return 0, ""
+        size = 16 + int.from_bytes(data[14:16], "big")
+        if size > LIMIT or data[12] not in (0x20, 0x21):
+            raise ValueError
+        if len(data) < size:
+            return 0, ""
+        family = {0x10: (_socket.AF_INET, 4), 0x20: (_socket.AF_INET6, 16)}.get(data[13] & 0xF0)
+        if data[12] == 0x20 or family is None:
+            return size, ""
+        if size < 16 + 2 * family[1] + 4:
+            raise ValueError
+        return size, plain(_socket.inet_ntop(family[0], data[16 : 16 + family[1]]))
+    if V2.startswith(data) or V1.startswith(data):
+        return 0, ""
+    line, end, _ = data[:108].partition(b"\r\n")
+    if not end:
+        if len(data) > 107 or not data.startswith(V1):
+            raise ValueError
+        return 0, ""
+    words = line.decode("ascii", "replace").split(" ")
+    if words[:2] == ["PROXY", "UNKNOWN"]:
+        return len(line) + 2, ""
+    if len(words) != 6 or words[0] != "PROXY" or words[1] not in ("TCP4", "TCP6"):
+        raise ValueError
+    try:
+        _socket.inet_pton(_socket.AF_INET if words[1] == "TCP4" else _socket.AF_INET6, words[2])
+    except OSError:
+        raise ValueError from None
+    return len(line) + 2, plain(words[2])
+
+
 class Connection:
     """One client: what it sent and was not answered yet, and what it was not able to take yet."""
 
-    __slots__ = ("body", "client", "closing", "mask", "received", "sock", "unsent")
+    __slots__ = ("announced", "body", "client", "closing", "mask", "received", "sock", "unsent")
 
     def __init__(self, sock: _socket.socket, client: str) -> None:
         self.sock = sock
@@ -67,11 +108,22 @@ class Connection:
         self.unsent = b""
         self.body = 0  # bytes of a request body still to be skipped
         self.closing = False
+        self.announced = not PROXIED
         self.mask = select.EPOLLIN
 
     def take(self, data: bytes) -> None:
         """Adds what arrived and answers each request that is complete."""
         data = self.received + data
+        if not self.announced:
+            try:
+                size, client = announced(data)
+            except ValueError:
+                self.closing = True
+                return
+            if not size:
+                self.received = data
+                return
+            self.announced, self.client, data = True, client or self.client, data[size:]
         while not self.closing:
             skipped = min(self.body, len(data))
             self.body -= skipped
@@ -150,7 +202,7 @@ class Server:
     def accept(self) -> None:
         for _ in range(BATCH):
             try:
-                number, peer = self.tcp._accept()  # type: ignore[attr-defined]
+                number, peer = self.tcp._accept()  # type: ignore[attr-defined]  # what socket.accept calls
             except OSError as error:
                 if error.errno == EMFILE and self.connections:
                     self.close(next(iter(self.connections)))  # the oldest makes room
@@ -213,6 +265,7 @@ def stop(_number: int, _frame: object) -> None:
 
 STOPPING = False
 HOSTNAME = _socket.gethostname()
+PROXIED = os.environ.get("PROXY_PROTOCOL", "") == "on"
 
 if __name__ == "__main__":
     wake_in, wake_out = os.pipe()

@@ -1,4 +1,6 @@
-"""The pages of docs/stories as scripts: commands at prompts in `console` blocks, and what each prints below it.
+"""Pages as scripts: commands at prompts in `console` blocks, and what each prints below it.
+
+A prompt is `$`, or `host$` for a command that is typed somewhere else than in the reader's own shell.
 
 Compared are lines that are not empty, with runs of blanks as one. In what is expected, `...` is anything within a
 line, and on a line of its own any number of lines.
@@ -11,16 +13,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-PROMPT = re.compile(r"([a-z][a-z0-9-]*)\$ (.+)")
+PROMPT = re.compile(r"([a-z][a-z0-9-]*)?\$ (.+)")
 # Commands that change nothing: what they show may need a moment, and they can be asked again.
 LOOKS = re.compile(
-    r"docker (node|service|network|volume|secret|stack) (ls|ps|inspect|services|logs)\b|docker (ps|exec)\b|curl |for "
+    r"(docker|meshnet) (node|service|network|volume|secret|stack) (ls|ps|inspect|services|logs)\b"
+    r"|docker (ps|exec)\b|meshnet (inspect|ps|lab (exec|inspect|ls|check)|haproxy stats)\b|curl |for "
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One command: the line where it stands, the host at whose prompt, and the lines that it prints."""
+    """One command: the line where it stands, the host at whose prompt ("" for none), and the lines that it prints."""
 
     line: int
     host: str
@@ -43,7 +46,7 @@ def steps(page: Path) -> list[Step]:
     for number, text in _console(page.read_text()):
         prompt = PROMPT.fullmatch(text)
         if prompt is not None:
-            found.append((number, prompt[1], prompt[2], []))
+            found.append((number, prompt[1] or "", prompt[2], []))
         else:
             assert found, f"{page}:{number}: output without a command"
             found[-1][3].append(text)

@@ -1,0 +1,116 @@
+"""Checks of labs without a lab: what a command's end says, and what CI systems read of it."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from meshnet.errors import MeshnetError
+from meshnet.lab import file, packages
+from meshnet.lab.checks import CANNOT, FAILED, PASSED, Outcome, judge
+from meshnet.lab.junit import Graded, xml
+from meshnet.lab.spec import LabCheck
+from meshnet.lab.yamlnodes import LabFileError
+
+CHECK = LabCheck("it answers", "client", ("sh", "-c", "curl web"), expect="I'm")
+
+
+def ended(status: int, out: str = "", err: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.CompletedProcess(CHECK.run, status, out, err)
+
+
+@pytest.mark.parametrize(
+    ("done", "state", "expected", "seen"),
+    [
+        (ended(0, "I'm web"), PASSED, "", ""),
+        (ended(0, "no\nbody"), FAILED, '"I\'m" in the output', "no body"),
+        (ended(0), FAILED, '"I\'m" in the output', "nothing"),
+        (ended(7, "", "curl: refused"), FAILED, "exit status 0", "7: curl: refused"),
+        (ended(1), FAILED, "exit status 0", "1: no output"),
+        (ended(127, "", "sh: 1: haproxy: not found"), CANNOT, "the program haproxy", "Debian's haproxy brings it"),
+        (
+            ended(127, "", "bash: line 1: ip: command not found"),
+            CANNOT,
+            "the program ip",
+            "Debian's iproute2 brings it",
+        ),
+        (ended(127, "", "sh: 1: frob: not found"), CANNOT, "the program frob", "apt-file search bin/frob"),
+        (ended(1, "", "web: not found"), FAILED, "exit status 0", "1: web: not found"),
+    ],
+)
+def test_what_an_end_says(done: subprocess.CompletedProcess[str], state: str, expected: str, seen: str) -> None:
+    """Passed, failed with what was expected and seen, or not to be run, with the package that brings the program."""
+    verdict = judge(CHECK, done)
+    assert (verdict.state, verdict.expected) == (state, expected)
+    assert seen in verdict.seen
+
+
+def test_junit() -> None:
+    """Failures, errors and times are where CI systems look, and what a command printed cannot break the document."""
+    outcomes = [
+        Outcome(CHECK, judge(CHECK, ended(0, "I'm web")), 0.25, 1),
+        Outcome(CHECK, judge(CHECK, ended(1, "\x1b[31m<&\0")), 1.5, 3, "meshnet inspect lb"),
+        Outcome(CHECK, judge(CHECK, ended(127, "", "sh: 1: dig: not found")), 0.0, 1),
+    ]
+    root = ElementTree.fromstring(xml([Graded("shop", outcomes), Graded("gone", (), "the lab gone is not up")]))
+    shop, gone = root
+    assert {name: shop.get(name) for name in ("name", "tests", "failures", "errors", "time")} == {
+        "name": "shop",
+        "tests": "3",
+        "failures": "1",
+        "errors": "1",
+        "time": "1.750",
+    }
+    assert "look: meshnet inspect lb" in str(shop[1][0].get("message"))
+    assert (gone.get("errors"), gone[0][0].get("message")) == ("1", "the lab gone is not up")
+
+
+def test_what_could_not_be_run() -> None:
+    """A lab with a problem, or with a check that found no program, is told from one with a check that failed."""
+    lacking = Outcome(CHECK, judge(CHECK, ended(127, "", "sh: 1: dig: not found")), 0.0, 1)
+    broken = Outcome(CHECK, judge(CHECK, ended(1)), 0.0, 1)
+    assert (Graded("a", [lacking]).could_not_run, Graded("a", [broken]).could_not_run) == (True, False)
+    assert Graded("a", (), "not up").could_not_run
+    assert Graded("a", [broken, lacking]).failed == 2
+
+
+def test_a_package_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lab whose package is not unpacked is refused with the command that gets it; what is no package is a mistake."""
+    monkeypatch.setattr(packages, "PLACE", tmp_path / "packages")
+    path = tmp_path / "lab.yml"
+    path.write_text("name: front\nnodes: {a: {role: manager}}\npackages: [haproxy, nginx]\n")
+    (tmp_path / "packages/nginx").mkdir(parents=True)
+    lab = file.load(tmp_path)
+    with pytest.raises(MeshnetError, match=f"uses Debian's haproxy; get them, .* with: meshnet lab get {tmp_path}"):
+        packages.check(lab)
+    (tmp_path / "packages/haproxy").mkdir()
+    packages.check(lab)
+    assert f"{tmp_path}/packages/haproxy/usr/sbin" in packages.environment(lab)["PATH"].split(":")
+    path.write_text("name: front\nnodes: {a: {role: manager}}\npackages: [../etc]\n")
+    with pytest.raises(LabFileError, match=r"lab.yml:3:12: packages\[0\]: the name of a Debian package is needed"):
+        file.load(tmp_path)
+
+
+def test_unpacked_packages_fit_a_merged_machine(tmp_path: Path) -> None:
+    """What a package has in /lib and /sbin goes below /usr, where the machine's links lead: no layer hides a link."""
+    for name in ("lib/x86_64-linux-gnu/liba.so", "usr/lib/x86_64-linux-gnu/libb.so", "sbin/tool"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    packages.merge(tmp_path)
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == [
+        "usr/lib/x86_64-linux-gnu/liba.so",
+        "usr/lib/x86_64-linux-gnu/libb.so",
+        "usr/sbin/tool",
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["usr"]
+
+
+def test_a_long_output_is_cut_in_the_middle() -> None:
+    """What is shown of a long output is its beginning and its end, where programs say what was wrong."""
+    seen = judge(CHECK, ended(1, "start " + "x" * 1000, "the end")).seen
+    assert seen.startswith("1: start xxx")
+    assert seen.endswith("the end")
+    assert len(seen) < 320
