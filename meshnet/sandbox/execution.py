@@ -196,6 +196,7 @@ async def _handed_over(listening: socket.socket, found: Execution) -> int | None
     loop = asyncio.get_running_loop()
     ended = asyncio.ensure_future(found.wait())
     arrived = asyncio.ensure_future(loop.sock_accept(listening))
+    descriptors: list[int] = []
     try:
         await asyncio.wait([ended, arrived], timeout=HANDOVER, return_when=asyncio.FIRST_COMPLETED)
         if not arrived.done() and not ended.done():
@@ -212,7 +213,12 @@ async def _handed_over(listening: socket.socket, found: Execution) -> int | None
     finally:
         for future in (ended, arrived):
             future.cancel()
-        await asyncio.gather(ended, arrived, return_exceptions=True)
+        try:
+            await asyncio.gather(ended, arrived, return_exceptions=True)
+        except asyncio.CancelledError:  # nobody gets what had arrived just before
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise
 
 
 def _why(log: str) -> str:

@@ -133,11 +133,17 @@ async def _packed(root: int, path: str) -> AsyncGenerator[bytes, None]:
     """The archive in pieces. Nobody's reading ends the packing."""
     reading, writing = os.pipe()
     stream = asyncio.StreamReader(limit=CHUNK)
+    source, sink = os.fdopen(reading, "rb"), os.fdopen(writing, "wb")
     loop = asyncio.get_running_loop()
-    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), os.fdopen(reading, "rb"))
+    try:
+        transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), source)
+    except BaseException:
+        source.close()
+        sink.close()
+        raise
 
     async def pack() -> None:
-        with os.fdopen(writing, "wb") as sink:
+        with sink:
             await copying.pack(root, path, sink)
 
     packing = asyncio.ensure_future(pack())
