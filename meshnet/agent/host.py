@@ -64,8 +64,8 @@ class NodeHost:
         self._agent.reconciler.changed()
         return record
 
-    async def acknowledged(self, record: int) -> bool:
-        return await self._agent.neighbours.acknowledged(record)
+    async def in_force(self, record: int) -> bool:
+        return await self._agent.neighbours.in_force(record)
 
     def hold(self, task: Task, netns: str) -> None:
         self._agent.reconciler.hold(task.id, netns)

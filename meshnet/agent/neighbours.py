@@ -20,6 +20,7 @@ from meshnet.datapath.plan import Gone, Located, Peer
 from meshnet.errors import MeshnetError
 from meshnet.files import replace_text
 from meshnet.gossip.meta import MemberMeta
+from meshnet.gossip.records import Position
 from meshnet.gossip.settings import Settings
 from meshnet.gossip.transport import Gossip
 from meshnet.gossip.types import LIVE, Address, Member, Record
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 SETTLE = 10.0  # s to find another member after a restart, before going on alone
 JOIN_TRY = 1.0  # s that one address gets to answer
 JOIN_PAUSE = 0.05  # s between tries while a lab's agents start together
-ACKNOWLEDGE = 2.0  # s that a draining task waits for slow members: Swarm's fixed pause is the bound here
+IN_FORCE = 2.0  # s that a draining task waits for slow members: Swarm's fixed pause is the bound here
 
 
 class Neighbours:
@@ -63,6 +64,7 @@ class Neighbours:
         self._absent = Absent()
         self._located = Memo(_located)
         self._settle = settle
+        self._looked_at: dict[str, Position] = {}
         epoch = self._next_epoch()
         self._keep_epoch(epoch)
         self._gossip = gossip(self._gossip_settings(node_id, datapath, keys, epoch))
@@ -139,7 +141,7 @@ class Neighbours:
 
     def look(self) -> None:
         """Reads members and records into the attributes."""
-        members = self._gossip.members()
+        members, self._looked_at = self._gossip.members(), self._gossip.positions()
         peers = [
             Peer(m.name, m.meta.tunnel or m.address, m.state, m.meta.datapath or "ebpf")
             for m in members
@@ -167,15 +169,19 @@ class Neighbours:
         self._members, self._unkept = known, False
 
     def publish(self, network: str, endpoint: Endpoint) -> int:
-        """Puts an endpoint into this node's log; returns its number for `acknowledged`."""
+        """Puts an endpoint into this node's log; returns its number for `in_force`."""
         return self._gossip.publish(network, records.KIND, endpoint.endpoint, records.encode(endpoint))
 
     def withdraw(self, network: str, endpoint: str) -> int:
         return self._gossip.withdraw(network, records.KIND, endpoint)
 
-    async def acknowledged(self, record: int) -> bool:
-        """Waits, bounded, until every live member has seen this node's log up to `record`."""
-        return await self._gossip.wait_acknowledged(record, ACKNOWLEDGE)
+    def settled(self) -> None:
+        """What the last `look` saw is in force here: kernel and name servers have it."""
+        self._gossip.settle(self._looked_at)
+
+    async def in_force(self, record: int) -> bool:
+        """Waits, bounded, until what this node's log says up to `record` is in force at every live member."""
+        return await self._gossip.wait_in_force(record, IN_FORCE)
 
 
 def _located(record: Record) -> Located | None:

@@ -92,8 +92,8 @@ class Host(Protocol):
 
     def withdraw(self, task: Task) -> int: ...
 
-    async def acknowledged(self, record: int) -> bool:
-        """Waits, bounded, until every live member has seen a record."""
+    async def in_force(self, record: int) -> bool:
+        """Waits, bounded, until a record is in force at every live member, this one included; whether it is."""
         ...
 
     def hold(self, task: Task, netns: str) -> None: ...

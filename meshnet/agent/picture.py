@@ -47,13 +47,15 @@ class Picture:
         found = hostports.with_containers(found, agent.standalones)
         return dataclasses.replace(found, zones=self._zones.rows(self._attached(sandboxes)))
 
-    def spread(self) -> None:
-        """Names follow what the kernel was given."""
+    def spread(self, applied: bool) -> None:
+        """Names follow what the kernel was given; if it took it (`applied`), those whose records it is made of hear."""
         for runner in self._agent.runners.values():
             runner.resolver.set_zone(self.zone_of(runner.task))
         for one in self._agent.standalones.values():
             if one.resolver is not None and one.kept.task is not None:
                 one.resolver.set_zone(self.zone_of(one.kept.task))
+        if applied:
+            self._agent.neighbours.settled()
 
     def new_resolver(self, dns: DNSConfig | None = None) -> TaskResolver:
         """A name server that knows nothing yet, and asks the servers that a container was given, else the node's."""

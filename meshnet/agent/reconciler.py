@@ -40,8 +40,8 @@ class NotWiredError(MeshnetError):
 @dataclass(frozen=True, slots=True)
 class Pauses:
     """Seconds: between looks when nothing changes, before what failed is tried again, and that a task waits. After a
-    look the next one is as many times its length away as `rest` says, and at most `longest`: far less than what a node
-    gets to tell its kernel of a task that drains or has joined (`Pauses` of the runner), or requests are lost."""
+    look the next one is as many times its length away as `rest` says, and at most `longest`: tasks elsewhere that come
+    or go wait until this node's kernel knows."""
 
     repair: float = 30.0
     retry: float = 0.5
@@ -67,7 +67,8 @@ def _counted(kind: str, count: int) -> str:
 
 
 class Reconciler:
-    """`desired` makes the plan (given: task id -> path of its sandbox); `looked` is called after each try.
+    """`desired` makes the plan (given: task id -> path of its sandbox); `looked` is called after each try, and told
+    whether the plan was applied.
 
     `plan` is the last one that was applied as a whole.
     """
@@ -76,7 +77,7 @@ class Reconciler:
         self,
         datapath: Datapath,
         desired: Callable[[Mapping[str, str]], Plan],
-        looked: Callable[[], None],
+        looked: Callable[[bool], None],
         pauses: Pauses | None = None,
     ) -> None:
         self.plan: Plan | None = None
@@ -116,7 +117,7 @@ class Reconciler:
         else:
             if changes:
                 log.info("%s", described(changes))
-        self._looked()
+        self._looked(not error)
         async with self._turn:
             self._error = error
             if not error:

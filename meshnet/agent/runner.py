@@ -33,15 +33,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Pauses:
-    """Seconds. `on_the_way` lies between "every member has seen that this task drains" and its stop signal: a member
-    that has seen it still has to tell its kernel, and a connection that was opened just before has yet to send its
-    request. `opening` is what a task without a health check gets to open its published ports before connections are
-    sent to it anyway. `known` is what members get to tell their kernels of a task that came or went after they have
-    heard of it."""
+    """Seconds. `on_the_way` lies between "no member's kernel sends connections to this task any more" and its stop
+    signal: one that was opened just before has yet to send its request. `opening` is what a task without a health check
+    gets to open its published ports before connections are sent to it anyway."""
 
     on_the_way: float = 0.2
     opening: float = 5.0
-    known: float = 0.05
 
 
 class EndedError(Exception):
@@ -220,13 +217,8 @@ class Runner:
         record = self._host.publish(self.task, "ready", self.hostname, self.container_id)
         if self.status.state != "running":
             # "Running" is what people and tests wait for: then every node leads here.
-            await self._known(record)
+            await self._host.in_force(record)
             self._say("running", "started")
-
-    async def _known(self, record: int) -> None:
-        """Until every live member has seen a record, and told its kernel; bounded."""
-        await self._host.acknowledged(record)
-        await asyncio.sleep(self._pauses.known)
 
     async def _fit(self) -> bool:
         """Whether the task can take connections, once that is known."""
@@ -270,7 +262,7 @@ class Runner:
             return
         if self._serving:
             record = self._host.publish(self.task, "draining", self.hostname, self.container_id)
-            if not await self._host.acknowledged(record):
+            if not await self._host.in_force(record):
                 log.warning("task %s: not every member confirmed that it drains", self.task.id)
             await asyncio.sleep(self._pauses.on_the_way)
         await self._container.stop()
@@ -291,7 +283,7 @@ class Runner:
         self._host.report(self.task, self.status)
         await self._tried(self.resolver.stop())
         if self._serving:
-            await self._tried(self._known(record))
+            await self._tried(self._host.in_force(record))
         await self._tried(self._host.unwire(self.task))
         try:
             self._host.spaces.delete(os.path.basename(self.netns))

@@ -30,6 +30,7 @@ from meshnet.gossip.meta import LIFE_BITS, MemberMeta
 from meshnet.gossip.outbox import PART_OVERHEAD, Outbox, StreamRequest
 from meshnet.gossip.probe import Prober
 from meshnet.gossip.queue import TransmitQueue
+from meshnet.gossip.records import Position
 from meshnet.gossip.replicate import Replicator
 from meshnet.gossip.rng import Random
 from meshnet.gossip.settings import Settings
@@ -266,6 +267,19 @@ class Engine:
     def acknowledged(self, seq: int) -> tuple[frozenset[str], frozenset[str]]:
         """Live meshnet members that have seen this node's log up to `seq`, and those not known to have."""
         return self._records.acknowledged(seq)
+
+    def in_force(self, seq: int) -> bool:
+        """Whether what this node's log says up to `seq` is in force here and at every live meshnet member."""
+        return self._records.in_force(seq)
+
+    def positions(self) -> dict[str, Position]:
+        """How far each visible log is, this node's included: what `records` showed, for `settle`."""
+        return self._records.positions()
+
+    def settle(self, positions: Mapping[str, Position], now: float) -> None:
+        """Everything up to these positions is in force at this node."""
+        self._now = now
+        self._records.settle(positions)
 
     def caught_up(self) -> bool:
         """Whether this node has every record that a live member has told it of, after at least one has."""

@@ -38,6 +38,8 @@ class Peer:
     """The log's head when the peer appeared: what it is sent from while it has not said what it has."""
     pushed: int
     seen: int | None = None
+    settled: int = -1
+    """Up to where this node's log is in force there; meaningful in the present epoch."""
     tries: int = 0
     timer: Timer | None = None
     vector_after: float = float("-inf")
@@ -76,6 +78,7 @@ class Pusher:
         self._emit = emit
         self._counters = counters
         self.own = OwnerLog(settings.name, settings.meta.log_epoch)
+        self._own_settled = -1
         self.peers: dict[str, Peer] = {}
         self._flush_timer: Timer | None = None
         self._gossiped = 0
@@ -104,7 +107,7 @@ class Pusher:
         """Everyone gets the whole log again, under another epoch."""
         self.own.move_to_epoch(epoch)
         for peer in self.peers.values():
-            peer.seen, peer.start, peer.pushed = None, 0, -1
+            peer.seen, peer.start, peer.pushed, peer.settled = None, 0, -1, -1
         self._gossiped = 0
         self._schedule(now)
 
@@ -161,6 +164,25 @@ class Pusher:
             known = peer is not None and peer.seen is not None and peer.seen >= seq
             (seen if known else missing).add(node.name)
         return frozenset(seen), frozenset(missing)
+
+    def settled(self, name: str, position: Position) -> None:
+        """This node's log is in force up to here at a peer, or at this node itself."""
+        if position[0] != self.own.epoch:
+            return
+        if name == self.own.owner:
+            self._own_settled = max(self._own_settled, position[1])
+        elif (peer := self.peers.get(name)) is not None:
+            peer.settled = max(peer.settled, position[1])
+
+    def in_force(self, seq: int) -> bool:
+        """Whether this node's log is in force up to `seq` here and at every live peer; in a large cluster, where peers
+        do not say that, whether they have seen it."""
+        if self._own_settled < seq:
+            return False
+        if not self.direct:
+            return not self.acknowledged(seq)[1]
+        peers = (self.peers.get(node.name) for node in self._members.peers())
+        return all(peer is not None and peer.settled >= seq for peer in peers)
 
     # sending
 

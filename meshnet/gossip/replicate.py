@@ -22,7 +22,7 @@ from meshnet.gossip.push import Pusher
 from meshnet.gossip.queue import TransmitQueue
 from meshnet.gossip.records import Applied, Delta, Key, OwnerLog, Position, combined_digest
 from meshnet.gossip.settings import Settings
-from meshnet.gossip.sync import Deltas, Seen, Vector, decode_sync, encode_sync
+from meshnet.gossip.sync import Deltas, Seen, Settled, Vector, decode_sync, encode_sync
 from meshnet.gossip.timers import Timers
 from meshnet.gossip.types import LIVE, Counters, Emit, EpochChanged, MemberChanged, Record, RecordsChanged
 
@@ -59,6 +59,7 @@ class Replicator:
         self.logs: dict[str, OwnerLog] = {settings.name: self.own}
         self._pending: dict[str, list[Delta]] = {}
         self._told: dict[str, Position] = {}
+        self._settled: dict[str, Position] = {}
         self._digest: bytes | None = None
         self._bump_after = float("-inf")
 
@@ -93,6 +94,26 @@ class Replicator:
     def acknowledged(self, seq: int) -> tuple[frozenset[str], frozenset[str]]:
         """Names of live peers that have seen this node's log up to `seq`, and of those not known to have."""
         return self._pusher.acknowledged(seq)
+
+    def in_force(self, seq: int) -> bool:
+        """Whether this node's log is in force up to `seq` here and at every live peer."""
+        return self._pusher.in_force(seq)
+
+    def positions(self) -> dict[str, Position]:
+        """How far each visible log is, this node's included."""
+        return self._positions()
+
+    def settle(self, positions: Mapping[str, Position]) -> None:
+        """What these logs say is in force at this node: their owners are told, where that is news."""
+        self._pusher.settled(self.own.owner, positions.get(self.own.owner, NOTHING))
+        for owner, position in positions.items():
+            node = self._members.nodes.get(owner)
+            if owner == self.own.owner or node is None or not node.live or node.peer is None:
+                continue
+            if position > self._settled.get(owner, NOTHING):
+                self._settled[owner] = position
+                if self._pusher.direct:
+                    self._pusher.say(node, Settled(self.own.owner, {owner: position}))
 
     def caught_up(self) -> bool:
         """Whether all that live members have told of is here. Before the first of them has told anything it is not."""
@@ -143,6 +164,7 @@ class Replicator:
         else:
             self._pusher.forget(member.name)
             self._told.pop(member.name, None)
+            self._settled.pop(member.name, None)
             if log is not None:
                 log.hidden_since = now
             if member.state == "left":
@@ -186,6 +208,8 @@ class Replicator:
                 self._receive_vector(message, node, now)
             case Seen() if node is not None and node.live:
                 self._receive_seen(message, node, now)
+            case Settled() if node is not None and node.live:
+                self._pusher.settled(node.name, message.positions.get(self.own.owner, NOTHING))
             case _:
                 self._counters["unknown_sender"] += 1
 

@@ -1,8 +1,9 @@
-"""meshnet's own messages, which ride in memberlist user messages: deltas, version vectors, and what was seen.
+"""meshnet's own messages, which ride in memberlist user messages: deltas, version vectors, what was seen and done.
 
 Layout: magic "MN", version 1, kind, then one msgpack array (current msgpack: str and bin are distinct).
 Deltas: [sender, [[owner, epoch, base, head, floor, [[seq, network, kind, key, value or nil, signature] ...]] ...]].
 Vector: [sender, answer wanted, [[owner, epoch, head] ...]]. Seen: [sender, [[owner, epoch, head] ...]].
+Settled: [sender, [[owner, epoch, head] ...]].
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from meshnet.gossip.records import SEQ_LIMIT, TEXT_LIMIT, Delta, Position, decod
 from meshnet.gossip.types import Record, WireError
 
 MAGIC = b"MN\x01"
-_DELTAS, _VECTOR, _SEEN = 1, 2, 3
+_DELTAS, _VECTOR, _SEEN, _SETTLED = 1, 2, 3, 4
 
 _UNPACK_ERRORS = (ValueError, TypeError, OverflowError, RecursionError, msgpack.exceptions.UnpackException)
 
@@ -46,7 +47,15 @@ class Seen:
     positions: dict[str, Position]
 
 
-SyncMessage = Deltas | Vector | Seen
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What some logs say, up to here, is in force at `sender`: its kernel and its name servers have it."""
+
+    sender: str
+    positions: dict[str, Position]
+
+
+SyncMessage = Deltas | Vector | Seen | Settled
 
 
 def encode_sync(message: SyncMessage) -> bytes:
@@ -58,6 +67,8 @@ def encode_sync(message: SyncMessage) -> bytes:
             return _packed(_VECTOR, [sender, answer, _position_fields(positions)])
         case Seen(sender, positions):
             return _packed(_SEEN, [sender, _position_fields(positions)])
+        case Settled(sender, positions):
+            return _packed(_SETTLED, [sender, _position_fields(positions)])
 
 
 def decode_sync(body: bytes, value_limit: int) -> SyncMessage | None:
@@ -82,6 +93,9 @@ def decode_sync(body: bytes, value_limit: int) -> SyncMessage | None:
             case 3:
                 sender, positions = fields
                 return Seen(_text(sender), _decode_positions(positions))
+            case 4:
+                sender, positions = fields
+                return Settled(_text(sender), _decode_positions(positions))
     except (ValueError, TypeError):
         raise WireError("malformed") from None
     raise WireError("unknown_type")

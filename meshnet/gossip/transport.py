@@ -15,6 +15,7 @@ from meshnet.errors import MeshnetError
 from meshnet.gossip.engine import Engine, StreamStep
 from meshnet.gossip.meta import MemberMeta
 from meshnet.gossip.outbox import StreamRequest
+from meshnet.gossip.records import Position
 from meshnet.gossip.settings import Settings
 from meshnet.gossip.types import (
     AcknowledgedChanged,
@@ -187,6 +188,20 @@ class Gossip:
     async def wait_acknowledged(self, seq: int, timeout: float) -> bool:
         """Wait until every live member has seen this node's log up to `seq`; False when `timeout` seconds passed."""
         return await self._until(lambda: not self._engine.acknowledged(seq)[1], timeout)
+
+    async def wait_in_force(self, seq: int, timeout: float) -> bool:
+        """Wait until what this node's log says up to `seq` is in force here and at every live member; False when
+        `timeout` seconds passed."""
+        return await self._until(lambda: self._engine.in_force(seq), timeout)
+
+    def positions(self) -> dict[str, Position]:
+        """How far each visible log is now, for `settle` once what `records` shows now is in force."""
+        return self._engine.positions()
+
+    def settle(self, positions: Mapping[str, Position]) -> None:
+        """Everything up to these positions is in force at this node: whose records they are is told."""
+        self._engine.settle(positions, time.monotonic())
+        self._wake()
 
     async def wait_caught_up(self, timeout: float) -> bool:
         """Wait until the records that a joined member told of are here; False when `timeout` seconds passed."""

@@ -23,7 +23,7 @@ TASK = Task(
     networks_attachments=(NetworkAttachment("net", ("10.0.1.3/24",)),),
 )
 WITHDRAWN = -1  # the record that tells the others of a task's end
-PAUSES = Pauses(on_the_way=0.0, opening=0.0, known=0.0)
+PAUSES = Pauses(on_the_way=0.0, opening=0.0)
 
 
 class Gate:
@@ -176,12 +176,12 @@ class FakeHost:
         self.said.append("withdraw")
         return WITHDRAWN
 
-    async def acknowledged(self, record: int) -> bool:
+    async def in_force(self, record: int) -> bool:
         await self.acknowledging.passed()
         if record == WITHDRAWN:
             self.said.append("gone for all")
             return True
-        self.said.append("acknowledged" if self.confirmed else "not acknowledged")
+        self.said.append("in force" if self.confirmed else "not in force")
         return self.confirmed
 
     def hold(self, task: Task, netns: str) -> None:

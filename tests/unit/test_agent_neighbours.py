@@ -14,6 +14,7 @@ from meshnet.agent.records import encode
 from meshnet.agent.settings import AgentSettings
 from meshnet.errors import MeshnetError
 from meshnet.gossip.meta import MemberMeta
+from meshnet.gossip.records import Position
 from meshnet.gossip.settings import Settings
 from meshnet.gossip.transport import Gossip
 from meshnet.gossip.types import Address, Member, Record, State
@@ -50,6 +51,9 @@ class FakeGossip(Gossip):
 
     def members(self) -> list[Member]:
         return self.known
+
+    def positions(self) -> dict[str, Position]:
+        return {}
 
     def records(self) -> list[Record]:
         return self.logs

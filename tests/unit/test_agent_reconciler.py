@@ -70,7 +70,7 @@ class World:
         rows = [EndpointRow(4097, "10.0.1.3", "", task, path, "eth0", "mnt") for task, path in sandboxes.items()]
         return Plan("n1", "172.17.0.2", endpoints=tuple(row for row in rows if row.task in self.known))
 
-    def _looked(self) -> None:
+    def _looked(self, _: bool) -> None:
         self.looks += 1
 
     @asynccontextmanager

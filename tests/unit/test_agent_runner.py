@@ -17,10 +17,10 @@ from meshnet.errors import MeshnetError, StartError
 from meshnet.model import PortConfig, Service, ServiceEndpoint
 
 BEGUN = ["netns", "wire", "dns", "starting", "create", "start"]
-JOINED = ["ready", "acknowledged"]
+JOINED = ["ready", "in force"]
 GONE = ["withdraw", "remove", "no dns", "unwire", "no netns"]
 MISSED = ["withdraw", "remove", "no dns", "gone for all", "unwire", "no netns"]  # one that had clients
-LEFT = ["draining", "acknowledged", "stop"]
+LEFT = ["draining", "in force", "stop"]
 
 
 def live(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -36,7 +36,7 @@ def stopped(life: Life) -> None:
 
 
 def test_from_start_to_stop_in_order(tmp_path: Path) -> None:
-    """Wired before it is created, ready when it runs; draining, acknowledged, stopped, withdrawn, taken away."""
+    """Wired before it is created, ready when it runs; draining, in force, stopped, withdrawn, taken away."""
 
     async def scenario() -> None:
         life = Life(tmp_path)
@@ -227,7 +227,7 @@ def test_members_that_do_not_confirm_hold_nobody(tmp_path: Path) -> None:
         life.host.confirmed = False
         stopped(life)
         assert await life.over() == ("shutdown", "")
-        assert life.said == [*BEGUN, *JOINED, "draining", "not acknowledged", "stop", *MISSED]
+        assert life.said == [*BEGUN, *JOINED, "draining", "not in force", "stop", *MISSED]
 
     live(scenario)
 

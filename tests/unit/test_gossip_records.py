@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -64,6 +65,87 @@ def test_an_acknowledgement_is_not_guessed() -> None:
     net.run(0.02)
     assert _missing(net, "n1", seq) == {"n3"}
     net.until(lambda: ("n1", "k") in net.keys("n3"), 2)  # by way of the others
+
+
+def _settle(net: Net, *names: str) -> None:
+    """These nodes have done what the records say that they have now."""
+    for name in names:
+        net.engines[name].settle(net.engines[name].positions(), net.now)
+        net.flush(name)
+
+
+def test_a_record_is_in_force_when_everyone_says_so() -> None:
+    """To have seen a record is not to have done what it says: each member, the owner included, has to tell."""
+    net = _joined(21, 4)
+    _settle(net, *net.engines)
+    seq = _publish(net, "n1", "k", state="draining")
+    before = net.engines["n3"].positions()
+    net.until(lambda: not _missing(net, "n1", seq), 0.1)
+    _settle(net, "n0", "n1", "n2")
+    net.engines["n3"].settle(before, net.now)  # what it did meanwhile was made of older records
+    net.run(0.5)
+    assert not net.engines["n1"].in_force(seq)
+    _settle(net, "n3")
+    net.until(lambda: net.engines["n1"].in_force(seq), 0.01)
+    again = _publish(net, "n1", "k", state="gone")
+    net.run(0.5)
+    assert not net.engines["n1"].in_force(again)
+    _settle(net, "n0", "n2", "n3")
+    net.run(0.1)
+    assert not net.engines["n1"].in_force(again)  # not at its own node
+    _settle(net, "n1")
+    assert net.engines["n1"].in_force(again)
+
+
+def test_what_is_in_force_is_told_once() -> None:
+    """A member that looks again and again says nothing as long as there is no news."""
+    net = _joined(22, 3)
+    _publish(net, "n1", "k", state="ready")
+    net.run(0.2)
+    _settle(net, "n0", "n2")
+    net.run(0.2)
+    sent = net.engines["n0"].statistics()["datagrams_sent"]
+    _settle(net, "n0")
+    assert net.engines["n0"].statistics()["datagrams_sent"] == sent
+
+
+def test_a_dead_member_need_not_say_so() -> None:
+    """Who waits until a record is in force waits for live members."""
+    net = _joined(23, 3)
+    net.kill("n2")
+    seq = _publish(net, "n1", "k", state="draining")
+    net.run(0.1)
+    _settle(net, "n0", "n1")
+    net.run(0.1)
+    assert not net.engines["n1"].in_force(seq)
+    net.until(lambda: net.engines["n1"].in_force(seq), 4)
+
+
+def test_a_restarted_member_says_it_anew() -> None:
+    """What a member had in force before its restart counts no more: it has to look first."""
+    net = _joined(24, 3)
+    seq = _publish(net, "n1", "k", state="ready")
+    net.run(0.2)
+    _settle(net, *net.engines)
+    net.until(lambda: net.engines["n1"].in_force(seq), 0.1)
+    old = net.engines["n2"].settings
+    net.kill("n2")
+    net.add("n2", replace(old, epoch=old.epoch + 1, meta=replace(old.meta, epoch=old.epoch + 1)))
+    net.join("n2", "n0")
+    net.until(lambda: ("n1", "k") in net.keys("n2") and not _missing(net, "n1", seq), 5)
+    assert not net.engines["n1"].in_force(seq)
+    _settle(net, "n2")
+    net.until(lambda: net.engines["n1"].in_force(seq), 0.1)
+
+
+def test_in_a_large_cluster_to_have_seen_is_enough() -> None:
+    """Where not everyone tells everyone, a record is in force when all have seen it."""
+    net = _joined(25, 4, direct_members=2)
+    seq = _publish(net, "n1", "k", state="draining")
+    _settle(net, "n1")
+    assert not net.engines["n1"].in_force(seq)
+    net.until(lambda: net.engines["n1"].in_force(seq), 10)
+    assert not _missing(net, "n1", seq)
 
 
 def test_a_member_that_dies_is_not_waited_for() -> None:

@@ -21,7 +21,7 @@ from meshnet.gossip.records import Delta
 from meshnet.gossip.security import Keyring
 from meshnet.gossip.settings import Settings
 from meshnet.gossip.stream import Compressed, NodeState, PushPull, StreamMessage, StreamParser, encode_stream
-from meshnet.gossip.sync import Deltas, Seen, Vector, decode_sync, encode_sync
+from meshnet.gossip.sync import Deltas, Seen, Settled, Vector, decode_sync, encode_sync
 from meshnet.gossip.types import Record, WireError
 
 SERF = bytes((1, 5, 2, 2, 5, 5))
@@ -201,6 +201,7 @@ def test_sync_messages_survive() -> None:
         Deltas("n0", (Delta("n1", 4, 8, 12, 3, (record, gone)), Delta("n2", 1, 0, 0, 0, ()))),
         Vector("n0", True, {"n1": (4, 12), "n2": (1, 0)}),
         Seen("n0", {"n1": (4, 12)}),
+        Settled("n0", {"n1": (4, 12)}),
     ):
         assert decode_sync(encode_sync(message), 8192) == message
     assert decode_sync(b"\x03serf event", 8192) is None
@@ -213,6 +214,7 @@ def test_sync_bytes_stay_what_they_are() -> None:
     assert deltas.hex() == "4d4e010192a26e309196a26e310408090391" + "9609a164a165a16bc40180c400"
     assert encode_sync(Vector("n0", True, {"n1": (4, 9)})).hex() == "4d4e010293a26e30c39193a26e310409"
     assert encode_sync(Seen("n0", {"n1": (4, 9)})).hex() == "4d4e010392a26e309193a26e310409"
+    assert encode_sync(Settled("n0", {"n1": (4, 9)})).hex() == "4d4e010492a26e309193a26e310409"
 
 
 def test_metadata_survive_and_are_bounded() -> None:
@@ -364,6 +366,7 @@ def _corpus() -> list[bytes]:
         encode_sync(Deltas("n1", (Delta("n1", 4, 8, 12, 3, (record,)),))),
         encode_sync(Vector("n1", True, {"n1": (4, 12)})),
         encode_sync(Seen("n1", {"n0": (0, 0)})),
+        encode_sync(Settled("n1", {"n0": (0, 0)})),
     ]
     messages = [*map(codec.encode_message, MESSAGES), *(codec.encode_message(User(body)) for body in sync)]
     return [*messages, GOSSIP, COMPRESSED_PING, codec.compound(messages), PUSH_PULL]
