@@ -17,6 +17,7 @@
 #define RESPONSE 200
 #define BULK (128 * 1024)
 #define EVENTS 256
+#define QUESTION 128 /* bytes: a label has at most 63 */
 #define SECOND 1000000000L
 
 extern volatile sig_atomic_t ending; /* SIGTERM came */
@@ -24,6 +25,8 @@ extern volatile sig_atomic_t ending; /* SIGTERM came */
 int serve(int port);
 int check(int port);
 int load(void);
+int question(unsigned char *data, unsigned short query, const char *name);
+int addresses(const unsigned char *data, int length, struct in_addr *found, int most, long *ttl);
 
 static inline void die(const char *what)
 {

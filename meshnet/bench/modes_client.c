@@ -196,8 +196,7 @@ static void dial(struct slot *slot)
 static void look_up(struct slot *slot)
 {
 	struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons(53) };
-	unsigned char data[128] = { 0 };
-	int length = 12, label = (int)strlen(slot->user->name);
+	unsigned char data[QUESTION];
 
 	if (slot->udp < 0) {
 		inet_pton(AF_INET, "127.0.0.11", &to.sin_addr);
@@ -207,14 +206,9 @@ static void look_up(struct slot *slot)
 		watch(poller, slot->udp, EPOLLIN, slot);
 	}
 	slot->query++;
-	data[0] = slot->query >> 8, data[1] = slot->query & 255, data[2] = 1, data[5] = 1;
-	data[length++] = label;
-	memcpy(data + length, slot->user->name, label);
-	length += label + 1;
-	data[length + 1] = 1, data[length + 3] = 1;
 	slot->user->questions++;
 	slot->state = ASKING;
-	if (send(slot->udp, data, length + 4, 0) < 0)
+	if (send(slot->udp, data, question(data, slot->query, slot->user->name), 0) < 0)
 		finish(slot, DNS);
 }
 
@@ -226,30 +220,9 @@ static int in_order(const void *one, const void *other)
 /* Takes the addresses of an answer to the user; how many. */
 static int learn(struct user *user, const unsigned char *data, int length)
 {
-	int at = 12, answers = data[6] << 8 | data[7];
 	long ttl = 0;
 
-	user->address_count = 0;
-	while (at < length && data[at])
-		at += data[at] + 1;
-	at += 5;
-	while (answers-- > 0 && at + 12 <= length && user->address_count < ADDRESSES) {
-		if ((data[at] & 0xc0) != 0xc0) { /* a name in full */
-			while (at < length && data[at])
-				at += data[at] + 1;
-			at++;
-		} else {
-			at += 2;
-		}
-		if (at + 10 > length)
-			break;
-		int size = data[at + 8] << 8 | data[at + 9];
-		if (data[at + 1] == 1 && size == 4 && at + 14 <= length) {
-			memcpy(&user->addresses[user->address_count++], data + at + 10, 4);
-			ttl = (long)data[at + 4] << 24 | data[at + 5] << 16 | data[at + 6] << 8 | data[at + 7];
-		}
-		at += 10 + size;
-	}
+	user->address_count = addresses(data, length, user->addresses, ADDRESSES, &ttl);
 	if (user->ttl == -2)
 		qsort(user->addresses, user->address_count, sizeof(struct in_addr), in_order);
 	user->expires = now() + (user->ttl == -1 ? ttl * SECOND : user->ttl == -2 ? 1L << 60 : user->ttl);
