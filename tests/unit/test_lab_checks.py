@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
 from meshnet.errors import MeshnetError
-from meshnet.lab import file, packages
+from meshnet.kernel import netns
+from meshnet.lab import enter, file, packages
 from meshnet.lab.checks import CANNOT, FAILED, PASSED, Outcome, judge
 from meshnet.lab.junit import Graded, xml
 from meshnet.lab.spec import LabCheck
@@ -46,6 +50,18 @@ def test_what_an_end_says(done: subprocess.CompletedProcess[str], state: str, ex
     verdict = judge(CHECK, done)
     assert (verdict.state, verdict.expected) == (state, expected)
     assert seen in verdict.seen
+
+
+def test_output_that_is_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever bytes a command prints, on a host or in a task, its check has an outcome."""
+    words = ["printf", r"I'm \377"]
+    monkeypatch.setattr(enter, "host_command", lambda *_: words)
+    monkeypatch.setattr(enter, "_environment", lambda _: {})
+    monkeypatch.setattr(enter, "task_process", lambda *_: (words, os.open(os.devnull, os.O_RDONLY)))
+    monkeypatch.setattr(netns, "run_in", lambda _, work: work())
+    nothing: Any = SimpleNamespace(name="shop")
+    for done in (enter.run_on_host(nothing, "client", words), enter.run_in_task(nothing, words)):
+        assert judge(CHECK, done).state == PASSED
 
 
 def test_junit() -> None:
