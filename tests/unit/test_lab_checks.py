@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from meshnet.cli import lab_check
 from meshnet.errors import MeshnetError
 from meshnet.kernel import netns
 from meshnet.lab import enter, file, packages
@@ -130,3 +131,10 @@ def test_a_long_output_is_cut_in_the_middle() -> None:
     assert seen.startswith("1: start xxx")
     assert seen.endswith("the end")
     assert len(seen) < 320
+
+
+def test_a_document_that_cannot_be_written() -> None:
+    """A full disk is no failed check, and the line says which file it was."""
+    with pytest.raises(lab_check.CannotCheck, match="--junit /dev/full: No space left on device") as refused:
+        lab_check._write("/dev/full", "x" * 10)
+    assert refused.value.exit_code == lab_check.CANNOT
