@@ -16,6 +16,7 @@ A loop that fails ends the agent, with its tasks left as they are: better gone, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import time
@@ -109,6 +110,7 @@ class Agent:
         self.picture = Picture(self)
         self.reconciler = Reconciler(self.datapath, self.picture.plan, self.picture.spread)
         self._assigned = asyncio.Event()
+        self._told = asyncio.Event()
         self._acquainted = asyncio.Event()
         self._ending = False
         self._leaving = asyncio.Event()
@@ -139,6 +141,7 @@ class Agent:
             return
         await self._until_stopped(
             self._unless_removed(self._follow_manager()),
+            self._let_attachments_go(),
             self._get_acquainted(),
             self._reconcile(),
             self._unless_removed(self._heartbeats()),
@@ -365,7 +368,17 @@ class Agent:
             self._publish_node()
             self._sync_runners()
             self._assigned.set()
+            self._told.set()
             self.reconciler.changed()
+
+    async def _let_attachments_go(self) -> None:
+        """What containers held that went while no manager answered is let go once one does: for ever."""
+        while True:
+            await self._told.wait()
+            self._told.clear()
+            for task_id in standalone.left_behind(self.assignments, self.standalones):
+                with contextlib.suppress(MeshnetError):  # tried again with the manager's next word
+                    await self.manager.detach(task_id)
 
     def _sync_runners(self) -> None:
         for task_id, runner in list(self.runners.items()):

@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from meshnet.containerspec import DNSConfig
 from meshnet.control.attachments import Attach, Wish
 from meshnet.errors import ConflictError, MeshnetError
 from meshnet.files import replace_text
-from meshnet.model import PortConfig, Task
+from meshnet.model import Assignments, PortConfig, Task
 from meshnet.sandbox import runtime
 from meshnet.sandbox import spec as specs
 from meshnet.sandbox.attaching import Attachment
@@ -393,6 +394,15 @@ def read_all(agent: Agent) -> list[Standalone]:
         except (OSError, ValueError, KeyError, TypeError, MeshnetError) as error:
             log.warning("%s cannot be read, its container is not taken up: %s", file, error)
     return found
+
+
+def left_behind(assignments: Assignments, there: Collection[str]) -> list[str]:
+    """Ids of the attachments that the manager holds for containers that are gone; `there`: ids of the others."""
+    return [
+        task.id
+        for task in assignments.tasks.values()
+        if (spec := task.spec.network_attachment_spec) is not None and spec.container_id not in there
+    ]
 
 
 def own_namespace(agent: Agent, ident: str) -> str:

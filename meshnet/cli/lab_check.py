@@ -47,7 +47,7 @@ def check(what: tuple[str, ...], bring_up: bool, junit: str | None, lab_name: st
     words: tuple[str | None, ...] = what or (lab_name,)
     graded = [_grade(word, bring_up, json_output, len(words) > 1) for word in words]
     if junit:
-        Path(junit).write_text(documents.xml(graded))
+        _write(junit, documents.xml(graded))
     if json_output:
         render.as_json([_row(lab.lab, one) for lab in graded for one in lab.outcomes])
     outcomes = [one for lab in graded for one in lab.outcomes]
@@ -56,6 +56,13 @@ def check(what: tuple[str, ...], bring_up: bool, junit: str | None, lab_name: st
     if any(lab.could_not_run for lab in graded):
         click.get_current_context().exit(CANNOT)
     click.get_current_context().exit(FAILED if any(lab.failed for lab in graded) else 0)
+
+
+def _write(path: str, text: str) -> None:
+    try:
+        Path(path).write_text(text)
+    except OSError as error:
+        raise CannotCheck(f"--junit {path}: {error.strerror}") from None
 
 
 def _grade(what: str | None, bring_up: bool, quiet: bool, several: bool) -> Graded:

@@ -1,8 +1,9 @@
 """Before the manager's port: TLS for whoever connects, and a bound on what those cost who have not said who they are.
 
 A connection counts as a stranger's until its handshake has shown a certificate of the swarm. Strangers are few per
-address, so that one of them does not keep the others out, and few in all, where the oldest makes room. A newcomer with
-a token is one, too, and has enough time to join.
+address, so that those of one do not send others away, and few in all. Where they are too many the oldest makes room:
+an agent that comes back needs milliseconds, and must not wait for idlers on its own node. A newcomer with a token is
+one, too, and has enough time to join.
 """
 
 from __future__ import annotations
@@ -37,16 +38,14 @@ class Gate:
         refused = {"refused_crowd": self._refused} if self._refused else {}
         return {"strangers": len(self._strangers), **refused}
 
-    def enter(self, arrival: Arrival, address: str) -> bool:
-        """Whether there is room for one more stranger."""
-        if sum(known == address for known in self._strangers.values()) >= PER_ADDRESS:
+    def enter(self, arrival: Arrival, address: str) -> None:
+        """Has the oldest stranger leave where there would be too many."""
+        there = [known for known, source in self._strangers.items() if source == address]
+        crowd = there if len(there) >= PER_ADDRESS else list(self._strangers)
+        if len(there) >= PER_ADDRESS or len(crowd) >= STRANGERS:
             self._refused += 1
-            return False
-        if len(self._strangers) >= STRANGERS:
-            self._refused += 1
-            next(iter(self._strangers)).abort()
+            crowd[0].abort()
         self._strangers[arrival] = address
-        return True
 
     def leave(self, arrival: Arrival) -> None:
         """It has gone, or said who it is."""
@@ -73,9 +72,7 @@ class Arrival(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         address = (transport.get_extra_info("peername") or ("",))[0]
-        if not self._gate.enter(self, str(address)):
-            transport.abort()
-            return
+        self._gate.enter(self, str(address))
         transport.pause_reading()
         loop = asyncio.get_running_loop()
         self._end = loop.call_later(STAY, self.abort)

@@ -112,8 +112,11 @@ class Replicator:
                 continue
             if position > self._settled.get(owner, NOTHING):
                 self._settled[owner] = position
-                if self._pusher.direct:
-                    self._pusher.say(node, Settled(self.own.owner, {owner: position}))
+                self._say_settled(node)
+
+    def _say_settled(self, owner: Node) -> None:
+        if self._pusher.direct and owner.name in self._settled:
+            self._pusher.say(owner, Settled(self.own.owner, {owner.name: self._settled[owner.name]}))
 
     def caught_up(self) -> bool:
         """Whether all that live members have told of is here. Before the first of them has told anything it is not."""
@@ -304,6 +307,8 @@ class Replicator:
                 log = self.logs.get(owner)
                 mine = log.position if log is not None else (0, 0)
                 self._pusher.say(node, Seen(self.own.owner, {owner: mine}))
+                # It asks when it has just met this node, and what this node told it before was lost on it.
+                self._say_settled(node)
 
     def _own_seen_elsewhere(self, position: Position, now: float) -> bool:
         """A copy of this node's log that is ahead of it was written by an earlier life: go beyond its epoch."""

@@ -132,13 +132,14 @@ def task_process(task: LabTask, command: Sequence[str]) -> tuple[list[str], int]
 def run_in_task(
     task: LabTask, command: Sequence[str], timeout: float | None = None, stdin: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a command in a task and waits; the result has its exit status, stdout and stderr."""
+    """Runs a command in a task and waits; the result has its exit status, stdout and stderr, as text in any case."""
     words, descriptor = task_process(task, command)
     try:
         return subprocess.run(
             words,
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=timeout,
             input=stdin,
             pass_fds=(descriptor,),
@@ -159,7 +160,8 @@ def host_command(lab: Lab, host: str, command: Sequence[str]) -> list[str]:
 def run_on_host(
     lab: Lab, host: str, command: Sequence[str], timeout: float | None = None, stdin: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a command on a node or client and waits; the result has its exit status, stdout and stderr.
+    """Runs a command on a node or client and waits; the result has its exit status, stdout and stderr, as text in
+    any case.
 
     Raises NotFoundError for an unknown name, subprocess.TimeoutExpired after `timeout` seconds.
     """
@@ -168,7 +170,16 @@ def run_on_host(
     env = {**os.environ, **_environment(lab)}
 
     def work() -> subprocess.CompletedProcess[str]:
-        return subprocess.run(words, capture_output=True, text=True, timeout=timeout, input=stdin, env=env, check=False)
+        return subprocess.run(
+            words,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            input=stdin,
+            env=env,
+            check=False,
+        )
 
     # A process started by a thread begins in that thread's network namespace.
     return netns.run_in(names.node_netns(lab.name, host), work)

@@ -22,6 +22,7 @@ from meshnet.errors import MeshnetError, NoSpaceError, NotFoundError
 from meshnet.files import is_full
 from meshnet.kernel import mounts
 from meshnet.sandbox import process
+from meshnet.sandbox.tarheaders import BoundedInfo
 
 T = TypeVar("T")
 # Not of the container's file system, and without end; an engine sees it without them.
@@ -60,11 +61,13 @@ async def unpack(
     """
     try:
         # Outside, where the compressors' modules can be imported.
-        with tarfile.open(fileobj=source, mode="r:*") as archive:
+        with tarfile.open(fileobj=source, mode="r:*", tarinfo=BoundedInfo) as archive:
             await _inside(root, lambda: _unpack(path, archive, keep_kinds, owner))
     except (tarfile.TarError, EOFError, ValueError, zlib.error) as error:
         why = str(error).partition(":\n")[0]
         raise MeshnetError(f"the request body is not a tar archive that can be unpacked: {why}") from None
+    except RecursionError:  # tarfile and shutil go down directories that way
+        raise MeshnetError("directories in the archive, or where it is unpacked, are nested too deeply") from None
 
 
 async def _inside(root: int, work: Callable[[], T]) -> T:

@@ -25,6 +25,7 @@ from meshnet.sandbox import oci
 from meshnet.sandbox.images import familiar
 from meshnet.sandbox.oci import Manifest
 from meshnet.sandbox.store import ROOTFS, ImageStore, StoredImage
+from meshnet.sandbox.tarheaders import BoundedInfo
 
 MAX_JSON = 4 << 20  # bytes of a manifest or configuration
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
@@ -75,7 +76,7 @@ def _readable(path: str) -> Iterator[None]:
 
 
 def _load(store: ImageStore, path: str, name: str) -> list[StoredImage]:
-    with open(path, "rb") as file, tarfile.open(fileobj=file) as archive:
+    with open(path, "rb") as file, tarfile.open(fileobj=file, tarinfo=BoundedInfo) as archive:
         members = {_clean(member.name): member for member in archive.getmembers()}
         reader = _Reader(archive, members)
         if "manifest.json" in members:
@@ -155,7 +156,7 @@ def _size(root: Path) -> int:
 def _unpack(file: IO[bytes], root: Path) -> None:
     """Unpacks one layer over what is in `root` already."""
     root.mkdir(mode=0o755, exist_ok=True)
-    with tarfile.open(fileobj=file) as archive:
+    with tarfile.open(fileobj=file, tarinfo=BoundedInfo) as archive:
         members = archive.getmembers()  # read outside, where the compressors' modules can be imported
 
         def inside() -> None:

@@ -44,19 +44,23 @@ def closing(*streams: Streams) -> Iterator[None]:
 
 
 def test_too_many_from_one_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An address that is there often enough gets no more connections; others do, and members are not counted."""
+    """Of an address that is there too often the oldest make room for an agent of its own; others' stay."""
     monkeypatch.setattr(gate, "PER_ADDRESS", 4)
 
     async def scenario() -> None:
         async with swarm(tmp_path) as it:
             await it.node("docker-1")
-            first = [await plain(it, "127.0.0.2"), *[await encrypted(it, "127.0.0.2") for _ in range(3)]]
-            with closing(*first):
-                await eventually(lambda: strangers(it) >= 4, "four strangers")
-                with pytest.raises(OSError):
-                    await encrypted(it, "127.0.0.2")
-                assert it.manager.statistics()["refused_crowd"] == 1
-                with closing(await encrypted(it, "127.0.0.3")):
+            other = await plain(it, "127.0.0.3")
+            await eventually(lambda: strangers(it) >= 1, "the first stranger")
+            idle = [await plain(it, "127.0.0.2") for _ in range(4)]
+            with closing(other, *idle):
+                await eventually(lambda: strangers(it) >= 5, "five strangers")
+                with closing(await encrypted(it, "127.0.0.2")):
+                    with suppress(ConnectionResetError):
+                        assert await asyncio.wait_for(idle[0][0].read(), 5) == b""
+                    assert strangers(it) == 5
+                    assert it.manager.statistics()["refused_crowd"] == 1
+                    assert not any(reader.at_eof() for reader, _ in (other, *idle[1:]))
                     await it.node("docker-2")
                     await it.converged(await it.service(spec("web", replicas=2)), 2)
             await eventually(lambda: strangers(it) == 0, "nobody is left")

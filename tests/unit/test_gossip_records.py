@@ -138,6 +138,22 @@ def test_a_restarted_member_says_it_anew() -> None:
     net.until(lambda: net.engines["n1"].in_force(seq), 0.1)
 
 
+def test_a_newcomer_says_again_what_it_said_too_early() -> None:
+    """What it told an owner that had not heard of it yet was lost on that one, and is not waited for in vain."""
+    net = _joined(26, 3)
+    owner = net.engines["n1"]
+    seq = _publish(net, "n1", "k", state="ready")
+    net.run(0.1)
+    _settle(net, *net.engines)
+    net.add("n9", net.settings("n9").local())
+    net.join("n9", "n0")
+    net.until(lambda: ("n1", "k") in net.keys("n9"), 1)
+    assert "n9" not in {each.name for each in owner.members()}
+    _settle(net, "n9")
+    net.until(lambda: "n9" in {each.name for each in owner.members()}, 1)
+    net.until(lambda: owner.in_force(seq), 0.1)
+
+
 def test_in_a_large_cluster_to_have_seen_is_enough() -> None:
     """Where not everyone tells everyone, a record is in force when all have seen it."""
     net = _joined(25, 4, direct_members=2)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
+from meshnet.cli import lab_check
 from meshnet.errors import MeshnetError
-from meshnet.lab import file, packages
+from meshnet.kernel import netns
+from meshnet.lab import enter, file, packages
 from meshnet.lab.checks import CANNOT, FAILED, PASSED, Outcome, judge
 from meshnet.lab.junit import Graded, xml
 from meshnet.lab.spec import LabCheck
@@ -46,6 +51,18 @@ def test_what_an_end_says(done: subprocess.CompletedProcess[str], state: str, ex
     verdict = judge(CHECK, done)
     assert (verdict.state, verdict.expected) == (state, expected)
     assert seen in verdict.seen
+
+
+def test_output_that_is_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever bytes a command prints, on a host or in a task, its check has an outcome."""
+    words = ["printf", r"I'm \377"]
+    monkeypatch.setattr(enter, "host_command", lambda *_: words)
+    monkeypatch.setattr(enter, "_environment", lambda _: {})
+    monkeypatch.setattr(enter, "task_process", lambda *_: (words, os.open(os.devnull, os.O_RDONLY)))
+    monkeypatch.setattr(netns, "run_in", lambda _, work: work())
+    nothing: Any = SimpleNamespace(name="shop")
+    for done in (enter.run_on_host(nothing, "client", words), enter.run_in_task(nothing, words)):
+        assert judge(CHECK, done).state == PASSED
 
 
 def test_junit() -> None:
@@ -114,3 +131,10 @@ def test_a_long_output_is_cut_in_the_middle() -> None:
     assert seen.startswith("1: start xxx")
     assert seen.endswith("the end")
     assert len(seen) < 320
+
+
+def test_a_document_that_cannot_be_written() -> None:
+    """A full disk is no failed check, and the line says which file it was."""
+    with pytest.raises(lab_check.CannotCheck, match="--junit /dev/full: No space left on device") as refused:
+        lab_check._write("/dev/full", "x" * 10)
+    assert refused.value.exit_code == lab_check.CANNOT

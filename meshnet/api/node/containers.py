@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -204,11 +205,18 @@ def _seconds(request: web.Request) -> float | None:
 
 
 async def stopped(agent: Agent, entry: Entry, grace: float | None) -> None:
-    """Stops a container that runs, with its signal and after its grace period by force."""
+    """Stops a container that runs, with its signal and after its grace period by force.
+
+    Its ports and addresses are free then: whoever stops one to start another in its place must not find them taken.
+    """
     container = await _halted(entry)
     if container is not None:
         agent.happened(entry.spec, "kill", signal=str(int(signal_number(entry.spec.stop_signal))))
         await container.stop(grace)
+        if entry.standalone is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(inventory.CLEANED):
+                    await entry.standalone.ended.wait()
         agent.happened(entry.spec, "stop")
 
 
