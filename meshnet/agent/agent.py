@@ -34,6 +34,7 @@ from meshnet.agent.neighbours import Neighbours
 from meshnet.agent.parts import Spaces
 from meshnet.agent.picture import Picture
 from meshnet.agent.reconciler import Reconciler
+from meshnet.agent.resolver import OutsideResolver
 from meshnet.agent.runner import Runner, now
 from meshnet.agent.settings import AGENT_FILE, AgentSettings
 from meshnet.agent.standalone import Standalone
@@ -92,7 +93,14 @@ class Agent:
         self.settings = settings
         self.datapath = open_datapath(
             settings.datapath,
-            NodeContext(settings.lab, settings.node, settings.underlay, settings.run_dir, settings.vxlan_port),
+            NodeContext(
+                settings.lab,
+                settings.node,
+                settings.underlay,
+                settings.run_dir,
+                settings.vxlan_port,
+                settings.resolver,
+            ),
             settings.map_sizes,
         )
         self.assignments = Assignments()
@@ -107,6 +115,7 @@ class Agent:
             settings.token,
             self.run_dir / ASSIGNMENTS,
         )
+        self.outside = OutsideResolver(settings.address, settings.resolver)
         self.picture = Picture(self)
         self.reconciler = Reconciler(self.datapath, self.picture.plan, self.picture.spread)
         self._assigned = asyncio.Event()
@@ -148,6 +157,7 @@ class Agent:
             self._unless_removed(self.manager.renewals()),
             self._announce(),
             self._resume(),
+            self._answer_outside(),
             LogAnswers(self).run(),
             _set(self._leaving),
         )
@@ -191,6 +201,7 @@ class Agent:
             await runner.abandon()
         for one in self.standalones.values():
             await one.abandon()
+        await self.outside.stop()
         if self.joined:
             await self.neighbours.stop()
         await self.manager.close()
@@ -221,6 +232,7 @@ class Agent:
 
     async def _begin(self) -> None:
         """Takes up what the last run left, and begins to speak and to listen."""
+        self.outside.open()
         kept = [self._looked_at(item) for item in self.dirs.read_all()]
         self.ended_tasks = {item.task.id: item for item in self.dirs.read_ended()}
         cached = self.manager.cached()
@@ -286,6 +298,12 @@ class Agent:
         await self._acquainted.wait()
         await self.reconciler.run()
 
+    async def _answer_outside(self) -> None:
+        """Once names are known: until then others answer."""
+        await self.reconciler.first()
+        await self.outside.start()
+        await self._wait_for_stop()
+
     async def _heartbeats(self) -> None:
         await self.reconciler.first()
         await self.manager.heartbeats()
@@ -320,6 +338,7 @@ class Agent:
             await runner.abandon()
         for one in self.standalones.values():
             await one.abandon()
+        await self.outside.stop()
         if self.joined:
             await self.neighbours.stop()
         await self.manager.close()

@@ -58,6 +58,8 @@ def choose(wishes: Iterable[PortWish], taken: Iterable[Port], name: str) -> tupl
 def taken(agent: Agent, but: Standalone) -> set[Port]:
     """Ports of the node that lead somewhere already, or to the node itself."""
     found = set(RESERVED_PORTS) | {("udp", agent.settings.vxlan_port)} | _of_the_swarm(agent.assignments)
+    if agent.settings.resolver:
+        found |= {("udp", agent.settings.resolver), ("tcp", agent.settings.resolver)}
     for one in agent.standalones.values():
         if one is not but:
             found |= {(port.protocol, port.published_port) for port in one.kept.published}
@@ -73,6 +75,20 @@ def _of_the_swarm(assignments: Assignments) -> set[Port]:
         for port in service.endpoint.ports
         if port.publish_mode == "ingress" or service.id in here
     }
+
+
+def publisher(assignments: Assignments, number: int) -> str:
+    """The name of a service that publishes a port of that number here; "" if none does."""
+    here = {task.service_id for task in assignments.tasks.values()}
+    return next(
+        (
+            service.spec.name
+            for service in assignments.services.values()
+            for port in service.endpoint.ports
+            if port.published_port == number and (port.publish_mode == "ingress" or service.id in here)
+        ),
+        "",
+    )
 
 
 def with_containers(plan: Plan, standalones: Mapping[str, Standalone]) -> Plan:

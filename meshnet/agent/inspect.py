@@ -98,10 +98,11 @@ def endpoints(agent: Agent) -> list[dict[str, Any]]:
 
 
 def statistics(agent: Agent) -> dict[str, Any]:
-    """Counters of the data path and of gossip, and what those of the data path mean."""
+    """Counters of the data path, of gossip and of the resolver for clients outside, and what the data path's mean."""
     return {
         "Datapath": agent.datapath.statistics(),
         "Gossip": agent.neighbours.statistics(),
+        "Outside": agent.outside.statistics(),
         "Meanings": agent.datapath.meanings(),
     }
 

@@ -174,6 +174,7 @@ class Membership:
             pools=pools,
             pool_size=size,
             data_path_port=_data_port(asked.data_path_port),
+            resolver=own.resolver,
             expiry=swarm.checked_expiry(ca.node_cert_expiry or swarm.EXPIRY),
         )
 

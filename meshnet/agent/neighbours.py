@@ -143,7 +143,7 @@ class Neighbours:
         """Reads members and records into the attributes."""
         members, self._looked_at = self._gossip.members(), self._gossip.positions()
         peers = [
-            Peer(m.name, m.meta.tunnel or m.address, m.state, m.meta.datapath or "ebpf")
+            Peer(m.name, m.meta.tunnel or m.address, m.state, m.meta.datapath or "ebpf", m.meta.hostname)
             for m in members
             if m.state in LIVE and m.meta is not None
         ]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from meshnet.agent import hostports, resolvconf
+from meshnet.agent.outside import outside_zone
 from meshnet.agent.resolver import TaskResolver
 from meshnet.agent.zones import Zones
 from meshnet.containerspec import DNSConfig
-from meshnet.datapath.plan import LocalNode, plan
+from meshnet.datapath.plan import LocalNode, Peer, plan
 from meshnet.datapath.rows import Plan
 from meshnet.dns.zone import Zone
 from meshnet.errors import MeshnetError
@@ -20,6 +22,8 @@ from meshnet.model import Task
 if TYPE_CHECKING:
     from meshnet.agent.agent import Agent
 
+log = logging.getLogger(__name__)
+
 
 class Picture:
     """That of one agent, during one membership."""
@@ -28,6 +32,7 @@ class Picture:
         self._agent = agent
         self._upstreams = tuple((address, 53) for address in agent.settings.resolvers)
         self._zones = Zones()
+        self._shadowed = ""
 
     def plan(self, sandboxes: Mapping[str, str]) -> Plan:
         """What the kernel shall hold, as the world is now; `sandboxes`: id of a task -> path of its sandbox."""
@@ -36,7 +41,7 @@ class Picture:
         neighbours.look()
         self._zones.follow(assignments, neighbours.located, neighbours.suspected)
         local = LocalNode(
-            id=assignments.node.id if assignments.node else agent.node,
+            id=self._own_id(),
             address=settings.address,
             addresses=(settings.address,),
             mtu=self._underlay_mtu(),
@@ -54,8 +59,20 @@ class Picture:
         for one in self._agent.standalones.values():
             if one.resolver is not None and one.kept.task is not None:
                 one.resolver.set_zone(self.zone_of(one.kept.task))
+        if self._agent.outside.port:
+            self._agent.outside.set_zone(self._outside())
         if applied:
             self._agent.neighbours.settled()
+
+    def _outside(self) -> Zone:
+        agent = self._agent
+        settings, assignments, port = agent.settings, agent.assignments, agent.outside.port
+        own = Peer(self._own_id(), settings.address, hostname=settings.node)
+        shadowed = hostports.publisher(assignments, port)
+        if shadowed != self._shadowed and shadowed:
+            log.error("%s publishes port %d: this node's resolver for clients outside is not asked", shadowed, port)
+        self._shadowed = shadowed
+        return outside_zone(own, assignments, agent.neighbours.located, agent.neighbours.peers)
 
     def new_resolver(self, dns: DNSConfig | None = None) -> TaskResolver:
         """A name server that knows nothing yet, and asks the servers that a container was given, else the node's."""
@@ -72,6 +89,10 @@ class Picture:
         tasks = {one.kept.task.id: one.kept.task for one in alone if one.kept.task is not None}
         tasks |= {task_id: runner.task for task_id, runner in self._agent.runners.items()}
         return {path: _networks_of(tasks[task_id]) for task_id, path in sandboxes.items() if task_id in tasks}
+
+    def _own_id(self) -> str:
+        node = self._agent.assignments.node
+        return node.id if node else self._agent.node
 
     def _underlay_mtu(self) -> int:
         underlay = self._agent.settings.underlay

@@ -23,8 +23,9 @@ class AgentSettings:
     `images` is a lab's catalogue; `layers` are directories that its host images show over the machine's root.
     `resolvers` answer unknown names; none means that unknown names get SERVFAIL at once.
     `map_sizes`: entries by name of a BPF map that shall be larger or smaller than bpf/meshnet.h says; takes effect at
-    the next start, and keeps what is in the map. `neighbours`: how many nodes share a lab's machine. `avoid` (subnets
-    that no network may meet) and `heartbeat` (s) are for a swarm that the node makes."""
+    the next start, and keeps what is in the map. `resolver`: the port, UDP and TCP, where clients outside the swarm may
+    look up services and nodes; 0 is none. `neighbours`: how many nodes share a lab's machine. `avoid` (subnets that no
+    network may meet) and `heartbeat` (s) are for a swarm that the node makes."""
 
     lab: str
     node: str
@@ -46,6 +47,7 @@ class AgentSettings:
     neighbours: int = 0
     avoid: tuple[str, ...] = ()
     heartbeat: float = 5.0
+    resolver: int = 0
 
     def save(self, path: str | Path) -> None:
         """Writes the settings for a later start, readable by root only: they hold a join token."""
@@ -71,7 +73,7 @@ class ManagerSettings:
 
     `avoid` are subnets that no network may meet. `heartbeat` in s, `expiry` of certificates in ns, `key_period` of
     gossip keys in s; `pools` and `pool_size` are where networks get their subnets from. Empty and 0 stand for the
-    defaults.
+    defaults. `resolver` is the port of nodes' resolvers for clients outside, which no service may publish.
     """
 
     lab: str
@@ -87,6 +89,7 @@ class ManagerSettings:
     expiry: int = 0
     key_period: float = 0.0
     data_path_port: int = 4789
+    resolver: int = 0
 
     @classmethod
     def load(cls, path: str | Path) -> ManagerSettings:

@@ -32,6 +32,9 @@ def haproxy() -> None:
 @click.option("--send-proxy-v2", "proxy", flag_value="send-proxy-v2", help="The same, in the protocol's version 2.")
 @click.option("--tcp", is_flag=True, help="Pass connections on as they are; HTTP otherwise.")
 @click.option("--srv", is_flag=True, help="With --mode dns, ask for SRV records.")
+@click.option(
+    "--outside/--inside", default=False, help="With --mode dns, where HAProxy is: asks nodes' resolvers, or is a task."
+)
 @click.option("--slots", type=click.IntRange(1, 1000), default=10, help="With --mode dns, room for tasks (10).")
 @click.option("--socket", "path", default="", metavar="PATH", help="HAProxy's stats socket.")
 @options.asks
@@ -44,13 +47,15 @@ def config(
     proxy: str | None,
     tcp: bool,
     srv: bool,
+    outside: bool,
     slots: int,
     path: str,
 ) -> None:
     """Write a HAProxy configuration for SERVICE on stdout.
 
     With --mode published, HAProxy stands outside and asks the published port on every node. With --mode dns, it is a
-    task on a network of the service and balances over the tasks that 127.0.0.11 names.
+    task on a network of the service and balances over the tasks that 127.0.0.11 names; with --outside, it balances over
+    the nodes where the published port answers, which their resolvers name.
     """
     from meshnet.lab import haproxy as configurations
 
@@ -62,11 +67,21 @@ def config(
         or any(character.isspace() for character in bind)
     ):
         raise click.UsageError(f"--bind {bind!r}: write :80 or ADDRESS:80", click.get_current_context())
+    if outside and mode != "dns":
+        raise click.UsageError("--outside goes with --mode dns", click.get_current_context())
+    if outside and not engine.lab.resolver:
+        raise MeshnetError(
+            f"the nodes of {engine.lab.name} answer no names outside; write `resolver: 53` into its lab.yml, and "
+            "bring it up again"
+        )
     if not path:
-        path = "/run/haproxy.sock" if mode == "dns" else f"{names.lab_dir(engine.lab.name)}/haproxy.sock"
+        path = (
+            "/run/haproxy.sock" if mode == "dns" and not outside else f"{names.lab_dir(engine.lab.name)}/haproxy.sock"
+        )
     if any(character.isspace() for character in path):
         raise click.UsageError("--socket: a path without blanks is needed", click.get_current_context())
-    wanted = configurations.Wanted(mode, f"{host}:{number}", path, slots, proxy or "", tcp, srv)
+    resolver = engine.lab.resolver if outside else 0
+    wanted = configurations.Wanted(mode, f"{host}:{number}", path, slots, proxy or "", tcp, srv, resolver)
     found = engine.service(service)
     nodes = [(node.name, node.address) for node in engine.lab.nodes]
     print(configurations.config(found, nodes, wanted, port or 0), end="")

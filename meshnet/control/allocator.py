@@ -43,7 +43,10 @@ class Exhausted(MeshnetError):
 
 
 class Ledger:
-    """What is taken, and what this decision takes. `pools` and `size` cut subnets; `avoid` is never handed out."""
+    """What is taken, and what this decision takes. `pools` and `size` cut subnets; `avoid` is never handed out.
+
+    `resolver` is a port that nodes answer names on themselves, 0 if they do not.
+    """
 
     def __init__(
         self,
@@ -51,11 +54,13 @@ class Ledger:
         pools: Iterable[str] = ipam.DEFAULT_POOLS,
         size: int = ipam.DEFAULT_SIZE,
         avoid: Iterable[str] = (),
+        resolver: int = 0,
     ) -> None:
         self.view = view
         self.pools = tuple(pools)
         self.size = size
         self.avoid = tuple(avoid)
+        self.resolver = resolver
         self._taken: dict[str, set[int]] = {}
         self._cursors: dict[str, str] = {}
         self._networks: dict[str, Network] = {}
@@ -117,6 +122,8 @@ class Ledger:
             for service in self.view.services.values():
                 for port in service.endpoint.ports:
                     self._ports[port.protocol].add(port.published_port)
+            for protocol in ("tcp", "udp"):
+                self._ports[protocol].add(self.resolver)
         return self._ports
 
 

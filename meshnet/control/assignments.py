@@ -1,9 +1,10 @@
 """What one node is told: its node object, its tasks, every service and network it needs to run and reach them, and the
 secrets and configs of its tasks.
 
-A node needs the ingress network and all services published on it; the networks of its tasks that have not ended; and
-all services on those networks, for their VIPs and names. A task is kept from its node while it must not start
-(`ready`), and stays with it after it has ended until the manager forgets it, so that its logs stay too.
+A node needs the ingress network and all services that publish a port, to serve it or to say where it is served; the
+networks of its tasks that have not ended; and all services on those networks, for their VIPs and names. A task is kept
+from its node while it must not start (`ready`), and stays with it after it has ended until the manager forgets it, so
+that its logs stay too.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 from meshnet.codec import compact, from_json
 from meshnet.control.objects import Change, Object, kind_of
-from meshnet.control.view import View, alive, networks_of, uses_ingress
+from meshnet.control.view import View, alive, networks_of, on_ingress
 from meshnet.errors import MeshnetError
 from meshnet.model import Assignments, Config, Network, Node, Secret, Service, Task, TaskStatus, Version
 from meshnet.secretspec import SecretSpec
@@ -45,7 +46,7 @@ def assignments_of(view: View, node_id: str) -> Assignments:
         services |= view.services_on.get(network, set())
     if view.ingress is not None:
         networks.add(view.ingress.id)
-    services |= view.published
+    services |= view.on_ingress
     return Assignments(
         node=node,
         tasks=tasks,
@@ -162,7 +163,7 @@ class Feed:
             return known is None
         if known is not None:
             return not _differs(known, _for_nodes(after))
-        if uses_ingress(after) or any(network in self.told.networks for network in networks_of(after)):
+        if on_ingress(after) or any(network in self.told.networks for network in networks_of(after)):
             self.told.services[ident] = upserts[ident] = _for_nodes(after)
         return True
 

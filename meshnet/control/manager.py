@@ -161,7 +161,7 @@ class Manager:
 
     def ledger(self, view: View) -> Ledger:
         """A ledger for one decision, with this swarm's pools."""
-        return Ledger(view, self.settings.pools, self.settings.pool_size, self.settings.avoid)
+        return Ledger(view, self.settings.pools, self.settings.pool_size, self.settings.avoid, self.settings.resolver)
 
     def new_id(self) -> str:
         return new_id(self._rng)

@@ -127,7 +127,7 @@ def create_service(view: View, spec: ServiceSpec, ledger: Ledger, new_id: NewId)
         raise exists(text)
     spec = _resolved(view, spec)
     check_references(view, spec)
-    _check_ports(view, spec.endpoint_spec.ports, "")
+    _check_ports(view, spec.endpoint_spec.ports, "", ledger.resolver)
     job = JobStatus() if spec.mode.job else None
     service = give_service(ledger, Service(id=new_id(), spec=spec, job_status=job))
     return Changes((service, *ledger.cursors()))
@@ -185,7 +185,7 @@ def respecified(view: View, service: Service, spec: ServiceSpec, ledger: Ledger)
     """The service with another spec and the ports and VIPs for it. Raises MeshnetError if it cannot have them."""
     spec = _resolved(view, spec)
     check_references(view, spec)
-    _check_ports(view, spec.endpoint_spec.ports, service.id)
+    _check_ports(view, spec.endpoint_spec.ports, service.id, ledger.resolver)
     return give_service(ledger, dataclasses.replace(service, spec=spec))
 
 
@@ -214,17 +214,24 @@ def find_network(view: View, name: str) -> Network:
     return network
 
 
-def _check_ports(view: View, ports: Iterable[PortConfig], service_id: str) -> None:
-    """A published port belongs to one service; host mode and ingress mode exclude each other."""
+def _check_ports(view: View, ports: Iterable[PortConfig], service_id: str, resolver: int) -> None:
+    """A published port belongs to one service; host mode and ingress mode exclude each other. That of the nodes'
+    `resolver` belongs to none."""
     asked = {(port.protocol, port.published_port): port for port in ports if port.published_port}
     if not asked:
         return
+    for port in asked.values():
+        if port.published_port == resolver:
+            raise invalid(
+                f"port '{resolver}/{port.protocol}' is that of the nodes' resolvers for clients outside; "
+                "publish another port"
+            )
     for other in view.services.values():
         if other.id == service_id:
             continue
         for held in other.endpoint.ports:
-            port = asked.get((held.protocol, held.published_port))
-            if port is None or (port.publish_mode == "host" and held.publish_mode == "host"):
+            wanted = asked.get((held.protocol, held.published_port))
+            if wanted is None or (wanted.publish_mode == "host" and held.publish_mode == "host"):
                 continue
             kind = "an ingress port" if held.publish_mode == "ingress" else "a host-published port"
             raise invalid(

@@ -22,6 +22,7 @@ class Settings:
     advertise: host:port under which nodes reach this manager; the listening address if empty.
     key_period: seconds until the gossip key is changed.
     data_path_port: UDP port of the overlay networks' tunnels, the same on every node.
+    resolver: the port of nodes' resolvers for clients outside, which no service may publish; 0 is none.
     expiry: nanoseconds that the certificates of a new swarm's nodes are valid.
     """
 
@@ -37,3 +38,4 @@ class Settings:
     key_period: float = gossipkeys.PERIOD
     expiry: int = swarm.EXPIRY
     data_path_port: int = 4789
+    resolver: int = 0

@@ -43,6 +43,7 @@ class View:
         self.services_on: dict[str, set[str]] = defaultdict(set)
         self.ingress: Network | None = None
         self.published: set[str] = set()
+        self.on_ingress: set[str] = set()
         self.service_named: dict[str, str] = {}
         self.network_named: dict[str, str] = {}
         self.folded: dict[tuple[str, str], str] = {}
@@ -101,6 +102,7 @@ class View:
             _name(self.service_named, thing.spec.name, thing.id, present)
             _name(self.folded, ("service", thing.spec.name.lower()), thing.spec.name, present)
             _put_or_discard(self.published, thing.id, present and uses_ingress(thing))
+            _put_or_discard(self.on_ingress, thing.id, present and on_ingress(thing))
             for network in networks_of(thing):
                 _put_or_discard(self.services_on[network], thing.id, present)
         elif isinstance(thing, Network):

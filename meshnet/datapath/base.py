@@ -31,6 +31,7 @@ class NodeContext:
     underlay: str  # name of the underlay device in the node's namespace
     run_dir: str  # /run/meshnet/<lab>/<node>
     vxlan_port: int = 4789
+    resolver: int = 0  # port of the node's resolver for clients outside; 0 is none
 
 
 class Datapath(Protocol):

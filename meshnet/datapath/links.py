@@ -132,18 +132,19 @@ def desired(plan: Plan, context: NodeContext) -> Links:
         _port(row, networks[row.vni], prefixes[row.vni], context) for row in plan.endpoints if row.vni in networks
     )
     ingress = next((row for row in plan.networks if row.ingress and row.node_address), None)
+    taken = {row.port for row in plan.published} | ({context.resolver} if context.resolver else set())
     return Links(
         ports=ports,
         node=_node_interface(ingress, context) if ingress else None,
         fallback=Fallback(context.vxlan_port, _FALLBACK_MTU, _mark(context, "fallback", FALLBACK)),
-        reserved=tuple(sorted({context.vxlan_port, *_NODE_PORTS, *(row.port for row in plan.published)})),
-        ruleset=ruleset({row.port for row in plan.published}),
+        reserved=tuple(sorted({context.vxlan_port, *_NODE_PORTS, *taken})),
+        ruleset=ruleset(taken),
     )
 
 
-def ruleset(published: set[int]) -> str:
-    """The firewall and what masquerades, in nft(8) syntax. Published ports are not used as masqueraded sources."""
-    first, last = masquerade_ports(published)
+def ruleset(taken: set[int]) -> str:
+    """The firewall and what masquerades, in nft(8) syntax. Ports that are `taken` are no masqueraded sources."""
+    first, last = masquerade_ports(taken)
     return RULESET.replace("$first", str(first)).replace("$last", str(last))
 
 

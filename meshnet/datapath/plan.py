@@ -53,6 +53,7 @@ class Peer:
     address: str
     state: str = "alive"
     datapath: str = "ebpf"
+    hostname: str = ""
 
 
 @dataclass(frozen=True, slots=True)

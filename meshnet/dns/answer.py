@@ -110,11 +110,13 @@ class _Verdict:
     additional: Sequence[_Record] = ()
 
 
-def answer(message: bytes, zone: Zone, transport: Transport, rng: Shuffler) -> Reply | Forward | Drop:
+def answer(
+    message: bytes, zone: Zone, transport: Transport, rng: Shuffler, most: int = UDP_MAXIMUM
+) -> Reply | Forward | Drop:
     """What to do about one message that a client sent; never raises, whatever the message is.
 
     `message` comes without TCP's length prefix, and so does the reply. A UDP reply fits the client's EDNS payload
-    size (512 bytes without EDNS); what does not fit is cut at a record's end and TC is set.
+    size (512 bytes without EDNS) and `most` bytes; what does not fit is cut at a record's end and TC is set.
     """
     try:
         query = parse_query(message)
@@ -129,7 +131,7 @@ def answer(message: bytes, zone: Zone, transport: Transport, rng: Shuffler) -> R
         if verdict:
             answers = list(verdict.answers)
             rng.shuffle(answers)
-            data = _pack(query, verdict.rcode, answers, verdict.additional, reply_limit(query, transport))
+            data = _pack(query, verdict.rcode, answers, verdict.additional, reply_limit(query, transport, most))
             return Reply(data, OUTCOMES[verdict.rcode])
     return Forward(query)
 
@@ -146,11 +148,11 @@ def truncated(query: Query) -> bytes:
     return bytes(data)
 
 
-def reply_limit(query: Query, transport: Transport) -> int:
-    """The most bytes that a reply to `query` may have (RFC 6891 §6.2.3: sizes under 512 mean 512)."""
+def reply_limit(query: Query, transport: Transport, most: int = UDP_MAXIMUM) -> int:
+    """The most bytes that a reply to `query` may have (RFC 6891 §6.2.3: sizes under 512 mean 512), `most` over UDP."""
     if transport == "tcp":
         return TCP_MAXIMUM
-    return min(UDP_MAXIMUM, max(UDP_MINIMUM, query.edns.payload)) if query.edns else UDP_MINIMUM
+    return min(most, max(UDP_MINIMUM, query.edns.payload)) if query.edns else UDP_MINIMUM
 
 
 def _refuse(query: Query, zone: Zone) -> _Verdict | None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from ipaddress import ip_address
 
-from meshnet.dns.answer import Drop, Forward, Transport, answer, failure, reply_limit, truncated
+from meshnet.dns.answer import OUTCOMES, UDP_MAXIMUM, Drop, Forward, Transport, answer, failure, reply_limit, truncated
 from meshnet.dns.forward import LENGTH, Upstream, ask
 from meshnet.dns.query import MAX_QUERY, REFUSED, SERVFAIL, Query
 from meshnet.dns.zone import Zone
@@ -40,7 +40,8 @@ Spawn = Callable[[Coroutine[None, None, None]], "asyncio.Task[None]"]
 class Resolver:
     """Answers on `udp` and `tcp`, which are bound and become its own: `stop` closes them.
 
-    `upstreams` are (address, port) in order of preference; none means SERVFAIL at once for names outside the zone.
+    `upstreams` are (address, port) in order of preference; without any, names outside the zone get the rcode `unknown`
+    at once. `most` are the bytes of a UDP reply.
     `upstream_timeout` and `idle_timeout` are in seconds. Raises ValueError for an upstream address that is none.
     """
 
@@ -51,6 +52,8 @@ class Resolver:
         zone: Zone,
         upstreams: Sequence[Upstream],
         *,
+        unknown: int = SERVFAIL,
+        most: int = UDP_MAXIMUM,
         upstream_timeout: float = UPSTREAM_TIMEOUT,
         idle_timeout: float = IDLE_TIMEOUT,
     ) -> None:
@@ -60,6 +63,7 @@ class Resolver:
         self._tcp = tcp
         self._zone = zone
         self._upstreams = tuple(upstreams)
+        self._unknown, self._most = unknown, most
         self._upstream_timeout = upstream_timeout
         self._idle_timeout = idle_timeout
         self._rng = random.Random()
@@ -167,7 +171,7 @@ class Resolver:
         """Sees to one message: now, or by a task of `spawn`. False when it was dropped."""
         counts = self._counts
         counts[f"queries_{transport}"] += 1
-        result = answer(message, self._zone, transport, self._rng)
+        result = answer(message, self._zone, transport, self._rng, self._most)
         if isinstance(result, Drop):
             counts[f"malformed_{result.reason}"] += 1
             return False
@@ -182,8 +186,8 @@ class Resolver:
 
     def _forward(self, query: Query, transport: Transport, deliver: Deliver, spawn: Spawn) -> None:
         if not self._upstreams:
-            self._counts["reply_servfail"] += 1
-            deliver(failure(query, SERVFAIL))
+            self._counts[f"reply_{OUTCOMES[self._unknown]}"] += 1
+            deliver(failure(query, self._unknown))
         elif self._forwarding >= MAX_FORWARDS:
             self._counts["reply_refused"] += 1
             deliver(failure(query, REFUSED))

@@ -62,6 +62,7 @@ def _agent(lab: Lab, node: LabNode, token: str) -> AgentSettings:
         managers=tuple(f"{manager.address}:{MANAGER_PORT}" for manager in lab.managers),
         join=tuple(f"{manager.address}:{GOSSIP_PORT}" for manager in lab.managers),
         resolvers=lab.resolvers,
+        resolver=lab.resolver,
         images=lab.images,
         layers=packages.layers(lab),
         datapath=node.datapath,
@@ -84,6 +85,7 @@ def _manager(lab: Lab, node: LabNode) -> ManagerSettings:
         listen=f"{node.address}:{MANAGER_PORT}",
         avoid=(lab.subnet,),
         heartbeat=HEARTBEAT,
+        resolver=lab.resolver,
         images=tuple(Images(lab.images).names()),
     )
 
@@ -181,6 +183,7 @@ def run_manager(settings: ManagerSettings) -> None:
             key_period=settings.key_period or PERIOD,
             expiry=settings.expiry or EXPIRY,
             data_path_port=settings.data_path_port,
+            resolver=settings.resolver,
         ),
     )
     print(f"manager of {settings.node} on {settings.listen}, pid {os.getpid()}", flush=True)

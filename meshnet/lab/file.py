@@ -13,7 +13,7 @@ from meshnet.errors import MeshnetError, NotFoundError
 from meshnet.lab import compose, packages
 from meshnet.lab.rehearsal import rehearse
 from meshnet.lab.spec import Lab, LabCheck, LabClient, LabLink, LabNode
-from meshnet.lab.words import name_problem
+from meshnet.lab.words import RESERVED_PORTS, name_problem
 from meshnet.lab.yamlnodes import Problems, Value, read
 from meshnet.sandbox import users
 from meshnet.sandbox.images import Images, from_mapping
@@ -56,6 +56,7 @@ _KEYS = (
     "clients",
     "links",
     "resolvers",
+    "resolver",
     "images",
     "packages",
     "services",
@@ -121,6 +122,7 @@ def _lab(root: Value, directory: Path, problems: Problems) -> Lab:
     for node in [node for node in nodes if node.role == "manager"][1:]:
         node_values[node.name].map()["role"].error("only one manager is supported")
     images = _images(keys.get("images"), directory)
+    resolver = _resolver(keys["resolver"]) if "resolver" in keys else 0
     stack = _stack(keys.get("services"), directory, subnet, problems)
     catalogue = Images(images)
     for value, image in stack.images:
@@ -130,7 +132,7 @@ def _lab(root: Value, directory: Path, problems: Problems) -> Lab:
             value.error(str(error))
     _check_images(stack, catalogue)
     if not problems:
-        rehearse(stack, str(subnet))
+        rehearse(stack, str(subnet), resolver)
     return Lab(
         name=name,
         directory=str(directory.resolve()),
@@ -140,6 +142,7 @@ def _lab(root: Value, directory: Path, problems: Problems) -> Lab:
         clients=tuple(_client(host, value, addresses[value.name]) for host, value in client_values.items()),
         links=_links(keys.get("links"), {*node_values, *client_values}),
         resolvers=tuple(text for value in _list(keys, "resolvers") if (text := _address_text(value))),
+        resolver=resolver,
         images=images,
         packages=_packages(keys),
         datapath=datapath,
@@ -263,6 +266,14 @@ def _map_sizes(value: Value | None) -> dict[str, int]:
             entry.error(f"no map of the data path is called {name}; there are {', '.join(MAPS)}")
         sizes[name] = entry.integer(1, MAX_ENTRIES)
     return sizes
+
+
+def _resolver(value: Value) -> int:
+    """The port where every node answers names to clients outside."""
+    port = value.integer(1, 65535)
+    if any((port, protocol) in RESERVED_PORTS for protocol in ("tcp", "udp")):
+        value.error(f"port {port} is the nodes' own; take another one, such as 53")
+    return port
 
 
 def _links(value: Value | None, hosts: set[str]) -> tuple[LabLink, ...]:

@@ -2,7 +2,8 @@
 
 Two ways in. `published`: HAProxy stands anywhere and asks the published port on every node, as Swarm's documentation
 does; the routing mesh picks the task. `dns`: HAProxy is a task on one of the service's networks, asks 127.0.0.11 for
-the tasks and balances over them itself.
+the tasks and balances over them itself; or it stands outside, and asks the nodes' resolvers on which nodes a published
+port answers.
 
 Connections to servers are not kept between requests (`http-server-close`): a server that is told to stop closes its
 idle connections, and a request may just be on its way into one. A fresh connection never goes to a task that drains.
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from meshnet.errors import MeshnetError
 from meshnet.model import PortConfig, Service
 
-PUBLISHED, DNS = "published", "dns"
+PUBLISHED, DNS, OUTSIDE = "published", "dns", "outside"
 # What tells of requests that were lost, and of connections that were tried again: haproxy's management guide, 9.1.
 LOSSES = ("econ", "eresp", "hrsp_5xx")
 RETRIES = ("wretr", "wredis")
@@ -31,7 +32,8 @@ class Wanted:
     """`bind` is where HAProxy listens, `socket` its stats socket, `slots` how many tasks it has room for under `dns`.
 
     `proxy` is "" or the server option that tells the client's address (`send-proxy`, `send-proxy-v2`), `tcp` leaves
-    HTTP alone, `srv` asks for SRV records instead of addresses.
+    HTTP alone, `srv` asks for SRV records instead of addresses. Under `dns`, HAProxy stands outside if `resolver` is
+    given, the port of the nodes' resolvers, which are always asked for SRV records.
     """
 
     mode: str = PUBLISHED
@@ -41,19 +43,29 @@ class Wanted:
     proxy: str = ""
     tcp: bool = False
     srv: bool = False
+    resolver: int = 0
 
 
 def config(service: Service, nodes: Sequence[tuple[str, str]], wanted: Wanted, port: int = 0) -> str:
-    """The configuration. `nodes`: name and address of each; `port`: the published one (`published`) or the task's own.
+    """The configuration. `nodes`: name and address of each; `port`: the published one, or inside the task's own.
 
     Raises MeshnetError for a service that cannot be reached that way, or whose port must be named.
     """
     name = service.spec.name
-    servers = _published(service, nodes, wanted, port) if wanted.mode == PUBLISHED else _by_name(service, wanted, port)
-    resolvers = _RESOLVERS if wanted.mode == DNS else ""
+    way = PUBLISHED if wanted.mode == PUBLISHED else OUTSIDE if wanted.resolver else DNS
+    options = _SERVERS[PUBLISHED if way == PUBLISHED else DNS]
+    if way == PUBLISHED:
+        servers = _published(service, nodes, wanted, port)
+    elif way == DNS:
+        servers = _by_name(service, wanted, port)
+    else:
+        found = _published_port(service, port)
+        servers = _template(name, wanted, f"_{found.published_port}._tcp.{name}")
+        options = _SERVERS[PUBLISHED if found.publish_mode == "ingress" else DNS]
+    resolvers = _resolvers(wanted, nodes)
     http = "" if wanted.tcp else "    option http-server-close\n"
     return f"""\
-# HAProxy in front of the service {name} ({_WAYS[wanted.mode]})
+# HAProxy in front of the service {name} ({_WAYS[way]})
 global
     maxconn 4096
     stats socket {wanted.socket} mode 600 level admin
@@ -73,7 +85,7 @@ frontend {name}
 
 backend {name}
     balance roundrobin
-    default-server {_SERVERS[wanted.mode]}{" " + wanted.proxy if wanted.proxy else ""}
+    default-server {options}{" " + wanted.proxy if wanted.proxy else ""}
 {servers}"""
 
 
@@ -83,12 +95,15 @@ _SERVERS = {
     PUBLISHED: "inter 1s fall 3 rise 1",
     DNS: "inter 1s fall 2 rise 1 observe layer4 error-limit 1 on-error mark-down",
 }
-_WAYS = {PUBLISHED: "its published port, on every node", DNS: "its tasks, by their names"}
+_WAYS = {
+    PUBLISHED: "its published port, on every node",
+    DNS: "its tasks, by their names",
+    OUTSIDE: "its published port, on the nodes that they name",
+}
 # Tasks come and go: names are asked every second, and what is no longer answered is no server any more.
 _RESOLVERS = """
 resolvers swarm
-    nameserver embedded 127.0.0.11:53
-    accepted_payload_size 8192
+{servers}    accepted_payload_size 8192
     resolve_retries 3
     timeout resolve 1s
     timeout retry 500ms
@@ -98,17 +113,29 @@ resolvers swarm
 """
 
 
+def _resolvers(wanted: Wanted, nodes: Sequence[tuple[str, str]]) -> str:
+    if wanted.mode == PUBLISHED:
+        return ""
+    asked = [(name, f"{address}:{wanted.resolver}") for name, address in nodes]
+    asked = asked if wanted.resolver else [("embedded", "127.0.0.11:53")]
+    return _RESOLVERS.format(servers="".join(f"    nameserver {name} {where}\n" for name, where in asked))
+
+
 def _published(service: Service, nodes: Sequence[tuple[str, str]], wanted: Wanted, port: int) -> str:
     if wanted.srv:
         raise MeshnetError("SRV records are names: they go with --mode dns")
-    ports = [one for one in service.endpoint.ports if one.protocol == "tcp"]
+    number = _published_port(service, port).published_port
+    return "".join(f"    server {name} {address}:{number} check\n" for name, address in nodes)
+
+
+def _published_port(service: Service, port: int) -> PortConfig:
+    ports = {one.published_port: one for one in service.endpoint.ports if one.protocol == "tcp"}
     if not ports:
         raise MeshnetError(
             f"{service.spec.name} publishes no tcp port; publish one (meshnet service update --publish-add 8080:80 "
             f"{service.spec.name}), or balance over its tasks with --mode dns"
         )
-    number = _port(port, [one.published_port for one in ports], f"{service.spec.name} publishes")
-    return "".join(f"    server {name} {address}:{number} check\n" for name, address in nodes)
+    return ports[_port(port, list(ports), f"{service.spec.name} publishes")]
 
 
 def _by_name(service: Service, wanted: Wanted, port: int) -> str:

@@ -21,8 +21,9 @@ from meshnet.model import NetworkSpec, ServiceSpec
 from meshnet.secretspec import Config, ConfigSpec, Secret, SecretSpec
 
 
-def rehearse(stack: Stack, avoid: str) -> None:
-    """Complains at each value whose network or service a manager would refuse; `avoid` is the underlay's subnet.
+def rehearse(stack: Stack, avoid: str, resolver: int = 0) -> None:
+    """Complains at each value whose network or service a manager would refuse; `avoid` is the underlay's subnet,
+    `resolver` the port of the nodes' resolvers.
 
     What services name that the stack does not make is taken to be there.
     """
@@ -32,7 +33,7 @@ def rehearse(stack: Stack, avoid: str) -> None:
         return f"id{next(numbers)}"
 
     def ledger() -> Ledger:
-        return Ledger(view, avoid=(avoid,))
+        return Ledger(view, avoid=(avoid,), resolver=resolver)
 
     def create_network(spec: NetworkSpec) -> Changes:
         return operations.create_network(view, validate.network_spec(spec, "overlay", ""), ledger(), new_id)

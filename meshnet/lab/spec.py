@@ -69,7 +69,8 @@ class LabCheck:
 @dataclass(frozen=True, slots=True)
 class Lab:
     """A lab, resolved. `directory` is where its files are (absolute). `packages` are those of Debian whose programs it
-    uses, `warnings` say what its files ask in vain.
+    uses, `warnings` say what its files ask in vain. `resolver` is the port where nodes answer names to
+    clients outside, 0 if they do not.
 
     The nodes of a `bare` one are in no swarm at first; their roles are what was made of them since.
     """
@@ -82,6 +83,7 @@ class Lab:
     clients: tuple[LabClient, ...] = ()
     links: tuple[LabLink, ...] = ()
     resolvers: tuple[str, ...] = ()
+    resolver: int = 0
     images: dict[str, Any] = field(default_factory=dict)
     datapath: str = "ebpf"
     packages: tuple[str, ...] = ()

@@ -229,6 +229,7 @@ def shown_agent() -> Agent:
             neighbours=SimpleNamespace(
                 located=RECORDS, suspected=frozenset(), members=lambda: members, statistics=lambda: {"probes": 2}
             ),
+            outside=SimpleNamespace(statistics=lambda: {"reply_noerror": 4}),
             reconciler=SimpleNamespace(plan=held),
             runners={"t1": SimpleNamespace(task=TASK, finished=False, resolver=resolver)},
         ),
@@ -265,6 +266,7 @@ def test_the_views_of_a_node() -> None:
     assert inspect.statistics(agent) == {
         "Datapath": {"drop.no_flow": 1},
         "Gossip": {"probes": 2},
+        "Outside": {"reply_noerror": 4},
         "Meanings": {"drop.no_flow": "it"},
     }
     assert json.loads(json.dumps(lb)) == lb

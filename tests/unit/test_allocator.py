@@ -172,6 +172,15 @@ def test_ports_run_out() -> None:
         create_service(world.view, spec("web", 1, (), (0,)), ledger, world.new_id)
 
 
+def test_the_resolvers_port_is_not_handed_out() -> None:
+    """A service that wants any port gets another than the nodes' resolvers have, and is refused that one by name."""
+    world = World(0)
+    ledger = Ledger(world.view, resolver=30000)
+    assert (ledger.port("tcp"), ledger.port("udp")) == (30001, 30001)
+    with pytest.raises(MeshnetError, match="port '30000/tcp' is that of the nodes' resolvers"):
+        create_service(world.view, spec("web", 1, (), (30000,)), ledger, world.new_id)
+
+
 def test_a_network_whose_service_was_just_removed() -> None:
     """A network is free once its last service is removed, while the tasks still end; not while one is wanted."""
     world = World()

@@ -13,7 +13,7 @@ from swarm_world import World
 from meshnet.control.assignments import Feed, assignments_of, bookmark_line, delta_line, diff, follow, snapshot_line
 from meshnet.control.objects import Change
 from meshnet.errors import MeshnetError
-from meshnet.model import Assignments, Replicated, ServiceMode
+from meshnet.model import Assignments, Replicated, ServiceMode, ServiceSpec
 
 STEPS = st.one_of(
     st.tuples(st.just("service"), st.integers(0, 7)),
@@ -29,12 +29,18 @@ STEPS = st.one_of(
 )
 
 
+def in_host_mode(made: ServiceSpec) -> ServiceSpec:
+    ports = tuple(replace(port, publish_mode="host") for port in made.endpoint_spec.ports)
+    return replace(made, endpoint_spec=replace(made.endpoint_spec, ports=ports))
+
+
 def step(world: World, kind: str, number: int) -> None:
     services = sorted(world.view.services)
     if kind == "service":
         networks = tuple(world.view.network_named) if number & 1 else ()
         used = tuple(name for name in networks if name != "ingress")
-        world.service(spec(f"s{world.view.rev}", number % 3, used, (0,) if number & 2 else ()))
+        made = spec(f"s{world.view.rev}", number % 3, used, (0,) if number & 2 else ())
+        world.service(in_host_mode(made) if number & 4 else made)
     elif kind == "remove" and services:
         world.remove(services[number % len(services)])
     elif kind == "scale" and services:
@@ -86,6 +92,17 @@ def test_tasks_bring_their_networks() -> None:
     assert {network.spec.name for network in feed.told.networks.values()} == {"ingress", "red"}
     assert set(delta.upserts["services"]) == {quiet}
     assert len(delta.upserts["tasks"]) == 1
+
+
+def test_published_services_are_told_everywhere() -> None:
+    """A node that runs nothing is told every service with a published port, in either mode, and no other."""
+    world = World(1)
+    told = {
+        world.service(spec("mesh", 0, (), (8080,))),
+        world.service(in_host_mode(spec("own", 0, (), (8081,)))),
+    }
+    world.service(spec("hidden", 0))
+    assert assignments_of(world.view, next(iter(world.view.nodes))).services.keys() == told
 
 
 def test_waiting_tasks_are_not_told() -> None:

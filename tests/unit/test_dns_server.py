@@ -8,6 +8,7 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dnslib import EDNS0, QTYPE, RCODE, RR, A, DNSHeader, DNSQuestion, DNSRecord
@@ -135,7 +136,7 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench(*handlers: Handler, **options: float) -> AsyncIterator[Bench]:
+async def bench(*handlers: Handler, **options: Any) -> AsyncIterator[Bench]:
     upstreams = [Upstream(handler) for handler in handlers]
     addresses = [await upstream.start() for upstream in upstreams]
     tcp, udp = bound(socket.SOCK_STREAM), socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

@@ -51,6 +51,20 @@ def test_by_name(ports: tuple[PortConfig, ...], port: int, srv: bool, asked: str
     assert "nameserver embedded 127.0.0.11:53" in text
 
 
+HOST = PortConfig("", "tcp", 8000, 8081, "host")
+
+
+@pytest.mark.parametrize(("port", "refused"), [(HTTP, "fall 3"), (HOST, "observe layer4 error-limit 1")])
+def test_outside(port: PortConfig, refused: str) -> None:
+    """Every node's resolver is asked for SRV records of the published port; one refusal says that a task has gone in
+    host mode alone."""
+    text = config(service(port, NAMED), NODES, Wanted(DNS, slots=5, resolver=53), port.published_port)
+    assert "    nameserver docker-0 172.17.0.2:53\n    nameserver docker-1 172.17.0.3:53\n" in text
+    assert f"    server-template web- 5 _{port.published_port}._tcp.web check resolvers swarm" in text
+    assert refused in text
+    assert "127.0.0.11" not in text
+
+
 @pytest.mark.parametrize(
     ("ports", "port", "wanted", "said"),
     [
@@ -59,6 +73,8 @@ def test_by_name(ports: tuple[PortConfig, ...], port: int, srv: bool, asked: str
         ((HTTP,), 81, Wanted(), "web publishes 8080; say which with --port"),
         ((), 0, Wanted(DNS), "say on which port the tasks of web listen: --port 8000"),
         ((), 0, Wanted(DNS, srv=True), "publishes the tasks' none; say which with --port"),
+        ((), 0, Wanted(DNS, resolver=53), "web publishes no tcp port; publish one"),
+        ((HTTP, NAMED), 0, Wanted(DNS, resolver=53), "web publishes 8080, 9090; say which with --port"),
         ((HTTP,), 0, Wanted(srv=True), "they go with --mode dns"),
     ],
 )

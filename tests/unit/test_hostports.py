@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from meshnet.agent.hostports import FIRST, PortWish, choose
+from meshnet.agent.hostports import FIRST, PortWish, choose, publisher, taken
+from meshnet.agent.settings import AgentSettings
 from meshnet.api.node.publishing import bindings_of, wishes_of
 from meshnet.errors import MeshnetError
+from meshnet.model import Assignments, PortConfig, Service, ServiceEndpoint, ServiceSpec, Task
 
 
 @pytest.mark.parametrize(
@@ -60,3 +63,23 @@ def test_ports_that_are_given() -> None:
         choose((PortWish("tcp", 1, 80, 80),), {("tcp", 80)}, "box")
     with pytest.raises(MeshnetError, match="already allocated"):
         choose((PortWish("tcp", 1, 80, 80), PortWish("tcp", 2, 80, 80)), (), "box")
+
+
+def service(ident: str, port: PortConfig) -> Service:
+    return Service(id=ident, spec=ServiceSpec(f"name-{ident}"), endpoint=ServiceEndpoint(ports=(port,)))
+
+
+def test_who_publishes_a_port_here() -> None:
+    """A service in ingress mode everywhere, one in host mode where it has a task; a node's resolver keeps its port."""
+    services = {
+        "s1": service("s1", PortConfig("", "udp", 53, 53)),
+        "s2": service("s2", PortConfig("", "tcp", 54, 54, "host")),
+        "s3": service("s3", PortConfig("", "tcp", 55, 55, "host")),
+    }
+    assignments = Assignments(services=services, tasks={"t": Task(id="t", service_id="s2")})
+    assert [publisher(assignments, port) for port in (53, 54, 55, 56)] == ["name-s1", "name-s2", "", ""]
+    settings = AgentSettings("lab", "n", "172.17.0.2", "/run", resolver=56)
+    agent: Any = SimpleNamespace(settings=settings, assignments=assignments, standalones={})
+    own: Any = None
+    assert {("udp", 53), ("tcp", 54), ("tcp", 56), ("udp", 56)} <= taken(agent, own)
+    assert ("tcp", 55) not in taken(agent, own)

@@ -30,6 +30,7 @@ clients:
 links:
   b: {delay: 10ms, loss: 0.5%, rate: 100mbit}
 resolvers: [192.168.7.9]
+resolver: 53
 images:
   who: {entrypoint: [whoami, -v], writable: 1000}
   plain: alpine
@@ -70,7 +71,7 @@ def test_a_full_file(tmp_path: Path) -> None:
     )
     assert lab.clients == (LabClient("outside", "192.168.7.5"),)
     assert lab.links == (LabLink("b", 10_000_000, 0.5, 100_000_000),)
-    assert lab.resolvers == ("192.168.7.9",)
+    assert (lab.resolvers, lab.resolver) == (("192.168.7.9",), 53)
     assert lab.map_sizes == {"flows": 8192}
     assert lab.images == {"who": {"entrypoint": ["whoami", "-v"], "writable": 1000}, "plain": "alpine"}
     assert not lab.direct_return
@@ -136,8 +137,8 @@ checks:
         "lab.yml:12:15: links.n9.delay: a time such as 5s or 1m30s is needed, not 'soon'",
         "lab.yml:12:27: links.n9.loss: a share such as 0.5% is needed",
         "lab.yml:12:39: links.n9.rate: a rate such as 100mbit is needed (bit, kbit, mbit, gbit)",
-        "lab.yml:13:1: colour: unknown key; known here: name, underlay, nodes, clients, links, resolvers, images,"
-        " packages, services, datapath, maps, return, checks",
+        "lab.yml:13:1: colour: unknown key; known here: name, underlay, nodes, clients, links, resolvers, resolver,"
+        " images, packages, services, datapath, maps, return, checks",
         "lab.yml:14:9: return: one of direct, via is needed, not 'maybe'",
         "lab.yml:15:13: resolvers[0]: an IPv4 address such as 172.17.0.2 is needed, not 'here'",
         "lab.yml:17:5: checks[0]: name is missing; a check has name, on and run",
@@ -176,6 +177,8 @@ checks:
             "maps: {flaws: 9}",
             "lab.yml:1:15: maps.flaws: no map of the data path is called flaws; there are interfaces,",
         ),
+        ("resolver: 7946", "lab.yml:1:11: resolver: port 7946 is the nodes' own; take another one, such as 53"),
+        ("resolver: 0", "lab.yml:1:11: resolver: a whole number from 1 to 65535 is needed"),
         ("maps: {flows: 0}", "lab.yml:1:15: maps.flows: a whole number from 1 to 16777216 is needed, not"),
         ("images: {a: {colour: red}}", "lab.yml:1:13: images.a: colour: not known; use command, entrypoint, env,"),
         ("images: {a: {rootfs: none}}", "lab.yml:1:13: images.a: rootfs: /"),
@@ -236,6 +239,17 @@ def test_services_are_checked_against_the_lab(tmp_path: Path) -> None:
         "stack.yml:5:35: networks.near.ipam.config[0].subnet: 172.17.9.0/24 overlaps the underlay's subnet"
         " 172.17.0.0/16",
         "stack.yml:6:8: networks.far: nothing external exists in a lab that starts; describe it instead",
+    ]
+
+
+def test_the_port_of_the_nodes_resolvers(tmp_path: Path) -> None:
+    """No service may publish it, in either mode; without a resolver it is a port like others."""
+    (tmp_path / "stack.yml").write_text("services:\n  a: {image: alpine, ports: ['53:53/udp']}\n")
+    text = "nodes: {m: {role: manager}}\nservices: stack.yml\n"
+    assert lab_of(tmp_path, text).resolver == 0
+    assert complaints(tmp_path, f"{text}resolver: 53\n") == [
+        "stack.yml:2:6: services.a: port '53/udp' is that of the nodes' resolvers for clients outside; publish another"
+        " port"
     ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from meshnet.datapath import repairs
@@ -68,6 +70,8 @@ def test_published_ports_are_reserved() -> None:
     """The node's own connections never start from a published port, nor from one that meshnet listens on."""
     plan = Plan("n", "172.17.0.2", published=(PublishedRow("s", "tcp", 40000, 80), PublishedRow("s", "udp", 40000, 80)))
     assert desired(plan, CONTEXT).reserved == (2377, 4789, 7946, 40000)
+    assert desired(plan, dataclasses.replace(CONTEXT, resolver=33000)).reserved == (2377, 4789, 7946, 33000, 40000)
+    assert "masquerade to :40001-65535" in desired(plan, dataclasses.replace(CONTEXT, resolver=33000)).ruleset
 
 
 @pytest.mark.parametrize("text", ["", "80", "1-3", "2377,4789-4790,30000-32767"])
