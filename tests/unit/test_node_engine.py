@@ -113,3 +113,14 @@ def test_a_manager_that_is_gone(tmp_path: Path) -> None:
         assert await api.get("/services") == []
 
     engine(tmp_path, scenario)
+
+
+def test_what_a_killed_agent_had_received(tmp_path: Path) -> None:
+    """The half of an upload is not kept until the node is taken down."""
+    (tmp_path / "uploads").mkdir()
+    (tmp_path / "uploads" / "half").write_bytes(b"x")
+
+    async def scenario(_: Api) -> None:
+        assert not (tmp_path / "uploads").exists()
+
+    engine(tmp_path, scenario, role="worker")

@@ -30,6 +30,7 @@ from meshnet.api.node import (
     stats,
     system,
     unserved,
+    uploads,
     volumes,
 )
 from meshnet.api.node.context import NODE, Node
@@ -102,6 +103,7 @@ class EngineServer:
         """Listens. Raises MeshnetError if the socket cannot be made."""
         await self._runner.setup()
         self._path.unlink(missing_ok=True)  # of an agent that was killed
+        uploads.sweep(self._path.parent)
         before = os.umask(0o177)
         try:
             await web.UnixSite(self._runner, str(self._path)).start()
