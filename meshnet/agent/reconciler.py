@@ -46,8 +46,8 @@ class Pauses:
     repair: float = 30.0
     retry: float = 0.5
     patience: float = 10.0
-    rest: float = 1.0
-    longest: float = 0.01
+    rest: float = 5.0
+    longest: float = 0.1
 
 
 def described(changes: Changes) -> str:
