@@ -101,7 +101,7 @@ def main() -> None:
         sys.exit(2)
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "meshnet"
-        _say(f"{error.format_message().rstrip('.')}; see: {path} --help")
+        _say(f"{' '.join(error.format_message().split()).rstrip('.')}; see: {path} --help")
         sys.exit(2)
     except click.ClickException as error:
         _say(error.format_message())

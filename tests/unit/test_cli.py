@@ -64,6 +64,11 @@ def test_every_verb_can_be_loaded(capsys: pytest.CaptureFixture[str], monkeypatc
     [
         (["nonsense"], 2, "meshnet: No such command 'nonsense'; see: meshnet --help"),
         (["lab", "nonsense"], 2, "meshnet: No such command 'nonsense'; see: meshnet lab --help"),
+        (
+            ["inspect"],
+            2,
+            "meshnet: Missing argument '{lb|dns|members|endpoints|statistics|capabilities}'. Choose from: lb, ",
+        ),
         (["lab", "up", "--fast"], 2, "meshnet: No such option"),
         (
             ["lab", "up", "/none"],
@@ -71,6 +76,7 @@ def test_every_verb_can_be_loaded(capsys: pytest.CaptureFixture[str], monkeypatc
             "meshnet: /none: no lab.yml there; give the folder of a lab, such as labs/quickstart",
         ),
         (["lab", "down", "no-such-lab"], 1, "meshnet: the lab no-such-lab is not up; no lab is"),
+        (["lab", "down"], 1, "meshnet: .: no lab.yml there; give the folder or the name of a lab; no lab is up"),
         (["lab", "inspect", "no-such-lab"], 1, "meshnet: the lab no-such-lab is not up; none is; start one with: "),
         (["lab", "exec", "x", "--", "ls"], 1, "meshnet: no lab is up; start one with: meshnet lab up DIR"),
         (["lab", "check", "no-such-lab"], 2, "meshnet: the lab no-such-lab is not up; no lab is"),
