@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 
 import click
@@ -128,5 +129,5 @@ def main() -> None:
 def _say(text: str) -> None:
     """A complaint on stderr. Lines that begin with a place in a file stay as they are, for editors."""
     for line in text.splitlines() or [text]:
-        placed = line.split(" ", 1)[0].count(":") >= 3
+        placed = re.match(r"\S+:\d+:\d+:", line)
         print(line if placed else f"meshnet: {line}", file=sys.stderr)

@@ -110,9 +110,19 @@ def test_mistakes_in_a_file_are_lines_for_an_editor(
     assert second.startswith(f"{tmp_path}/lab.yml:3:1: mtu: unknown key; ")
 
 
+def test_a_url_is_no_place_in_a_file(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A complaint about a URL says who complains, as all others do."""
+    monkeypatch.setattr("meshnet.lab.state.current", lambda _: None)
+    code, _, err = meshnet(capsys, monkeypatch, "lab", "load", "client", "ftp://172.17.0.2:8000")
+    assert (code, err) == (
+        1,
+        "meshnet: ftp://172.17.0.2:8000: a URL such as http://172.17.0.2:8080/ is needed\n",
+    )
+
+
 def test_no_verb_is_cut_in_the_list(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """--help says of every verb in whole words what it does."""
-    groups = [(name,) for name in cli.VERBS if name in ("lab", "bench", *NOUNS)]
+    groups = [(name,) for name in cli.VERBS if name in ("lab", "bench", "trace", "haproxy", *NOUNS)]
     for group in ((), *groups):
         _, out, _ = meshnet(capsys, monkeypatch, *group, "--help")
         assert [line for line in out.splitlines() if line.startswith("  ") and line.endswith("...")] == []
