@@ -9,10 +9,16 @@ from meshnet.lab import converge
 from meshnet.lab.engine import Engine
 
 
-def wait(manager: Engine, name: str, quiet: bool) -> None:
-    """Waits until a service runs as wanted and shows how far it is. Raises MeshnetError if it does not."""
+def wait(manager: Engine, name: str, quiet: bool, back: bool = False) -> None:
+    """Waits until a service runs as wanted and shows how far it is. Raises MeshnetError if it does not.
+
+    It also says so, even if `quiet`, when the service has gone back by itself; with `back` that was asked for.
+    """
     view = _View(quiet)
     converge.wait(manager, [name], lambda found: view(found[0]) if found else None, converge.PATIENCE)
+    status = manager.service(name).update_status
+    if status is not None and status.state.startswith("rollback") and not back:
+        message(f"{name}: the update failed and was rolled back; see: meshnet service ps {name}")
     if not quiet:
         message(f"verify: Service {name} converged")
 

@@ -100,6 +100,8 @@ def _endpoints(answer: list[dict[str, Any]], look: Look) -> Table:
 
 def _dns(answer: list[dict[str, Any]], look: Look) -> Iterable[Table]:
     """The names, once for all tasks that see the same; then what each task's name server has counted."""
+    if not answer:
+        yield Table("no task", (), ())
     seen: dict[tuple[str, ...], list[str]] = {}
     found: dict[tuple[str, ...], list[dict[str, str]]] = {}
     for row in answer:

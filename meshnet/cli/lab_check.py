@@ -113,7 +113,9 @@ def _lab(what: str | None, bring_up: bool) -> tuple[Lab, bool]:
     except NotFoundError as error:
         if bring_up:
             return file.load(what), False
-        raise NotFoundError(f"{error}; bring it up with: meshnet lab up {what}, or add --up") from None
+        known = Path(what).exists() or file.packaged(what)
+        advice = f"; bring it up with: meshnet lab up {what}, or add --up" if known else ""
+        raise NotFoundError(f"{error}{advice}") from None
 
 
 def _row(lab: str, one: Outcome) -> dict[str, Any]:

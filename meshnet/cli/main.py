@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 
 import click
@@ -101,7 +102,7 @@ def main() -> None:
         sys.exit(2)
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "meshnet"
-        _say(f"{error.format_message().rstrip('.')}; see: {path} --help")
+        _say(f"{' '.join(error.format_message().split()).rstrip('.')}; see: {path} --help")
         sys.exit(2)
     except click.ClickException as error:
         _say(error.format_message())
@@ -128,5 +129,5 @@ def main() -> None:
 def _say(text: str) -> None:
     """A complaint on stderr. Lines that begin with a place in a file stay as they are, for editors."""
     for line in text.splitlines() or [text]:
-        placed = line.split(" ", 1)[0].count(":") >= 3
+        placed = re.match(r"\S+:\d+:\d+:", line)
         print(line if placed else f"meshnet: {line}", file=sys.stderr)

@@ -71,7 +71,7 @@ def update(engine: Engine, detach: bool, quiet: bool, back: bool, service: str, 
         engine.update_service(found, changed(found.spec, given, known(engine, given)))
     print(service, flush=True)
     if not detach:
-        converge.wait(engine, found.spec.name, quiet)
+        converge.wait(engine, found.spec.name, quiet, back)
 
 
 @click.command()
@@ -86,7 +86,7 @@ def rollback(engine: Engine, detach: bool, quiet: bool, service: str) -> None:
     engine.update_service(found, found.spec, rollback="previous")
     print(service, flush=True)
     if not detach:
-        converge.wait(engine, found.spec.name, quiet)
+        converge.wait(engine, found.spec.name, quiet, back=True)
 
 
 @click.command()

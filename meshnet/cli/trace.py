@@ -23,7 +23,7 @@ def trace() -> None:
     """What happens to packets, as it happens."""
 
 
-@trace.command()
+@trace.command(short_help="Show packets that are dropped, and why.")
 @options.in_lab
 @click.option("--task", metavar="TASK", help="Only packets of this task (service.slot, or an id).")
 @click.option("--service", metavar="SERVICE", help="Only packets of this service's tasks and VIPs.")
@@ -32,7 +32,8 @@ def trace() -> None:
 def drops(lab_name: str | None, task: str | None, service: str | None, json_output: bool, count: int | None) -> None:
     """Show every packet that is dropped in a lab, by the kernel or by meshnet, with the reason, until Ctrl-C.
 
-    A connection that is refused (with RST or port unreachable) is an answer, no drop: see meshnet inspect statistics.
+    A connection that meshnet refuses (with RST or port unreachable) is an answer, no drop: see meshnet inspect
+    statistics. One that the kernel refuses since nobody listens is shown, as no_socket.
     """
     from meshnet.cli.trace_scope import scope
     from meshnet.lab import state

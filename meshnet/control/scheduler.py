@@ -44,12 +44,17 @@ def eligible(node: Node, constraints: Iterable[str]) -> bool:
 
 
 class Scheduler:
-    """Places tasks one after the other; each placement counts for the next. Built on a view for one decision."""
+    """Places tasks one after the other; each placement counts for the next. Built on a view for one decision.
 
-    def __init__(self, view: View, now: float) -> None:
+    `leaving` are tasks of the view that the same decision ends: they count for no node any more.
+    """
+
+    def __init__(self, view: View, now: float, leaving: Iterable[Task] = ()) -> None:
         self._view = view
         self._now = now
+        self._leaving = {task.id: task for task in leaving if counts(task)}
         self._total = Counter(view.load)
+        self._total.subtract(task.node_id for task in self._leaving.values())
         self._extra: dict[str, list[Task]] = defaultdict(list)
         self._per_node: dict[str, Counter[str]] = {}
         self._failed: dict[str, Counter[str]] = {}
@@ -157,7 +162,8 @@ class Scheduler:
     def _tasks_per_node(self, service_id: str) -> Counter[str]:
         if service_id not in self._per_node:
             known = self._view.tasks_of.get(service_id, {}).values()
-            self._per_node[service_id] = Counter(task.node_id for task in known if counts(task))
+            staying = (task for task in known if counts(task) and task.id not in self._leaving)
+            self._per_node[service_id] = Counter(task.node_id for task in staying)
         return self._per_node[service_id]
 
     def _room(self, node: Node) -> Room:

@@ -46,7 +46,9 @@ def settle(
             wake = outcome.wake if wake is None else min(wake, outcome.wake)
     waiting = [put.get(task.id, task) for task in view.waiting.values() if task.id not in drop]
     waiting += [task for task in put.values() if task.id not in view.tasks]
-    put.update(_place(view, waiting, ledger, now))
+    gone = [*drop, *(task.id for task in put.values() if not wanted(task))]
+    leaving = [view.tasks[ident] for ident in gone if ident in view.tasks]
+    put.update(_place(view, waiting, leaving, ledger, now))
     written: list[Object] = [*put.values(), *updated]
     written += [given for node in view.nodes.values() if (given := give_node(ledger, node)) is not node]
     if written:
@@ -68,9 +70,9 @@ def _updated(view: View, ledger: Ledger, service: Service) -> Service:
         return paused(before, "paused", f"{reason}; it cannot be rolled back: {error}")
 
 
-def _place(view: View, tasks: Iterable[Task], ledger: Ledger, now: float) -> dict[str, Task]:
+def _place(view: View, tasks: Iterable[Task], leaving: Iterable[Task], ledger: Ledger, now: float) -> dict[str, Task]:
     """Gives the tasks addresses and nodes, oldest and lowest slot first; only those that changed come back."""
-    scheduler = Scheduler(view, now)
+    scheduler = Scheduler(view, now, leaving)
     placed: dict[str, Task] = {}
     for task in sorted(tasks, key=lambda item: (item.created_at or "~", item.service_id, item.slot, item.id)):
         service = view.services.get(task.service_id)

@@ -20,12 +20,14 @@ PATIENCE = 60.0
 SETTLED, SETTLED_AFTER_FAILURE = 0.1, 1.0
 # A slot that failed so often keeps failing, unless it may only be waiting for another service, for so many s.
 ENDED = frozenset({"complete", "failed", "rejected"})
+RAN = frozenset({"running", "complete", "shutdown"})
 MANY_FAILURES, TROUBLED = 3, 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """`running` of `wanted` tasks; `states` per slot (or node, for a global service); `error` the newest failure."""
+    """`running` of `wanted` tasks; `states` per slot (or node, for a global service); `error` the newest failure
+    since which nothing ran in its slot."""
 
     service: str
     running: int
@@ -66,9 +68,22 @@ def progress(service: Service, tasks: Sequence[Task], nodes: Sequence[Node], upd
     else:
         constraints = service.spec.task_template.placement.constraints
         target = sum(eligible(node, constraints) for node in nodes)
-    failures = [task for task in mine if task.status.err and running < target]
-    newest = max(failures, key=lambda task: task.status.timestamp, default=None)
+    newest = max(_failures(mine) if running < target else [], key=lambda task: task.status.timestamp, default=None)
     return Progress(service.spec.name, running, target, states, newest.status.err if newest else "")
+
+
+def _place(task: Task) -> tuple[int, str]:
+    """The slot of a task; of a global service's, its node."""
+    return task.slot, "" if task.slot else task.node_id
+
+
+def _failures(tasks: Sequence[Task]) -> list[Task]:
+    """Per slot (or node) the newest failure, if no later task of it ran."""
+    last: dict[tuple[int, str], Task] = {}
+    for task in sorted(tasks, key=lambda task: task.created_at or "~", reverse=True):
+        if task.status.err or task.status.state in RAN:
+            last.setdefault(_place(task), task)
+    return [task for task in last.values() if task.status.err]
 
 
 def _job(service: Service, tasks: Sequence[Task], nodes: Sequence[Node]) -> Progress:
@@ -162,7 +177,7 @@ def keeps_failing(service: Service, tasks: Sequence[Task]) -> str:
     failed: dict[tuple[int, str], list[Task]] = {}
     for task in tasks:
         if task.service_id == service.id and task.status.state in ENDED and same(task.spec, service.spec.task_template):
-            failed.setdefault((task.slot, "" if task.slot else task.node_id), []).append(task)
+            failed.setdefault(_place(task), []).append(task)
     worst = max(failed.values(), key=len, default=[])
     if len(worst) < MANY_FAILURES:
         return ""

@@ -31,12 +31,15 @@ def resolve(what: str) -> str:
         return what
     from meshnet.lab import file
 
+    found = state.up()
+    if Path(what).is_dir() and not Path(what, file.FILE).exists():
+        said = f"up are: {', '.join(found)}" if found else "no lab is up"
+        raise MeshnetError(f"{what}: no {file.FILE} there; give the folder or the name of a lab; {said}")
     if Path(what).exists() or file.packaged(what):
         name = file.load(what).name
         if _remains(name):
             return name
         what = name
-    found = state.up()
     said = f"up are: {', '.join(found)}" if found else "no lab is"
     raise NotFoundError(f"the lab {what} is not up; {said}")
 

@@ -182,7 +182,8 @@ def ask(path: str, command: str) -> str:
                 parts.append(data)
                 size += len(data)
     except OSError as error:
-        raise MeshnetError(f"no haproxy answers at {path}: {error.strerror or error}") from None
+        advice = "start one with what meshnet haproxy config writes, or say where its stats socket is"
+        raise MeshnetError(f"no haproxy answers at {path}: {error.strerror or error}; {advice}") from None
     return b"".join(parts).decode(errors="replace")
 
 

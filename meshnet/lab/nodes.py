@@ -91,7 +91,7 @@ def kill_task(lab: Lab, name: str) -> str:
 def start(lab: Lab, name: str, report: Report = lambda _: None) -> None:
     """Connects a node again and starts what of it does not run; returns when the manager sees it ready.
 
-    Raises ConflictError if it runs already, MeshnetError if it does not get ready.
+    Raises ConflictError if it runs already, MeshnetError if it does not get ready, at once if its manager does not run.
     """
     _node(lab, name)
     with state.turn(lab.name, name):
@@ -108,4 +108,10 @@ def start(lab: Lab, name: str, report: Report = lambda _: None) -> None:
         processes.spawn([daemon for daemon in missing if daemon.role == daemons.MANAGER])
         _renew_token(lab, name)
         processes.spawn([daemon for daemon in missing if daemon.role == daemons.AGENT])
+    manager = lab.managers[0].name if not lab.bare else name
+    if manager != name and not processes.alive(lab.name, manager, daemons.MANAGER):
+        raise MeshnetError(
+            f"{name} is started, and gets ready when its manager runs, which does not; start that with: "
+            f"meshnet lab start {manager}"
+        )
     wait_ready(lab, [name], report)

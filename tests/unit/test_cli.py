@@ -64,6 +64,11 @@ def test_every_verb_can_be_loaded(capsys: pytest.CaptureFixture[str], monkeypatc
     [
         (["nonsense"], 2, "meshnet: No such command 'nonsense'; see: meshnet --help"),
         (["lab", "nonsense"], 2, "meshnet: No such command 'nonsense'; see: meshnet lab --help"),
+        (
+            ["inspect"],
+            2,
+            "meshnet: Missing argument '{lb|dns|members|endpoints|statistics|capabilities}'. Choose from: lb, ",
+        ),
         (["lab", "up", "--fast"], 2, "meshnet: No such option"),
         (
             ["lab", "up", "/none"],
@@ -71,6 +76,7 @@ def test_every_verb_can_be_loaded(capsys: pytest.CaptureFixture[str], monkeypatc
             "meshnet: /none: no lab.yml there; give the folder of a lab, such as labs/quickstart",
         ),
         (["lab", "down", "no-such-lab"], 1, "meshnet: the lab no-such-lab is not up; no lab is"),
+        (["lab", "down"], 1, "meshnet: .: no lab.yml there; give the folder or the name of a lab; no lab is up"),
         (["lab", "inspect", "no-such-lab"], 1, "meshnet: the lab no-such-lab is not up; none is; start one with: "),
         (["lab", "exec", "x", "--", "ls"], 1, "meshnet: no lab is up; start one with: meshnet lab up DIR"),
         (["lab", "check", "no-such-lab"], 2, "meshnet: the lab no-such-lab is not up; no lab is"),
@@ -104,9 +110,19 @@ def test_mistakes_in_a_file_are_lines_for_an_editor(
     assert second.startswith(f"{tmp_path}/lab.yml:3:1: mtu: unknown key; ")
 
 
+def test_a_url_is_no_place_in_a_file(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A complaint about a URL says who complains, as all others do."""
+    monkeypatch.setattr("meshnet.lab.state.current", lambda _: None)
+    code, _, err = meshnet(capsys, monkeypatch, "lab", "load", "client", "ftp://172.17.0.2:8000")
+    assert (code, err) == (
+        1,
+        "meshnet: ftp://172.17.0.2:8000: a URL such as http://172.17.0.2:8080/ is needed\n",
+    )
+
+
 def test_no_verb_is_cut_in_the_list(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """--help says of every verb in whole words what it does."""
-    groups = [(name,) for name in cli.VERBS if name in ("lab", "bench", *NOUNS)]
+    groups = [(name,) for name in cli.VERBS if name in ("lab", "bench", "trace", "haproxy", *NOUNS)]
     for group in ((), *groups):
         _, out, _ = meshnet(capsys, monkeypatch, *group, "--help")
         assert [line for line in out.splitlines() if line.startswith("  ") and line.endswith("...")] == []

@@ -79,6 +79,7 @@ def test_names_and_their_answers() -> None:
         ),
     ]
     assert len(rows("dns", answer, Look({}, all=True))) == 5 + 4
+    assert list(tables("dns", [], LOOK)) == [Table("no task", (), ())]
 
 
 def test_counters_have_meanings() -> None:

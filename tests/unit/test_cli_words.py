@@ -129,6 +129,22 @@ def test_progress_of_a_replicated_service() -> None:
     assert summary([found]) == "1 of 3 tasks run, waiting for web: it broke"
 
 
+def test_what_failed_and_runs_again_is_no_news() -> None:
+    """A failure is told until its own slot runs again, and not when that is replaced or another one is missing."""
+    killed = replace(task(1, "failed", desired="shutdown", err="killed"), created_at="1")
+    again = replace(task(1, "running", image="before"), created_at="2")
+    wanted = service(ServiceMode(Replicated(2)))
+
+    def error(*tasks: Task) -> str:
+        return progress(wanted, tasks, [node("n1")], updated=True).error
+
+    assert error(killed, replace(task(1, "starting"), created_at="2")) == "killed"
+    assert error(killed, again, task(2, "starting")) == ""
+    stopped = replace(again, status=replace(again.status, state="shutdown"), desired_state="shutdown")
+    assert error(killed, stopped, replace(task(1, "starting"), created_at="3")) == ""
+    assert error(again, replace(task(1, "failed", desired="shutdown", err="it broke"), created_at="3")) == "it broke"
+
+
 def test_progress_of_an_update() -> None:
     """While a service is updated, tasks of the spec before do not count."""
     tasks = [task(1, "running"), task(2, "running", image="before")]

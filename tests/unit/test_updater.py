@@ -85,6 +85,16 @@ def test_parallelism_and_delay() -> None:
     assert seconds(status.completed_at) - begun >= new[5] + 5
 
 
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_an_update_keeps_the_spread(size: int) -> None:
+    """A task that is replaced in order counts for its node no more: what was spread evenly is so after every update."""
+    world, web = made(size, FAST, size)
+    for number in range(2, 5):
+        world.update(web, imaged(f"app:{number}"))
+        world.run()
+        assert set(world.spread(web).values()) == {1}, number
+
+
 def test_all_at_once() -> None:
     """Parallelism 0 replaces all tasks at the same time."""
     world, web = made(6, UpdateConfig(parallelism=0))
