@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from meshnet.agent import hostports, resolvconf
-from meshnet.agent.outside import outside_zone
+from meshnet.agent.outside import OutsideNames
 from meshnet.agent.resolver import TaskResolver
 from meshnet.agent.zones import Zones
 from meshnet.containerspec import DNSConfig
@@ -32,7 +32,7 @@ class Picture:
         self._agent = agent
         self._upstreams = tuple((address, 53) for address in agent.settings.resolvers)
         self._zones = Zones()
-        self._shadowed = ""
+        self._outside_names, self._shadowed = OutsideNames(), ""
 
     def plan(self, sandboxes: Mapping[str, str]) -> Plan:
         """What the kernel shall hold, as the world is now; `sandboxes`: id of a task -> path of its sandbox."""
@@ -72,7 +72,7 @@ class Picture:
         if shadowed != self._shadowed and shadowed:
             log.error("%s publishes port %d: this node's resolver for clients outside is not asked", shadowed, port)
         self._shadowed = shadowed
-        return outside_zone(own, assignments, agent.neighbours.located, agent.neighbours.peers)
+        return self._outside_names.zone(own, assignments, agent.neighbours.located, agent.neighbours.peers)
 
     def new_resolver(self, dns: DNSConfig | None = None) -> TaskResolver:
         """A name server that knows nothing yet, and asks the servers that a container was given, else the node's."""

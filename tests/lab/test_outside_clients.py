@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from meshnet import names
+from meshnet.kernel import netns
 from meshnet.lab import haproxy as statistics
 from meshnet.lab import packages
 from meshnet.testing.labs import Host, LabUnderTest, service_spec
@@ -89,6 +91,35 @@ def test_the_port_is_the_nodes(lab: LabUnderTest) -> None:
     assert "port '53/udp' is that of the nodes' resolvers for clients outside; publish another port" in err
 
 
+def test_a_node_that_dies_and_comes_back(lab: LabUnderTest) -> None:
+    """The others name a node no more that has lost its power; back, it is named again, and answers itself."""
+    client = lab.client()
+
+    def all_named(node: str) -> bool:
+        return dig(client, "left", node=node) == ALL
+
+    lab.service("left", ports=["8713:8000"], constraints=["node.hostname==a"])
+    lab.wait_until(partial(all_named, ALL[0]), what="all nodes")
+    assert meshnet(lab, "lab", "kill", "b")[0] == 0
+    lab.wait_until(lambda: dig(client, "left") == ["172.17.0.2", "172.17.0.4"], what="the two that are alive")
+    lab.wait_until(lambda: dig(client, "b") == [], what="no node of that name")
+    assert meshnet(lab, "lab", "start", "b")[0] == 0
+    for node in ALL:
+        lab.wait_until(partial(all_named, node), what=f"all nodes, as {node} has them")
+    lab.remove("left")
+
+
+def test_a_port_that_somebody_has(lab: LabUnderTest) -> None:
+    """An agent that cannot have the resolver's port says whose it is not, and does not run half alive."""
+    assert meshnet(lab, "lab", "stop", "c")[0] == 0
+    with netns.socket_in(names.node_netns(lab.name, "c"), socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("172.17.0.4", 53))
+        code, _, err = meshnet(lab, "lab", "start", "c")
+        assert code == 1
+        assert "cannot have port 53 of 172.17.0.4: Address already in use" in err
+    assert meshnet(lab, "lab", "start", "c")[0] == 0
+
+
 def meshnet(lab: LabUnderTest, *words: str) -> tuple[int, str, str]:
     command = [sys.executable, "-m", "meshnet.cli", *words]
     env = {**os.environ, "MESHNET_LAB": lab.name}
@@ -112,9 +143,9 @@ def haproxy_outside(lab: LabUnderTest, service: str, folder: Path) -> Iterator[s
         edge.run(f"kill $(cat {folder}/pid)", check=True)
 
 
-def servers(socket: str) -> list[str]:
+def servers(path: str) -> list[str]:
     """The addresses of servers that are up."""
-    table = statistics.rows(statistics.ask(socket, "show stat"))
+    table = statistics.rows(statistics.ask(path, "show stat"))
     return sorted(row["addr"] for row in table if row["type"] == "2" and row["status"] == "UP")
 
 
@@ -135,16 +166,16 @@ def test_haproxy_outside_follows(lab: LabUnderTest, tmp_path: Path, mode: str) -
         publish_in_host_mode(lab, "shop", 2, 8712)
     else:
         lab.service("shop", ports=["8712:8000"], hostname="{{.Node.Hostname}}", replicas=2)
-    with haproxy_outside(lab, "shop", tmp_path) as socket:
+    with haproxy_outside(lab, "shop", tmp_path) as stats:
         first = 2 if mode == "host" else 3
-        lab.wait_until(lambda: len(servers(socket)) == first, what="HAProxy's servers")
+        lab.wait_until(lambda: len(servers(stats)) == first, what="HAProxy's servers")
         load(lab, f"{sys.executable} -m meshnet.cli service scale -q shop=3")
-        lab.wait_until(lambda: servers(socket) == [f"{each}:8712" for each in ALL], what="all three nodes")
+        lab.wait_until(lambda: servers(stats) == [f"{each}:8712" for each in ALL], what="all three nodes")
         load(lab, f"{sys.executable} -m meshnet.cli node update --availability drain b")
         left = [f"{each}:8712" for each in ALL if mode == "ingress" or each != "172.17.0.3"]
-        lab.wait_until(lambda: servers(socket) == left, what="the nodes that are left")
+        lab.wait_until(lambda: servers(stats) == left, what="the nodes that are left")
         load(lab, f"{sys.executable} -m meshnet.cli node update --availability active b")
         load(lab, f"{sys.executable} -m meshnet.cli service scale -q shop=1")
-        table = statistics.rows(statistics.ask(socket, "show stat"))
+        table = statistics.rows(statistics.ask(stats, "show stat"))
         assert statistics.lost(table, statistics.LOSSES) == []
     lab.remove("shop")

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address
 import pytest
 from dnslib import EDNS0, QTYPE, RCODE, DNSHeader, DNSQuestion, DNSRecord
 
-from meshnet.agent.outside import outside_zone
+from meshnet.agent.outside import OutsideNames
 from meshnet.agent.resolver import OutsideResolver
 from meshnet.datapath.plan import Located, Peer
 from meshnet.dns.query import MAX_QUERY
@@ -40,9 +40,16 @@ def task(owner: str, name: str, state: str = "ready", network: str = INGRESS) ->
     return Located(owner, network, Endpoint(owner, f"t{owner}", 1, f"id-{name}", "10.0.0.5", state=state))
 
 
-def zone(services: list[Service], records: list[Located], peers: tuple[Peer, ...] = PEERS, own: Peer = OWN) -> Zone:
+def zone(
+    services: list[Service],
+    records: list[Located],
+    peers: tuple[Peer, ...] = PEERS,
+    own: Peer = OWN,
+    names: OutsideNames | None = None,
+) -> Zone:
     networks = {INGRESS: Network(INGRESS, spec=NetworkSpec("ingress", ingress=True)), SHOP: Network(SHOP)}
-    return outside_zone(own, Assignments(networks=networks, services={one.id: one for one in services}), records, peers)
+    assignments = Assignments(networks=networks, services={one.id: one for one in services})
+    return (names or OutsideNames()).zone(own, assignments, records, peers)
 
 
 def a(found: Zone, name: str) -> list[str]:
@@ -114,6 +121,28 @@ def test_names_that_clash() -> None:
     assert len(a(found, "web")) == 3
     assert srv(found, "_8080._tcp.web") == ["n1:8080", "n2:8080", "n3:8080"]
     assert [a(found, name) for _, name in IDS] == [["172.17.0.2"], ["172.17.0.3"], ["172.17.0.4"]]
+
+
+def test_names_that_follow() -> None:
+    """After any change they are what they would be if they were made from nothing; what has not changed is kept."""
+    web, own, names = service("web", WEB), service("own", ADMIN), OutsideNames()
+    doubted = (OWN, replace(TWO, state="suspect"), THREE)
+    worlds = [
+        ([web], [task("n2", "web")], PEERS),
+        ([web, own], [task("n2", "web"), task("n3", "own")], PEERS),
+        ([web, own], [task("n2", "web"), task("n3", "own"), task("n2", "own")], PEERS),
+        ([web, own], [task("n2", "web"), task("n3", "own"), task("n2", "own")], doubted),
+        ([web, own], [task("n2", "web", "draining"), task("n2", "own")], doubted),
+        ([service("web", ADMIN)], [task("n1", "web")], PEERS),
+        ([service("docker-2", WEB)], [task("n1", "docker-2")], PEERS[:2]),
+        ([], [], PEERS),
+    ]
+    for services, records, peers in worlds:
+        assert zone(services, records, peers, names=names) == zone(services, records, peers)
+    first = zone([web, own], [task("n2", "web"), task("n3", "own")], names=names)
+    then = zone([web, own], [task("n2", "web"), task("n1", "own")], names=names)
+    key = key_of("_8080._tcp.web") or b""
+    assert then.services[key] is first.services[key]
 
 
 def query(name: str, kind: int = QTYPE.A) -> bytes:
