@@ -96,7 +96,7 @@ def _of_image(manager: Manager, spec: ServiceSpec) -> list[str]:
     images = manager.settings.images
     if images is None or image in images or image.partition(":")[0] in images:
         return []
-    return [f"image {image} is not known here: its tasks will be rejected"]
+    return [f"image {image} is not in the catalogue here: unless it was loaded or imported, its tasks will be rejected"]
 
 
 async def remove_service(request: web.Request) -> web.Response:

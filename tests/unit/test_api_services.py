@@ -220,7 +220,7 @@ def test_unknown_images_are_warned_about(tmp_path: Path) -> None:
         assert "Warnings" not in await api.post("/services/create", service("a"))
         other = {"Name": "b", "TaskTemplate": {"ContainerSpec": {"Image": "nosuch:9"}}}
         assert (await api.post("/services/create", other))["Warnings"] == [
-            "image nosuch:9 is not known here: its tasks will be rejected"
+            "image nosuch:9 is not in the catalogue here: unless it was loaded or imported, its tasks will be rejected"
         ]
 
     served(tmp_path, scenario, replace(SETTINGS, images=("app",)))
