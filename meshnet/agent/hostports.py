@@ -104,7 +104,7 @@ def with_containers(plan: Plan, standalones: Mapping[str, Standalone]) -> Plan:
 
 def _rows(plan: Plan, one: Standalone) -> Iterator[PublishedRow]:
     task = one.kept.task
-    if task is None or one.container is None or one.container.status != "running":
+    if task is None or not one.reachable:
         return
     here = [row.ip for row in plan.endpoints if row.vni == plan.ingress_vni and row.task == task.id]
     for port in one.kept.published if here else ():

@@ -113,6 +113,7 @@ class Standalone:
         self.ended.set()
         self.runs = 0
         self.resolver: TaskResolver | None = None
+        self.taken_up = True
         self._agent = agent
         self._lock = asyncio.Lock()
         self._starts: list[asyncio.Future[Container | None]] = []
@@ -122,6 +123,11 @@ class Standalone:
         self._in_a_row = 0
         self._delayed = False
         self._ending = False
+
+    @property
+    def reachable(self) -> bool:
+        """Whether connections may be sent to it. One of an earlier agent is, until it is known what became of it."""
+        return not self.taken_up or (self.container is not None and self.container.status == "running")
 
     @property
     def restarting(self) -> bool:
@@ -337,6 +343,7 @@ class Standalone:
     async def resume(self) -> None:
         """After a restart of the agent: takes over what runs, and takes down what has ended."""
         self.container = await self._agent.containers.adopt(self.kept.spec.dir)
+        self.taken_up = True
         if self.container is None:
             if self.kept.task is not None:
                 await self._take_down()
@@ -390,7 +397,9 @@ def read_all(agent: Agent) -> list[Standalone]:
     found = []
     for file in sorted((agent.run_dir / "containers").glob(f"*/{FILE}")):
         try:
-            found.append(Standalone(agent, Kept.load(file.read_text())))
+            one = Standalone(agent, Kept.load(file.read_text()))
+            one.taken_up = False
+            found.append(one)
         except (OSError, ValueError, KeyError, TypeError, MeshnetError) as error:
             log.warning("%s cannot be read, its container is not taken up: %s", file, error)
     return found

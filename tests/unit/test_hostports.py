@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from meshnet.agent.hostports import FIRST, PortWish, choose, publisher, taken
+from meshnet.agent.hostports import FIRST, PortWish, choose, publisher, taken, with_containers
 from meshnet.agent.settings import AgentSettings
+from meshnet.agent.standalone import Standalone
 from meshnet.api.node.publishing import bindings_of, wishes_of
+from meshnet.datapath.rows import EndpointRow, Plan
 from meshnet.errors import MeshnetError
 from meshnet.model import Assignments, PortConfig, Service, ServiceEndpoint, ServiceSpec, Task
 
@@ -52,6 +54,19 @@ def test_what_cannot_be(bindings: dict[str, Any], words: str) -> None:
     """What is no port, or an address of choice, is refused with what was asked."""
     with pytest.raises(MeshnetError, match=words):
         wishes_of(bindings)
+
+
+def test_ports_of_containers_of_an_earlier_agent() -> None:
+    """They lead there from an agent's first plan on, before it has taken the containers up; not to one that ended."""
+    endpoint = EndpointRow(1, "10.0.0.9", "02:42:0a:00:00:09", "id", "/netns", "eth0", "mnt1")
+    plan = Plan("node", "172.17.0.2", ingress_vni=1, endpoints=(endpoint,))
+    published = (PortConfig("", "tcp", 80, 8080, "host"),)
+    agent: Any = SimpleNamespace()
+    kept: Any = SimpleNamespace(task=Task(id="id"), published=published)
+    one = Standalone(agent, kept)
+    assert with_containers(plan, {"id": one}) is plan
+    one.taken_up = False
+    assert [(row.port, row.backends) for row in with_containers(plan, {"id": one}).published] == [(8080, ("10.0.0.9",))]
 
 
 def test_ports_that_are_given() -> None:
