@@ -13,24 +13,12 @@ from meshnet.errors import MeshnetError
 from meshnet.kernel import netns, sysctl
 
 
-class TaskResolver:
-    """Answers for one task; the data path steers 127.0.0.11:53 here."""
+class _Opened:
+    """A name server that may not have its sockets yet, or no longer; its zone is kept for when it has."""
 
-    def __init__(self, zone: Zone, upstreams: Sequence[tuple[str, int]]) -> None:
+    def __init__(self, zone: Zone) -> None:
         self._zone = zone
-        self._upstreams = upstreams
         self._resolver: Resolver | None = None
-
-    async def start(self, path: str) -> None:
-        """Opens the sockets in the namespace at `path` and begins to answer."""
-        sysctl.ensure({"net/ipv4/ip_local_reserved_ports": str(RESOLVER_PORT)}, path)
-        udp = netns.socket_in(path, socket.AF_INET, socket.SOCK_DGRAM)
-        tcp = netns.socket_in(path, socket.AF_INET, socket.SOCK_STREAM)
-        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        udp.bind((RESOLVER_ADDRESS, RESOLVER_PORT))
-        tcp.bind((RESOLVER_ADDRESS, RESOLVER_PORT))
-        self._resolver = Resolver(udp, tcp, self._zone, self._upstreams)
-        await self._resolver.start()
 
     def set_zone(self, zone: Zone) -> None:
         self._zone = zone
@@ -46,17 +34,35 @@ class TaskResolver:
         return self._resolver.statistics() if self._resolver is not None else {}
 
 
-class OutsideResolver:
+class TaskResolver(_Opened):
+    """Answers for one task; the data path steers 127.0.0.11:53 here."""
+
+    def __init__(self, zone: Zone, upstreams: Sequence[tuple[str, int]]) -> None:
+        super().__init__(zone)
+        self._upstreams = upstreams
+
+    async def start(self, path: str) -> None:
+        """Opens the sockets in the namespace at `path` and begins to answer."""
+        sysctl.ensure({"net/ipv4/ip_local_reserved_ports": str(RESOLVER_PORT)}, path)
+        udp = netns.socket_in(path, socket.AF_INET, socket.SOCK_DGRAM)
+        tcp = netns.socket_in(path, socket.AF_INET, socket.SOCK_STREAM)
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        udp.bind((RESOLVER_ADDRESS, RESOLVER_PORT))
+        tcp.bind((RESOLVER_ADDRESS, RESOLVER_PORT))
+        self._resolver = Resolver(udp, tcp, self._zone, self._upstreams)
+        await self._resolver.start()
+
+
+class OutsideResolver(_Opened):
     """Answers clients outside the swarm, on the node's own address; `port` 0 means that there is none.
 
     Anybody may ask it, so it forwards nothing (REFUSED), and a UDP reply is no longer than what it says it takes.
     """
 
     def __init__(self, address: str, port: int) -> None:
+        super().__init__(Zone())
         self.port = port
         self._address = address
-        self._zone = Zone()
-        self._resolver: Resolver | None = None
 
     def open(self) -> None:
         """Takes the port; what is asked is answered from `start` on. MeshnetError if somebody else has it."""
@@ -80,16 +86,3 @@ class OutsideResolver:
     async def start(self) -> None:
         if self._resolver is not None:
             await self._resolver.start()
-
-    def set_zone(self, zone: Zone) -> None:
-        self._zone = zone
-        if self._resolver is not None:
-            self._resolver.set_zone(zone)
-
-    async def stop(self) -> None:
-        if self._resolver is not None:
-            await self._resolver.stop()
-            self._resolver = None
-
-    def statistics(self) -> dict[str, int]:
-        return self._resolver.statistics() if self._resolver is not None else {}

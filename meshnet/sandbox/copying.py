@@ -199,7 +199,7 @@ def _unpack(path: str, archive: tarfile.TarFile, keep_kinds: bool, owner: tuple[
 
 def _forget(archive: tarfile.TarFile) -> None:
     """tarfile keeps every member that it has seen, and an archive may have millions."""
-    archive.members = []  # type: ignore[attr-defined]
+    archive.members = []  # type: ignore[attr-defined]  # no part of its types
 
 
 def _make_room(place: str, member: tarfile.TarInfo, keep_kinds: bool) -> None:
