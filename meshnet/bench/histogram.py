@@ -1,4 +1,4 @@
-"""Waits counted in buckets, as modes_client.c counts them: 32 from one power of two to the next, within 3 %. Pure."""
+"""Waits counted in buckets, as modes_waits.c counts them: 32 from one power of two to the next, within 3 %. Pure."""
 
 from __future__ import annotations
 

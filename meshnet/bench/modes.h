@@ -18,6 +18,7 @@
 #define BULK (128 * 1024)
 #define EVENTS 256
 #define QUESTION 128 /* bytes: a label has at most 63 */
+#define BUCKETS 2048
 #define SECOND 1000000000L
 
 extern volatile sig_atomic_t ending; /* SIGTERM came */
@@ -25,6 +26,8 @@ extern volatile sig_atomic_t ending; /* SIGTERM came */
 int serve(int port);
 int check(int port);
 int load(void);
+int bucket(long ns);
+unsigned long chance(void);
 int question(unsigned char *data, unsigned short query, const char *name);
 int addresses(const unsigned char *data, int length, struct in_addr *found, int most, long *ttl);
 

@@ -6,8 +6,6 @@
 #define POOL 4 /* connections that an open loop keeps */
 #define ADDRESSES 16
 #define NAMES 64
-#define BUCKETS 2048
-#define SUB 32 /* buckets between two powers of two */
 #define PATIENCE 1000000000L
 #define OUTPUT (8 << 20)
 
@@ -45,29 +43,6 @@ static struct user users[USERS], *playing[USERS];
 static int user_count, playing_count, poller, timer, tracing, over;
 static char request_keep[REQUEST + 1], request_close[REQUEST + 1], bulk_keep[REQUEST + 1];
 static char output[OUTPUT], waste[256 * 1024];
-
-/* Under SUB: itself; above, SUB steps for each power of two. The same as in histogram.py. */
-static int bucket(long ns)
-{
-	unsigned long micro = ns < 0 ? 0 : ns / 100; /* tenths of a microsecond */
-	int shift = 0, found;
-
-	while (micro >> shift >= 2 * SUB)
-		shift++;
-	found = shift * SUB + (int)(micro >> shift);
-	return found < BUCKETS ? found : BUCKETS - 1;
-}
-
-/* Xorshift (Marsaglia): the same numbers in each run. */
-static unsigned long chance(void)
-{
-	static unsigned long state = 88172645463325252UL;
-
-	state ^= state << 13;
-	state ^= state >> 7;
-	state ^= state << 17;
-	return state >> 1;
-}
 
 static void compose(char *into, const char *path, const char *connection)
 {
