@@ -105,6 +105,8 @@ def dump(result: Result) -> str:
 
 def load(path: Path) -> Result:
     """Reads what `dump` wrote. MeshnetError if it is something else."""
+    if path.exists() and not path.is_file():
+        raise MeshnetError(f"{path}: a file is needed that meshnet bench has written")
     try:
         value = json.loads(path.read_text())
         if value["format"] != FORMAT:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import random
 import re
 from html.parser import HTMLParser
@@ -139,6 +140,13 @@ def test_other_files_are_refused_in_a_line(tmp_path: Path, text: str) -> None:
     file.write_text(text)
     with pytest.raises(MeshnetError, match=r"other\.json: not a result"):
         result.load(file)
+
+
+def test_a_pipe_is_no_result(tmp_path: Path) -> None:
+    """What could be waited for for ever is refused before anybody reads it."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(MeshnetError, match="a file is needed"):
+        result.load(tmp_path / "pipe")
 
 
 def test_report_shows_cost_ratio_and_aim() -> None:
