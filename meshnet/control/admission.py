@@ -43,7 +43,7 @@ ROLES = {
     CERTIFICATES: ANYONE,
     "/v1/nodes/join": MEMBERS,
     "/v1/nodes/{id}/assignments": MEMBERS,
-    "/v1/nodes/{id}/status": MEMBERS,
+    "/v1/nodes/{id}/reports": MEMBERS,
     "/v1/nodes/{id}/attachments": MEMBERS,
     "/v1/nodes/{id}/questions": MEMBERS,
     "/v1/nodes/{id}/logs/{question}/{task}": MEMBERS,
@@ -93,21 +93,22 @@ class Admission:
         roles = ROLES.get(resource.canonical if resource else "", MEMBERS)
         try:
             if roles:
-                request[PEER] = self._peer(request, roles)
+                request[PEER] = self.peer(request, roles)
             return await handler(request)
         except Refused as refusal:
-            self._refused[refusal.reason] += 1
-            self._tell(request.remote or "", refusal)
+            self.refused(request, refusal)
             raise
 
-    def _tell(self, address: str, refusal: Refused) -> None:
-        """One line in the log per address and reason; a peer that goes on is only counted."""
+    def refused(self, request: web.Request, refusal: Refused) -> None:
+        """Counts it. One line in the log per address and reason; of a peer that goes on there is no more."""
+        self._refused[refusal.reason] += 1
+        address = request.remote or ""
         known = (address, refusal.reason)
         if known not in self._told and len(self._told) < TOLD:
             self._told.add(known)
             log.warning("refused a peer at %s: %s", address, refusal)
 
-    def _peer(self, request: web.Request, roles: frozenset[str]) -> Peer:
+    def peer(self, request: web.Request, roles: frozenset[str] = MEMBERS) -> Peer:
         """The sender, if it may use this route. Raises Refused."""
         shown = _shown(request)
         if not shown:
@@ -168,7 +169,7 @@ class Admission:
 
     def _member(self, request: web.Request) -> Identity:
         """Who asks for a renewal, in the role that it has now."""
-        identity = self._peer(request, MEMBERS).identity
+        identity = self.peer(request).identity
         return replace(identity, role=self._manager.view.nodes[identity.node].spec.role)
 
     def _newcomer(self, token: str) -> Identity:

@@ -25,6 +25,7 @@ from meshnet.codec import from_json, to_json
 from meshnet.control.assignments import follow, trust_of
 from meshnet.control.attachments import Attach
 from meshnet.control.cachetext import CacheText
+from meshnet.control.conversation import Conversation
 from meshnet.control.operations import Join
 from meshnet.control.trouble import Trouble
 from meshnet.control.trust import joining, tls
@@ -71,6 +72,7 @@ class ManagerClient:
     ) -> None:
         self.connected = False
         self._credentials = credentials
+        self._talk = Conversation(credentials)
         self._token = token
         self._rng = SystemRandom()
         self._renew = asyncio.Event()
@@ -228,9 +230,12 @@ class ManagerClient:
             trust = {"Gossip": self._credentials.gossip.version, "Root": root_digest(self._credentials.root)}
             return {"Tasks": tasks, "Leaving": leaving, "Trust": trust}
 
+        async def attempt(address: str) -> Any:
+            return await self._talk.ask(self._http(), f"https://{address}/v1/nodes/{self.node_id}/reports", body())
+
         while True:
             try:
-                self._terms(await self._persist("PUT", f"/v1/nodes/{self.node_id}/status", body))
+                self._terms(await self._until_answered(attempt))
                 return leaving
             except NotFoundError as error:
                 raise RemovedError(str(error)) from None
@@ -345,6 +350,7 @@ class ManagerClient:
         if self._writing is not None:
             self._writing.cancel()
             self._write_cache()
+        await self._talk.close()
         if self._session is not None:
             await self._session.close()
 

@@ -1,13 +1,12 @@
-"""The manager's port for agents: join, the stream of assignments, reports. HTTP with JSON over mutual TLS.
+"""The manager's port for agents: join, the stream of assignments, attachments. HTTP with JSON over mutual TLS.
 
     POST /v1/nodes/join                            a `Join` -> {"ID", "Heartbeat", "Managers", "Trust"}
     GET  /v1/nodes/{id}/assignments[?watch=1]      newline-delimited JSON (see `assignments`): everything, then changes
-    PUT  /v1/nodes/{id}/status                     {"Tasks": {id: TaskStatus}, "Trust"} -> {"Heartbeat", "Managers"}
     POST /v1/nodes/{id}/attachments                an `Attach` -> {"Task"}: addresses for a container of no service
     DELETE /v1/nodes/{id}/attachments/{task}       lets them go
 
-How a node comes to a certificate, and who may use which route, is in `admission`. A report is a heartbeat, also an
-empty one; a node is ready from its first one on. A node that the manager does not know any more is answered 404.
+How a node comes to a certificate, and who may use which route, is in `admission`; reports are in `reportroutes`. A node
+that the manager does not know any more is answered 404.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ from meshnet.control.attachments import Attach
 from meshnet.control.gate import Gate
 from meshnet.control.objects import Change, SealedTrust
 from meshnet.control.operations import Join
+from meshnet.control.reportroutes import Reports
 from meshnet.errors import MeshnetError
-from meshnet.model import TaskStatus
 
 if TYPE_CHECKING:
     from meshnet.control.manager import Manager
@@ -54,13 +53,13 @@ class Dispatcher:
         self._server: asyncio.Server
         self._gate: Gate
         self._admission = Admission(manager)
+        self._reports = Reports(manager, self._admission)
         self._streams = 0
-        self._reports = 0
         self._unreadable = 0
         self._stopping = asyncio.Event()
 
     def statistics(self) -> dict[str, int]:
-        own = {"streams": self._streams, "reports": self._reports, "unreadable": self._unreadable}
+        own = {"streams": self._streams, **self._reports.statistics(), "unreadable": self._unreadable}
         return {**own, **self._gate.statistics(), **self._admission.statistics()}
 
     async def start(self, address: str) -> str:
@@ -71,10 +70,10 @@ class Dispatcher:
         app.add_routes(
             [
                 *self._admission.routes(),
+                *self._reports.routes(),
                 *logroutes.routes(self._manager.logs),
                 web.post("/v1/nodes/join", self._join),
                 web.get("/v1/nodes/{id}/assignments", self._assignments),
-                web.put("/v1/nodes/{id}/status", self._status),
                 web.post("/v1/nodes/{id}/attachments", self._attach),
                 web.delete("/v1/nodes/{id}/attachments/{task}", self._detach),
             ]
@@ -112,6 +111,7 @@ class Dispatcher:
         self._stopping.set()
         self._server.close()
         self._gate.close()
+        self._reports.close()
         await self._runner.cleanup()
 
     async def _join(self, request: web.Request) -> web.Response:
@@ -122,26 +122,7 @@ class Dispatcher:
         await manager.state.write(
             lambda view: operations.join_node(view, join, manager.ledger(view), manager.new_id, manager.advertise)[0]
         )
-        return web.json_response({"ID": identity.node, "Trust": manager.keeper.told(), **self._terms()})
-
-    async def _status(self, request: web.Request) -> web.Response:
-        peer = request[PEER]
-        node_id = peer.identity.node
-        body = await read_json(request)
-        given = body.get("Tasks") if isinstance(body, dict) else None
-        if not isinstance(given, dict):
-            raise MeshnetError("Tasks: an object of task statuses by task id is needed")
-        statuses = {str(ident): from_json(TaskStatus, status) for ident, status in given.items()}
-        statuses = operations.checked_statuses(statuses, time.time())
-        self._reports += 1
-        await self._manager.keeper.heard(node_id, peer.certificate, body.get("Trust"))
-        if body.get("Leaving") is True:
-            await self._manager.left(node_id)
-        else:
-            await self._manager.heard(node_id)
-        if statuses:
-            await self._manager.state.write(lambda view: operations.report_tasks(view, node_id, statuses))
-        return web.json_response(self._terms())
+        return web.json_response({"ID": identity.node, "Trust": manager.keeper.told(), **manager.terms()})
 
     async def _attach(self, request: web.Request) -> web.Response:
         node_id = request[PEER].identity.node
@@ -162,9 +143,6 @@ class Dispatcher:
         node_id, task_id = request[PEER].identity.node, request.match_info["task"]
         await self._manager.state.write(lambda view: attachments.detach(view, node_id, task_id))
         return web.json_response({})
-
-    def _terms(self) -> dict[str, Any]:
-        return {"Heartbeat": self._manager.heartbeat, "Managers": [self._manager.advertise]}
 
     async def _assignments(self, request: web.Request) -> web.StreamResponse:
         node_id = request[PEER].identity.node

@@ -87,6 +87,10 @@ class Manager:
         """Seconds between two reports of a node."""
         return self.spec.dispatcher.heartbeat_period / SECOND
 
+    def terms(self) -> dict[str, Any]:
+        """What every node is told with each answer: how often to report, and to whom (host:port)."""
+        return {"Heartbeat": self.heartbeat, "Managers": [self.advertise]}
+
     @property
     def history(self) -> int:
         """How many tasks a place keeps; more than there can be if all."""

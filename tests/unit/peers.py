@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -51,9 +52,29 @@ def stranger(manager: Manager) -> ssl.SSLContext:
     return tls.client_context(manager.keeper.trust.root.certificate, chain, key_text(key))
 
 
-async def status(http: aiohttp.ClientSession, manager: Manager, context: ssl.SSLContext, node: str) -> Any:
-    url = f"https://{manager.listen_address}/v1/nodes/{node}/status"
-    return await joining.ask(http, "PUT", url, context, {"Tasks": {}}, joining.TIMEOUT)
+async def told(http: aiohttp.ClientSession, manager: Manager, context: ssl.SSLContext, node: str) -> Any:
+    """What the manager tells this node to do. Raises MeshnetError if it refuses."""
+    url = f"https://{manager.listen_address}/v1/nodes/{node}/assignments"
+    async with http.get(url, ssl=context, server_hostname=tls.SERVER_NAME, timeout=joining.TIMEOUT) as response:
+        if response.status != 200:
+            raise await joining.refusal(response)
+        return json.loads(await response.read())
+
+
+@asynccontextmanager
+async def reporting(
+    http: aiohttp.ClientSession, manager: Manager, context: ssl.SSLContext, node: str
+) -> AsyncIterator[Callable[[str], Awaitable[Any]]]:
+    """A connection for a node's reports: says a text, and returns the answer; None where the connection has ended."""
+    url = f"https://{manager.listen_address}/v1/nodes/{node}/reports"
+    async with http.ws_connect(url, ssl=context, server_hostname=tls.SERVER_NAME) as socket:
+
+        async def say(text: str) -> Any:
+            await socket.send_str(text)
+            answer = await socket.receive(timeout=5.0)
+            return json.loads(answer.data) if answer.type is aiohttp.WSMsgType.TEXT else None
+
+        yield say
 
 
 def member(node: FakeNode, manager: Manager) -> Identity:

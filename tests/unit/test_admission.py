@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from peers import JOIN, RNG, member, refused_to_join, session, shown, status, stranger
+from peers import JOIN, RNG, member, refused_to_join, session, shown, stranger, told
 from swarm import run, swarm
 
 from meshnet.control.trust import joining, tls, tokens
@@ -37,12 +37,12 @@ def test_refused_peers(tmp_path: Path) -> None:
             for context, code, words, reason in cases:
                 before = manager.statistics().get(f"refused_{reason}", 0)
                 with pytest.raises(MeshnetError, match=words) as refusal:
-                    await status(http, manager, context, me.node)
+                    await told(http, manager, context, me.node)
                 assert refusal.value.status == code
                 assert manager.statistics()[f"refused_{reason}"] == before + 1
             with pytest.raises(NotFoundError, match="not in this swarm any more"):
-                await status(http, manager, shown(manager, replace(me, node="gone")), "gone")
-            assert await status(http, manager, shown(manager, me), me.node)
+                await told(http, manager, shown(manager, replace(me, node="gone")), "gone")
+            assert await told(http, manager, shown(manager, me), me.node)
 
     run(scenario)
 
@@ -58,7 +58,7 @@ def test_peers_that_fail_the_handshake(tmp_path: Path) -> None:
             for context, words in ((stranger(manager), "another swarm"), (old, "expired")):
                 before = sum(manager.keeper.handshakes.values())
                 with pytest.raises((aiohttp.ClientError, OSError)) as failure:
-                    await status(http, manager, context, me.node)
+                    await told(http, manager, context, me.node)
                 assert words in tls.explained(failure.value)
                 assert sum(manager.keeper.handshakes.values()) > before
             with pytest.raises((aiohttp.ClientError, OSError)):
@@ -77,13 +77,13 @@ def test_a_certificate_that_expires_on_an_open_connection(tmp_path: Path) -> Non
             manager, node = it.manager, await it.node("docker-1")
             me = member(node, manager)
             context = shown(manager, me, life=2.0)
-            assert await status(http, manager, context, me.node)
+            assert await told(http, manager, context, me.node)
             refused: list[str] = []
 
             async with asyncio.timeout(10):
                 while not refused:
                     try:
-                        await status(http, manager, context, me.node)
+                        await told(http, manager, context, me.node)
                     except MeshnetError as error:
                         refused.append(str(error))
             assert refused == [f"the certificate of node {me.node} has expired"]
@@ -103,9 +103,9 @@ def test_roles_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             answer = await joining.ask(http, "POST", url, context, claims, joining.TIMEOUT)
             assert answer["ID"] == node.client.node_id
             assert manager.view.nodes[node.client.node_id].spec.role == "worker"
-            monkeypatch.setitem(ROLES, "/v1/nodes/{id}/status", frozenset({"manager"}))
+            monkeypatch.setitem(ROLES, "/v1/nodes/{id}/assignments", frozenset({"manager"}))
             with pytest.raises(MeshnetError, match="a worker may not do this; it takes a manager"):
-                await status(http, manager, context, node.client.node_id)
+                await told(http, manager, context, node.client.node_id)
             assert manager.statistics()["refused_role"] == 1
 
     from meshnet.control.admission import ROLES
@@ -124,9 +124,9 @@ def test_a_worker_cannot_pose_as_a_manager(tmp_path: Path) -> None:
             server = await asyncio.start_server(lambda r, w: w.close(), "127.0.0.1", 0, ssl=poser)
             try:
                 port = server.sockets[0].getsockname()[1]
-                url = f"https://127.0.0.1:{port}/v1/nodes/x/status"
+                url = f"https://127.0.0.1:{port}/v1/nodes/x/attachments"
                 with pytest.raises(aiohttp.ClientError) as failure:
-                    await joining.ask(http, "PUT", url, files.context(), {}, joining.TIMEOUT)
+                    await joining.ask(http, "POST", url, files.context(), {}, joining.TIMEOUT)
                 assert "not that of a manager" in tls.explained(failure.value)
             finally:
                 server.close()

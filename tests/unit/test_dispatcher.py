@@ -245,13 +245,12 @@ def test_bad_requests(tmp_path: Path) -> None:
                 async with http.request(method, path, data=body, **tls) as response:
                     return response.status, str((await response.json())["message"])
 
-            status = f"/v1/nodes/{node.client.node_id}/status"
+            attach = f"/v1/nodes/{node.client.node_id}/attachments"
             for method, path, body, code, words in (
                 ("POST", "/v1/nodes/join", b"{", 400, "not JSON"),
                 ("POST", "/v1/nodes/join", b"{}", 400, "hostname"),
                 ("POST", "/v1/nodes/join", b'{"Addr": 5}', 400, "Addr: a string is needed"),
-                ("PUT", status, b"[]", 400, "Tasks"),
-                ("PUT", status, b'{"Tasks": {"x": {"State": "odd"}}}', 400, "unknown state 'odd'"),
+                ("POST", attach, b'{"Networks": "demo"}', 400, "Networks"),
             ):
                 answer = await ask(method, path, body)
                 assert answer[0] == code

@@ -68,6 +68,8 @@ EDGES = {
     "control/manager.py": "runs the controllers in rounds, by the clock",
     "control/dispatcher.py": "agents' streams, over HTTP",
     "control/client.py": "the agent's end of these streams",
+    "control/reportroutes.py": "nodes' connections for reports",
+    "control/conversation.py": "the agent's end of such a connection",
     "control/sqlite.py": "the store on disk",
     "control/state.py": "follows the store's watch",
     "control/logbroker.py": "waits for lines that nodes send, and for clients to take them",

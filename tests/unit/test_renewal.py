@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from peers import FAST, JOIN, member, refused_to_join, session, shown, status
+from peers import FAST, JOIN, member, refused_to_join, session, shown, told
 from swarm import SETTINGS, Swarm, eventually, run, spec, swarm
 
 from meshnet.control.client import ManagerClient, RemovedError
@@ -109,7 +109,7 @@ def test_the_ca_changes_under_live_streams(tmp_path: Path) -> None:
                 f"the nodes are seen to trust it: {described}",
             )
             with pytest.raises((aiohttp.ClientError, OSError)):
-                await status(http, manager, spare, nodes[0].client.node_id)
+                await told(http, manager, spare, nodes[0].client.node_id)
             assert "remote CA" in await refused_to_join(manager, token, tmp_path / "x")
             newcomer = await it.node("docker-4")
             assert newcomer.credentials.root == keeper.trust.root.certificate
