@@ -253,7 +253,7 @@ class Agent:
         for one in self.standalones.values():
             if one.kept.task is not None:
                 self.host.hold(one.kept.task, one.kept.spec.netns)
-        await self.neighbours.start(self.reconciler.changed)
+        await self.neighbours.start(self.reconciler.changed, self.manager.nudge)
         self._publish_node()
         if not kept and cached is None:
             self._acquainted.set()

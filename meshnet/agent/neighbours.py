@@ -93,10 +93,12 @@ class Neighbours:
     def _keep_epoch(self, epoch: int) -> None:
         replace_text(self._epoch_file, str(epoch))
 
-    async def start(self, changed: Callable[[], None]) -> None:
-        """Opens the ports; `changed` is called in the loop when `look` would see something new."""
+    async def start(self, changed: Callable[[], None], awake: Callable[[], None]) -> None:
+        """Opens the ports; `changed` is called in the loop when `look` would see something new, `awake` after each of
+        gossip's timers."""
         await self._gossip.start()
         self._gossip.on_change(changed)
+        self._gossip.on_wake(awake)
 
     async def join(self) -> None:
         """Tries known members until one answers and its records are here, or `settle` seconds passed.

@@ -35,6 +35,7 @@ from meshnet.control.trust.identity import issuer_of, key_text, new_key, renewal
 from meshnet.errors import MeshnetError, NotFoundError
 from meshnet.files import replace_text
 from meshnet.model import Assignments, Task, TaskStatus, state_rank
+from meshnet.rest import Rest
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -84,7 +85,7 @@ class ManagerClient:
         self._leaving = False
         self._pending: dict[str, TaskStatus] = {}
         self._sending: dict[str, TaskStatus] = {}
-        self._urgent = asyncio.Event()
+        self._rest = Rest()
         self._taken = asyncio.Event()
         self._left = asyncio.Event()
         self._counted = asyncio.Event()
@@ -160,7 +161,7 @@ class ManagerClient:
         answer = await self._persist("POST", joining.CERTIFICATES, lambda: {"CSR": request_text(key)})
         self._credentials.take(answer["Certificate"], key_text(key), answer["Root"])
         log.info("this node's certificate is renewed")
-        self._urgent.set()  # the manager waits to see it
+        self._rest.end()  # the manager waits to see it
 
     def _trust(self, told: Any) -> None:
         """What the manager says about CA and keys: taken at once, and confirmed with the next report."""
@@ -172,7 +173,7 @@ class ManagerClient:
             credentials.keep(keys)
         if told["Issuer"] != issuer_of(credentials.certificate):
             self._renew.set()
-        self._urgent.set()
+        self._rest.end()
 
     def report(self, statuses: Mapping[str, TaskStatus]) -> None:
         """Notes task statuses (by task id) to be sent at once by `heartbeats`; a newer one replaces an older."""
@@ -180,7 +181,7 @@ class ManagerClient:
             known = self._pending.get(ident)
             if known is None or state_rank(status.state) >= state_rank(known.state):
                 self._pending[ident] = status
-        self._urgent.set()
+        self._rest.end()
 
     async def reported(self) -> None:
         """Waits until everything that was reported before has been taken by a manager."""
@@ -196,20 +197,20 @@ class ManagerClient:
         """Says that this node stops, so that its tasks are started elsewhere; waits at most `timeout` seconds for that
         to be taken. Reports go on."""
         self._leaving = True
-        self._urgent.set()
+        self._rest.end()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._left.wait()
 
+    def nudge(self) -> None:
+        """This process is awake: a heartbeat that is nearly due may be sent now."""
+        self._rest.nudge()
+
     async def heartbeats(self) -> None:
         """Sends a heartbeat now and per period, and reports when there are any. Runs until cancelled."""
-        self._urgent.set()
+        self._rest.end()
         while True:
-            # Not wait_for: in Python 3.11 it swallows a cancellation that meets the event.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._period):
-                    await self._urgent.wait()
-            self._urgent.clear()
+            await self._rest.take(self._period)
             leaving = await self._send()
             self._sending = {}
             self._taken.set()

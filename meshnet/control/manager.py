@@ -35,6 +35,7 @@ from meshnet.control.vault import Vault
 from meshnet.control.view import View
 from meshnet.errors import MeshnetError
 from meshnet.model import SECOND, Node, Service, Task
+from meshnet.rest import Rest
 
 log = logging.getLogger(__name__)
 DEBOUNCE = 0.003
@@ -61,6 +62,7 @@ class Manager:
         self._dispatcher = Dispatcher(self)
         self._dirty: set[str] = set()
         self._work = asyncio.Event()
+        self._watch = Rest()
         self._wake: asyncio.TimerHandle | None = None
         self._wake_at = 0.0
         self._sleepers: set[str] = set()
@@ -173,6 +175,7 @@ class Manager:
     async def heard(self, node_id: str) -> None:
         """A node spoke: it is alive, and up again if it was down."""
         self._heartbeats.beat(node_id, time.monotonic())
+        self._watch.nudge()
         node = self.view.nodes.get(node_id)
         if node is not None and node.status.state != "ready":
             await self.state.write(partial(_changed_node, node_id=node_id, change=ready))
@@ -265,7 +268,7 @@ class Manager:
             period = self._heartbeats.period
             planned = time.monotonic()
             delay = period if expiry is None else min(max(expiry - planned, 0.0), period)
-            await asyncio.sleep(delay)
+            await self._watch.take(delay)
             late = time.monotonic() - planned - delay
             if late > period / 2:
                 self._heartbeats.paused(late)

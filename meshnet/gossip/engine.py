@@ -40,6 +40,8 @@ from meshnet.gossip.types import LIVE, Address, Event, JoinResult, Member, Membe
 
 PACKETS_PER_TICK = 4
 """Datagrams per target and queue in one gossip tick, when much is queued."""
+EARLY = 0.5
+"""The part of their rests that exchanges and searches may come early, so as not to wake a node for themselves alone."""
 SEED_SHARE = 0.25
 """How often, per reconnect interval, a node that is not alone looks for a seed that it does not see."""
 MANY_MEMBERS = 32
@@ -401,14 +403,16 @@ class Engine:
     def _push_pull_tick(self, now: float) -> None:
         interval = self.settings.push_pull_interval
         scale = max(0, (max(1, self._members.count()) - 1).bit_length() - MANY_MEMBERS.bit_length() + 1)
-        self._timers.at(now + self._stagger(interval * (scale + 1)), self._push_pull_tick)
+        rest = self._stagger(interval * (scale + 1))
+        self._timers.at(now + rest, self._push_pull_tick, EARLY * rest)
         alive = self._members.others("alive")
         if alive and not self._members.leaving:
             self._push_pull(self._rng.choice(alive).address, False)
 
     def _reconnect_tick(self, now: float) -> None:
         """Look for a dead member and for absent seeds, so that islands merge; forget what is long gone."""
-        self._timers.at(now + self._stagger(self.settings.reconnect_interval), self._reconnect_tick)
+        rest = self._stagger(self.settings.reconnect_interval)
+        self._timers.at(now + rest, self._reconnect_tick, EARLY * rest)
         if self._members.leaving:
             return
         self._members.reap(now)

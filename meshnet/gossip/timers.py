@@ -9,7 +9,7 @@ Action = Callable[[float], None]
 
 
 class Timer:
-    """One deadline. `cancel` makes it never fire."""
+    """One deadline. `cancel` makes it never fire, and so does firing."""
 
     __slots__ = ("action", "when")
 
@@ -27,13 +27,17 @@ class Timers:
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Timer]] = []
+        self._ripe: list[tuple[float, int, Timer]] = []  # by when they may run, if anything does
         self._count = 0
 
-    def at(self, when: float, action: Action) -> Timer:
-        """Run `action(now)` at the first `run` with now >= when."""
+    def at(self, when: float, action: Action, early: float = 0.0) -> Timer:
+        """Run `action(now)` at the first `run` with now >= when; or at one up to `early` before, if something else is
+        due then: what need not be on time is not worth a wake of its own."""
         timer = Timer(when, action)
         self._count += 1
         heapq.heappush(self._heap, (when, self._count, timer))
+        if early:
+            heapq.heappush(self._ripe, (when - early, self._count, timer))
         return timer
 
     def next(self) -> float | None:
@@ -45,8 +49,9 @@ class Timers:
     def run(self, now: float) -> None:
         """Run what is due, in order. What an action schedules waits for the next call, so a run always ends."""
         due: list[Timer] = []
-        while self._heap and self._heap[0][0] <= now:
-            due.append(heapq.heappop(self._heap)[2])
+        for heap in (self._heap, self._ripe):
+            while heap and heap[0][0] <= now:
+                due.append(heapq.heappop(heap)[2])
         for timer in due:
             action, timer.action = timer.action, None
             if action is not None:

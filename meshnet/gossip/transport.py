@@ -52,6 +52,7 @@ class Gossip:
         self._notify_pending = False
         self._callbacks: list[Callable[[], None]] = []
         self._epoch_callbacks: list[Callable[[int], None]] = []
+        self._wake_callbacks: list[Callable[[], None]] = []
         self._joins: dict[Address, list[asyncio.Future[str]]] = {}
         self._waiters: set[asyncio.Event] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -177,6 +178,10 @@ class Gossip:
         """Call this in the loop, once, after members or records changed, however much did."""
         self._callbacks.append(callback)
 
+    def on_wake(self, callback: Callable[[], None]) -> None:
+        """Call this in the loop whenever a timer woke it: a good time for what is nearly due elsewhere."""
+        self._wake_callbacks.append(callback)
+
     def on_epoch(self, callback: Callable[[int], None]) -> None:
         """Call this when the epoch had to move, since peers held a newer log of this name: persist it."""
         self._epoch_callbacks.append(callback)
@@ -229,6 +234,8 @@ class Gossip:
         self._timer = None
         self._run_timers()
         self._pump()
+        for callback in self._wake_callbacks:
+            callback()
 
     def _run_timers(self) -> None:
         now, due = time.monotonic(), self._engine.next_timer()

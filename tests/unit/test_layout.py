@@ -14,6 +14,7 @@ LAYERS = {
     "files": 0,
     "names": 0,
     "memo": 0,
+    "rest": 0,
     "codec": 0,
     "clusterspec": 0,
     "containerspec": 0,
