@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meshnet import names
+from meshnet.agent.zones import Zones
 from meshnet.bench import population
 from meshnet.bench.population import Place, World
 from meshnet.bench.scale_mesh import data_path, larger_maps
@@ -82,13 +83,14 @@ class _Node:
     def __init__(self, job: Job, path: Ebpf) -> None:
         self._job = job
         self._path = path
+        self._zones = Zones()
         self.plan: Plan | None = None  # an agent keeps it too
 
     def program(self, known: World) -> Sample:
         clocks = [_clocks()]
         found = population.make_plan(self._job.place, known, self._job.sandbox)
         clocks.append(_clocks())
-        found = population.name_rows(known, self._job.sandbox, found)
+        found = population.name_rows(self._zones, known, self._job.sandbox, found)
         clocks.append(_clocks())
         asyncio.run(self._path.apply(found))
         clocks.append(_clocks())

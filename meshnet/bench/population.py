@@ -155,9 +155,8 @@ def make_plan(place: Place, known: World, sandbox: str) -> Plan:
     return plan(local, known.assignments, known.records, peers, {TASK: sandbox})
 
 
-def name_rows(known: World, sandbox: str, found: Plan) -> Plan:
-    """The same plan with what the task can look up."""
-    zones = Zones()
+def name_rows(zones: Zones, known: World, sandbox: str, found: Plan) -> Plan:
+    """The same plan with what the task can look up; an agent keeps its `zones` from one to the next."""
     zones.follow(known.assignments, known.records)
     return dataclasses.replace(found, zones=zones.rows({sandbox: ["demo"]}))
 

@@ -15,8 +15,11 @@ def wire_name(text: str) -> bytes | None:
 
     DNS cannot carry empty labels, labels of more than 63 octets and names of more than 255 octets.
     """
+    parts = text.rstrip(".").encode().split(b".")
+    if len(parts) == 1 and 0 < len(parts[0]) <= LABEL_LIMIT:
+        return b"%c%b\0" % (len(parts[0]), parts[0])
     pieces: list[bytes] = []
-    for part in text.rstrip(".").encode().split(b"."):
+    for part in parts:
         if not 0 < len(part) <= LABEL_LIMIT:
             return None
         pieces += (_LENGTHS[len(part)], part)

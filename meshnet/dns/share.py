@@ -133,13 +133,17 @@ def _single_task_names(endpoints: Iterable[EndpointView]) -> dict[bytes, tuple[P
     for endpoint in endpoints:
         slot = f"{endpoint.service_name}.{endpoint.slot}" if endpoint.slot else ""
         names = (endpoint.task_name, slot, endpoint.container_id[:12], endpoint.hostname, *endpoint.aliases)
-        for key in dict.fromkeys(key_of(each) for each in names if each):
-            if key:
-                named[key].append(endpoint)
-    return {
-        name: (_all_packed(each.ip for each in found if each.ready), _all_packed(each.ip for each in found))
-        for name, found in named.items()
-    }
+        for key in [key_of(each) for each in names if each]:
+            if key and (not (found := named[key]) or found[-1] is not endpoint):
+                found.append(endpoint)
+    return {name: _ready_and_all(found) for name, found in named.items()}
+
+
+def _ready_and_all(found: Sequence[EndpointView]) -> tuple[Packed, Packed]:
+    if len(found) == 1:  # as nearly always
+        packed = (_packed(found[0].ip),)
+        return (packed if found[0].ready else ()), packed
+    return _all_packed(each.ip for each in found if each.ready), _all_packed(each.ip for each in found)
 
 
 def _pointers(named: Iterable[tuple[str, str]], suffix: bytes | None) -> dict[bytes, bytes]:

@@ -66,6 +66,10 @@ class Table:
 
     def _merge(self, name: bytes) -> None:
         shares = [self._shares[unit] for unit in self._named.get(name, ())]
+        if len(shares) == 1 and name not in shares[0].front:  # most names are those of one task
+            ready, everyone = shares[0].single[name]
+            self._know(name, ready or everyone, {}, False)
+            return
         fronts = [share.front[name] for share in shares if name in share.front]
         front = _together(fronts)
         found = front or _single(share.single[name] for share in shares if name in share.single)
@@ -73,7 +77,9 @@ class Table:
         for share in shares if front else ():
             for prefix, targets in share.services.get(name, {}).items():
                 served[prefix] = served.get(prefix, ()) + targets
-        withheld = bool(fronts) and not front
+        self._know(name, found, served, bool(fronts) and not front)
+
+    def _know(self, name: bytes, found: Packed, served: Mapping[bytes, tuple[Target, ...]], withheld: bool) -> None:
         known = (self.addresses.get(name, ()), self.services.get(name, {}), name in self.withheld)
         if known == (found, served, withheld):
             return

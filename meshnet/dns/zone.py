@@ -100,13 +100,25 @@ class LiveZone:
         addresses, services = dict(self.zone.addresses), dict(self.zone.services)
         withheld, turned = set(self.zone.withheld), dict(self.zone.pointers)
         for name in self._meant(names):
-            _set(addresses, name, self._addresses(name))
-            (withheld.add if name not in addresses and self._is_withheld(name) else withheld.discard)(name)
-            for key in self._served.pop(name, ()):
-                services.pop(key, None)
-            if found := self._services(name):
-                self._served[name] = tuple(found)
-                for key, targets in found.items():
+            owner, shorts = None, []
+            for table in self._tables:
+                if owner is None and name in table.addresses:
+                    owner = table
+                if short := table.short(name):
+                    shorts.append((table, short))
+            found = owner.addresses[name] if owner is not None else _first(shorts)
+            if found is not None:
+                addresses[name] = found
+                withheld.discard(name)
+            else:
+                addresses.pop(name, None)
+                (withheld.add if self._is_withheld(name, shorts) else withheld.discard)(name)
+            if name in self._served:
+                for key in self._served.pop(name):
+                    services.pop(key, None)
+            if served := _served(name, owner, shorts):
+                self._served[name] = tuple(served)
+                for key, targets in served.items():
                     services.setdefault(key, targets)
         for name in dict.fromkeys(name for some in pointers for name in some):
             _set(turned, name, next((t.pointers[name] for t in self._tables if name in t.pointers), None))
@@ -122,29 +134,29 @@ class LiveZone:
                     found[full] = None
         return found
 
-    def _addresses(self, name: bytes) -> tuple[bytes, ...] | None:
-        for table in self._tables:
-            if name in table.addresses:
-                return table.addresses[name]
-        for table in self._tables:
-            if (short := table.short(name)) in table.addresses:
-                return table.addresses[short]
-        return None
+    def _is_withheld(self, name: bytes, shorts: Iterable[tuple[Table, bytes]]) -> bool:
+        return any(name in table.withheld for table in self._tables) or any(
+            short in table.withheld for table, short in shorts
+        )
 
-    def _services(self, name: bytes) -> dict[bytes, tuple[Target, ...]]:
-        """Key in the zone -> targets, of everything that is served under a name."""
-        owner = next((table for table in self._tables if name in table.addresses), None)
-        found = [owner.services.get(name, {})] if owner is not None else []
-        found += [table.services.get(table.short(name), {}) for table in self._tables]
-        keyed: dict[bytes, tuple[Target, ...]] = {}
-        for some in found:
-            for prefix, targets in some.items():
+
+def _first(shorts: Iterable[tuple[Table, bytes]]) -> tuple[bytes, ...] | None:
+    """The addresses of the first of these names that has some."""
+    for table, short in shorts:
+        if short in table.addresses:
+            return table.addresses[short]
+    return None
+
+
+def _served(name: bytes, owner: Table | None, shorts: Iterable[tuple[Table, bytes]]) -> dict[bytes, tuple[Target, ...]]:
+    """Key in the zone -> targets, of everything that is served under a name."""
+    keyed: dict[bytes, tuple[Target, ...]] = {}
+    for table, known in ((owner, name), *shorts):
+        if table is not None and known in table.services:
+            for prefix, targets in table.services[known].items():
                 if key := joined(prefix, name):
                     keyed.setdefault(key, targets)
-        return keyed
-
-    def _is_withheld(self, name: bytes) -> bool:
-        return any(name in table.withheld or table.short(name) in table.withheld for table in self._tables)
+    return keyed
 
 
 def _set(table: dict[bytes, T], name: bytes, value: T | None) -> None:

@@ -20,6 +20,7 @@ from meshnet.datapath.ebpf.names import (
     Table,
     entries,
     entry,
+    fits,
     numbered,
     observed,
     zone_key,
@@ -115,7 +116,7 @@ def test_entry_is_a_row_of_records() -> None:
 )
 def test_what_user_space_answers(name: bytes, found: tuple[bytes, ...]) -> None:
     """Names that are too long or odd, with no, IPv6 or too many addresses have no entry."""
-    assert entry(1, name, found, 5) is None
+    assert not fits(name, found)
     row = replace(ONE, names={name: found})
     assert entries((row,), {zone_key(row): 1}, 10) == ({}, 1)
 
@@ -124,8 +125,8 @@ def test_longest_name_and_most_addresses() -> None:
     """A name of exactly the room, and a name with exactly so many addresses, have an entry."""
     longest = b"\x3f" + b"x" * 63 + b"\x36" + b"y" * 54 + b"\0"
     assert len(longest) == NAME_SIZE
-    assert entry(1, longest, ip(2), 5)
-    assert entry(1, wire("many"), ip(*range(MAX_ANSWERS)), 5)
+    assert fits(longest, ip(2))
+    assert fits(wire("many"), ip(*range(MAX_ANSWERS)))
 
 
 def test_numbers_stay_and_are_not_used_again_soon() -> None:

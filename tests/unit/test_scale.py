@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from meshnet.agent.zones import Zones
 from meshnet.bench import html, population, prober, report, result, scale, scale_mesh, scale_result
 from meshnet.bench.paths import OPERATIONS
 from meshnet.bench.population import BACKENDS, DEMO, INGRESS
@@ -49,7 +50,7 @@ def test_every_service_has_what_it_should() -> None:
 def test_names_are_all_different() -> None:
     """No two tasks share a name: a lab's do not either."""
     known, plan = made(20)
-    (zone,) = population.name_rows(known, "/run/netns/x", plan).zones
+    (zone,) = population.name_rows(Zones(), known, "/run/netns/x", plan).zones
     assert max(len(found) for found in zone.names.values()) == BACKENDS
     assert len(zone.names) == 2 * (2 * 20 + 4 * 20 * BACKENDS)  # with and without the network's name
 

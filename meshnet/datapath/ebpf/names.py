@@ -66,15 +66,18 @@ def numbered(rows: Iterable[ZoneRow], stored: Mapping[bytes, int], last: int = 0
     return found
 
 
-def entry(number: int, name: bytes, addresses: Sequence[bytes], ttl: int) -> tuple[bytes, bytes] | None:
-    """Key and value of one name, None for one that user space must answer.
+def fits(name: bytes, addresses: Sequence[bytes]) -> bool:
+    """Whether there can be an entry for this name; user space must answer the others.
 
     Those are names that are too long or have a zero octet inside, and names with no, too many or IPv6 addresses.
     """
-    if len(name) > NAME_SIZE or b"\0" in name[:-1] or not 0 < len(addresses) <= MAX_ANSWERS:
-        return None
-    if any(len(address) != 4 for address in addresses):
-        return None
+    if len(name) > NAME_SIZE or len(addresses) > MAX_ANSWERS or name.index(0) != len(name) - 1:
+        return False
+    return set(map(len, addresses)) == {4}
+
+
+def entry(number: int, name: bytes, addresses: Sequence[bytes], ttl: int) -> tuple[bytes, bytes]:
+    """Key and value of one name, one that `fits`."""
     # Owner: the name at offset 12, the question's (RFC 1035 §4.1.4). Type A, class IN, four bytes of data.
     head = b"\xc0\x0c\0\1\0\1" + ttl.to_bytes(4, "big") + b"\0\4"
     records = b"".join(head + address for address in addresses)
@@ -87,55 +90,79 @@ def entries(rows: Iterable[ZoneRow], numbers: Mapping[bytes, int], room: int) ->
 
     When not all fit, the shortest names of all zones are taken: services and what people type.
     """
-    zones = [_Packed(numbers[zone_key(row)], row) for row in rows if zone_key(row) in numbers]
+    zones = [_Zone(numbers[zone_key(row)], row) for row in rows if zone_key(row) in numbers]
     made = chosen(zones, room)
     return made, sum(len(zone.names) for zone in zones) - len(made)
 
 
-class _Packed:
-    """One zone's names as entries of the map: `entries` by name, without those that user space must answer."""
+class _Zone:
+    """One zone's names, and what the map has of them once somebody asked: `fit` are those that could be there."""
 
     def __init__(self, number: int, row: ZoneRow) -> None:
         self.number = number
         self.ttl = row.ttl
         self.names: Mapping[bytes, tuple[bytes, ...]] = {}
-        self.entries: dict[bytes, tuple[bytes, bytes]] = {}
+        self.fit: dict[bytes, tuple[bytes, ...]] = {}
+        self._made: dict[bytes, tuple[bytes, bytes]] = {}
         self.follow(row.names)
 
-    def follow(self, names: Mapping[bytes, tuple[bytes, ...]]) -> Changed:
-        """Takes other names; returns what that changes, by key: the value, None for one that has none any more."""
+    def follow(self, names: Mapping[bytes, tuple[bytes, ...]]) -> list[bytes]:
+        """Takes other names; returns those that fit or did, and mean something else now."""
         before, self.names = self.names, names
-        changed: Changed = {}
         if names is before:
-            return changed
-        for name in before.keys() - names.keys():
-            if known := self.entries.pop(name, None):
-                changed[known[0]] = None
+            return []
+        gone = before.keys() - names.keys()
+        changed = [name for name in gone if self.fit.pop(name, None)]
         for name, found in names.items():
             if before.get(name) is found:
                 continue
-            known, packed = self.entries.pop(name, None), entry(self.number, name, found, self.ttl)
-            if known:
-                changed[known[0]] = None
-            if packed:
-                self.entries[name] = packed
-                changed[packed[0]] = packed[1]
+            if fits(name, found):
+                self.fit[name] = found
+            elif not self.fit.pop(name, None):
+                continue
+            changed.append(name)
+        for name in changed:
+            self._made.pop(name, None)
         return changed
 
+    def key(self, name: bytes) -> bytes:
+        """That of a name which fits, or did."""
+        return NameKey.of(name, self.number)
 
-def chosen(zones: Sequence[_Packed], room: int) -> Table:
+    def entry(self, name: bytes) -> tuple[bytes, bytes]:
+        """Key and value of a name that fits."""
+        if name not in self._made:
+            self._made[name] = entry(self.number, name, self.fit[name], self.ttl)
+        return self._made[name]
+
+    def changes(self, names: Iterable[bytes]) -> Changed:
+        """What these names mean for the map: value by key, None where there is none any more."""
+        found: Changed = {}
+        for name in names:
+            if name in self.fit:
+                key, value = self.entry(name)
+                found[key] = value
+            else:
+                found[self.key(name)] = None
+        return found
+
+
+def chosen(zones: Sequence[_Zone], room: int) -> Table:
     """As many entries as there is room for, those of the shortest names of all zones."""
-    if sum(len(zone.entries) for zone in zones) <= room:
-        return {key: value for zone in zones for key, value in zone.entries.values()}
-    lengths = Counter(len(name) for zone in zones for name in zone.entries)
+    if sum(len(zone.fit) for zone in zones) <= room:
+        return dict(zone.entry(name) for zone in zones for name in zone.fit)
+    lengths = Counter(len(name) for zone in zones for name in zone.fit)
     left, last = room, 0
     for last in sorted(lengths):
         if lengths[last] > left:
             break
         left -= lengths[last]
-    made = {key: value for zone in zones for name, (key, value) in zone.entries.items() if len(name) < last}
-    rest = sorted((zone.number, name, zone) for zone in zones for name in zone.entries if len(name) == last)
-    return made | dict(zone.entries[name] for _, name, zone in rest[:left])
+    made = dict(zone.entry(name) for zone in zones for name in zone.fit if len(name) < last)
+    for zone in sorted(zones, key=lambda each: each.number):
+        rest = sorted(name for name in zone.fit if len(name) == last)[:left]
+        made |= dict(map(zone.entry, rest))
+        left -= len(rest)
+    return made
 
 
 def observed(names: Mapping[bytes, bytes], zones: Mapping[bytes, bytes], known: Plan) -> tuple[ZoneRow, ...]:
@@ -164,7 +191,7 @@ class Names:
         self._names: Table | None = None  # what the map holds; None: not known
         self._zones: Table = {}
         self._rows: tuple[ZoneRow, ...] = ()
-        self._packed: dict[int, _Packed] = {}  # by number of the zone
+        self._followed: dict[int, _Zone] = {}  # by number of the zone
         self._wanted: Table = {}
         self._open: set[bytes] = set()  # keys under which map and `_wanted` may differ
         self._all_fit = True
@@ -200,30 +227,32 @@ class Names:
 
     def _want(self, rows: Iterable[ZoneRow], numbers: Mapping[bytes, int], room: int) -> None:
         """Brings `_wanted` to what the rows say, and notes in `_open` under which keys that changed anything."""
-        before, self._packed = self._packed, {}
-        changed: Changed = {}
+        before, self._followed = self._followed, {}
+        changed: list[tuple[_Zone, Iterable[bytes]]] = []
         for row in rows:
             number = numbers.get(zone_key(row), 0)
             known = before.get(number)
             if not number:
                 continue
             if known is not None and known.ttl == row.ttl:
-                changed |= known.follow(row.names)
-                self._packed[number] = before.pop(number)
+                changed.append((known, known.follow(row.names)))
+                self._followed[number] = before.pop(number)
             else:
-                self._packed[number] = _Packed(number, row)
-                changed |= dict(self._packed[number].entries.values())
-        for gone in before.values():
-            changed = dict.fromkeys(dict(gone.entries.values())) | changed
-        zones = list(self._packed.values())
-        fit, self._all_fit = self._all_fit, sum(len(zone.entries) for zone in zones) <= room
+                self._followed[number] = made = _Zone(number, row)
+                changed.append((made, made.fit))
+        gone = {zone.key(name) for zone in before.values() for name in zone.fit}
+        zones = list(self._followed.values())
+        fit, self._all_fit = self._all_fit, sum(len(zone.fit) for zone in zones) <= room
         if fit and self._all_fit:
-            self._open |= changed.keys()
-            self._wanted |= {key: value for key, value in changed.items() if value is not None}
-            for key, value in changed.items():
+            what: Changed = dict.fromkeys(gone)
+            for zone, some in changed:
+                what |= zone.changes(some)
+            self._open |= what.keys()
+            self._wanted |= {key: value for key, value in what.items() if value is not None}
+            for key, value in what.items():
                 if value is None:
                     self._wanted.pop(key, None)
-        elif changed:
+        elif gone or any(some for _, some in changed):
             wanted = chosen(zones, room)
             self._open |= {key for key, value in wanted.items() if self._wanted.get(key) != value}
             self._open |= self._wanted.keys() - wanted.keys()
