@@ -274,6 +274,11 @@ class Engine:
         """Whether what this node's log says up to `seq` is in force here and at every live meshnet member."""
         return self._records.in_force(seq)
 
+    def ask_in_force(self, seq: int, now: float) -> None:
+        """Asks the members that have seen `seq` and have not said that it is in force: their word may be lost."""
+        self._now = now
+        self._records.ask_in_force(seq)
+
     def positions(self) -> dict[str, Position]:
         """How far each visible log is, this node's included: what `records` showed, for `settle`."""
         return self._records.positions()

@@ -184,6 +184,14 @@ class Pusher:
         peers = (self.peers.get(node.name) for node in self._members.peers())
         return all(peer is not None and peer.settled >= seq for peer in peers)
 
+    def ask_in_force(self, seq: int) -> None:
+        """Asks the peers that have seen this node's log up to `seq` and have not said that it is in force: what they
+        said may have been lost. To hear how far the log is makes them say it again (`_receive_seen`)."""
+        for node in self._members.peers() if self.direct else ():
+            peer = self.peers.get(node.name)
+            if peer is not None and peer.settled < seq <= (peer.seen or 0):
+                self.say(node, Seen(self.own.owner, {self.own.owner: self.own.position}))
+
     # sending
 
     def say(self, node: Node, message: SyncMessage) -> None:

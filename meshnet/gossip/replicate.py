@@ -99,6 +99,10 @@ class Replicator:
         """Whether this node's log is in force up to `seq` here and at every live peer."""
         return self._pusher.in_force(seq)
 
+    def ask_in_force(self, seq: int) -> None:
+        """Asks those who have not said so, though they have seen it."""
+        self._pusher.ask_in_force(seq)
+
     def positions(self) -> dict[str, Position]:
         """How far each visible log is, this node's included."""
         return self._positions()
@@ -307,7 +311,8 @@ class Replicator:
                 log = self.logs.get(owner)
                 mine = log.position if log is not None else (0, 0)
                 self._pusher.say(node, Seen(self.own.owner, {owner: mine}))
-                # It asks when it has just met this node, and what this node told it before was lost on it.
+                # It asks when it has just met this node, and what this node told it before was lost on it; or when it
+                # waits for this word.
                 self._say_settled(node)
 
     def _own_seen_elsewhere(self, position: Position, now: float) -> bool:

@@ -32,6 +32,7 @@ from meshnet.gossip.types import (
 
 RECEIVE_BUFFER = 2 << 20
 DATAGRAMS_PER_WAKE = 64
+ASK_AFTER = 0.2  # s after which those are asked who have not said that a record is in force; doubles each time
 """Most datagrams read before other work of the loop gets its turn."""
 INBOUND_LIMIT = 128
 OUTBOUND_LIMIT = 256
@@ -196,8 +197,18 @@ class Gossip:
 
     async def wait_in_force(self, seq: int, timeout: float) -> bool:
         """Wait until what this node's log says up to `seq` is in force here and at every live member; False when
-        `timeout` seconds passed."""
-        return await self._until(lambda: self._engine.in_force(seq), timeout)
+        `timeout` seconds passed. Who is silent for long is asked: words are lost."""
+        loop = asyncio.get_running_loop()
+        deadline, patience = loop.time() + timeout, ASK_AFTER
+        while True:
+            left = deadline - loop.time()
+            if await self._until(lambda: self._engine.in_force(seq), min(patience, left)):
+                return True
+            if left <= patience:
+                return False
+            self._engine.ask_in_force(seq, time.monotonic())
+            self._wake()
+            patience *= 2
 
     def positions(self) -> dict[str, Position]:
         """How far each visible log is now, for `settle` once what `records` shows now is in force."""

@@ -97,6 +97,22 @@ def test_a_record_is_in_force_when_everyone_says_so() -> None:
     assert net.engines["n1"].in_force(again)
 
 
+def test_who_is_silent_can_be_asked() -> None:
+    """A member whose word was lost says it again when it is asked; one that has nothing to say yet does not."""
+    net = _joined(27, 4)
+    seq = _publish(net, "n1", "k", state="draining")
+    net.until(lambda: not _missing(net, "n1", seq), 0.1)
+    _settle(net, "n0", "n1")
+    net.engines["n2"].settle(net.engines["n2"].positions(), net.now)
+    assert net.engines["n2"].datagrams_to_send()  # which nobody gets
+    for in_force in (False, True):
+        net.engines["n1"].ask_in_force(seq, net.now)
+        net.flush("n1")
+        net.run(0.1)
+        assert net.engines["n1"].in_force(seq) is in_force
+        _settle(net, "n3")
+
+
 def test_what_is_in_force_is_told_once() -> None:
     """A member that looks again and again says nothing as long as there is no news."""
     net = _joined(22, 3)

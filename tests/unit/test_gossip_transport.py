@@ -11,6 +11,8 @@ import pytest
 
 from meshnet.errors import MeshnetError
 from meshnet.gossip import Settings
+from meshnet.gossip.members import Node
+from meshnet.gossip.replicate import Replicator
 from meshnet.gossip.transport import Gossip
 
 KEY = (b"0123456789abcdef" * 2,)
@@ -163,3 +165,29 @@ def test_garbage_on_sockets_is_counted() -> None:
             assert await nodes[0].wait_acknowledged(seq, 5)
 
     asyncio.run(run())
+
+
+def test_a_lost_word_costs_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits until a record is in force asks the silent ones long before the time is over."""
+    said = Replicator._say_settled
+    lost: list[str] = []
+
+    def say(self: Replicator, owner: Node) -> None:
+        if lost or owner.name != "n0":
+            said(self, owner)
+        else:
+            lost.append(self.own.owner)
+
+    async def scenario() -> None:
+        async with _cluster(2) as (owner, other):
+            seq = owner.publish("demo", "endpoint", "k", {"state": "draining"})
+            assert await owner.wait_acknowledged(seq, 5.0)
+            monkeypatch.setattr(Replicator, "_say_settled", say)
+            owner.settle(owner.positions())
+            other.settle(other.positions())
+            began = asyncio.get_running_loop().time()
+            assert await owner.wait_in_force(seq, 30.0)
+            assert asyncio.get_running_loop().time() - began < 10.0
+            assert lost == ["n1"]
+
+    asyncio.run(scenario())
