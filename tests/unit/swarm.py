@@ -99,6 +99,8 @@ class FakeNode:
         self._jobs = [
             asyncio.create_task(one) for one in (self.client.heartbeats(), self._follow(), self.client.renewals())
         ]
+        async with asyncio.timeout(10):
+            await self.client.counted()
 
     async def stop(self) -> None:
         for job in self._jobs:
@@ -141,8 +143,6 @@ class Swarm:
         node = FakeNode(self.manager, name, self.directory / name, runs, cache)
         await node.start()
         self.nodes.append(node)
-        members = self.manager.view.nodes
-        await eventually(lambda: members[node.client.node_id].status.state == "ready", f"{name} is heard")
         return node
 
     async def network(self, name: str) -> str:
