@@ -1,12 +1,23 @@
-"""Writing a small file so that whoever reads it, also after a crash, finds the old text or the new one, whole."""
+"""Small files: one is written so that whoever reads it, also after a crash, finds the old text or the new one, whole,
+and looked at before it is read, since what is no regular file may have no end."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import stat
 
 from meshnet.errors import NoSpaceError
+
+PIPE, DEVICE = "a pipe", "a device"
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: PIPE,
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: DEVICE,
+    stat.S_IFBLK: DEVICE,
+}
 
 
 def replace_text(path: str | os.PathLike[str], text: str) -> None:
@@ -31,3 +42,11 @@ def replace_text(path: str | os.PathLike[str], text: str) -> None:
 def is_full(error: OSError) -> bool:
     """Whether nothing could be written because the file system is full, or the quota used up."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def instead_of_file(path: str | os.PathLike[str]) -> str:
+    """What is there instead of a regular file, such as "a pipe"; "" for a file, and where nothing can be looked at."""
+    try:
+        return _KINDS.get(stat.S_IFMT(os.stat(path).st_mode), "")
+    except (OSError, ValueError):
+        return ""
