@@ -40,8 +40,25 @@ def resolve(what: str) -> str:
         if _remains(name):
             return name
         what = name
-    said = f"up are: {', '.join(found)}" if found else "no lab is"
-    raise NotFoundError(f"the lab {what} is not up; {said}")
+    raise NotFoundError(f"the lab {what} is not up; {_what_is_up()}")
+
+
+def meant() -> str:
+    """The lab that is meant where none is named: the one in $MESHNET_LAB, else that of the current folder.
+
+    Raises NotFoundError if nothing of it is there.
+    """
+    name = os.environ.get("MESHNET_LAB")
+    if not name:
+        return resolve(".")
+    if not _remains(name):
+        raise NotFoundError(f"the lab {name} ($MESHNET_LAB) is not up; {_what_is_up()}")
+    return name
+
+
+def _what_is_up() -> str:
+    found = state.up()
+    return f"up are: {', '.join(found)}" if found else "no lab is"
 
 
 def _remains(name: str) -> bool:
