@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -24,6 +25,14 @@ from meshnet.files import replace_text
 ROOTFS = "rootfs"
 IMAGE = "image.json"
 ALIASES = "aliases.json"
+
+
+def _remove(path: Path) -> None:
+    """Takes a tree away, also one that is nested too deeply for Python."""
+    try:
+        shutil.rmtree(path)
+    except RecursionError:
+        subprocess.run(["rm", "-rf", "--", str(path)], check=False)
 
 
 def without_tag(name: str) -> str:
@@ -55,6 +64,14 @@ class ImageStore:
 
     def __init__(self, directory: str) -> None:
         self._directory = Path(directory)
+
+    @property
+    def directory(self) -> str:
+        return str(self._directory)
+
+    def place(self) -> Path:
+        """The file system that images are on: their directory, or where it will be."""
+        return next(each for each in (self._directory, *self._directory.absolute().parents) if each.is_dir())
 
     def rootfs(self, image: StoredImage) -> str:
         """The path of an image's root file system."""
@@ -94,7 +111,7 @@ class ImageStore:
             yield path
         finally:
             with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(path)
+                _remove(path)
 
     def add(self, image: StoredImage, unpacked: Path) -> StoredImage:
         """Takes a directory that holds `rootfs` into the store under the image's id; its names leave other images."""
