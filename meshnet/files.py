@@ -1,12 +1,14 @@
-"""Small files: one is written so that whoever reads it, also after a crash, finds the old text or the new one, whole,
-and looked at before it is read, since what is no regular file may have no end."""
+"""Small files, written so that whoever reads one, also after a crash, finds the old text or the new one, whole; and
+files and trees of others, which may have no end, or be nested in any way."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import shutil
 import stat
+import subprocess
 
 from meshnet.errors import NoSpaceError
 
@@ -50,3 +52,14 @@ def instead_of_file(path: str | os.PathLike[str]) -> str:
         return _KINDS.get(stat.S_IFMT(os.stat(path).st_mode), "")
     except (OSError, ValueError):
         return ""
+
+
+def remove_tree(path: str | os.PathLike[str], *, ignore_errors: bool = False) -> None:
+    """Removes a directory with all in it. shutil's way down needs a part of Python's stack for each level, of which
+    whoever fills a volume can make any number. Raises OSError, unless errors are to be passed over."""
+    try:
+        shutil.rmtree(path, ignore_errors=ignore_errors)
+    except RecursionError:
+        done = subprocess.run(["rm", "-rf", "--", path], capture_output=True, text=True, check=False)
+        if done.returncode and not ignore_errors:
+            raise OSError(errno.ENOTEMPTY, done.stderr.strip()[:200], str(path)) from None

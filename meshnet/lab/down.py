@@ -14,6 +14,7 @@ from pathlib import Path
 
 from meshnet import names
 from meshnet.errors import MeshnetError, NotFoundError
+from meshnet.files import remove_tree
 from meshnet.kernel import libc, netns, sockdiag
 from meshnet.kernel.bpf import cgroup2_root
 from meshnet.lab import cgroups, state, topology
@@ -84,7 +85,7 @@ def down(name: str) -> None:
         netns.delete(namespace)
     _unmount_below(names.lab_dir(name))
     shutil.rmtree(f"{names.BPFFS}/meshnet/{name}", ignore_errors=True)
-    shutil.rmtree(names.lab_dir(name), ignore_errors=True)
+    remove_tree(names.lab_dir(name), ignore_errors=True)
     for shared in (f"{names.BPFFS}/meshnet", names.RUN, str(cgroup2_root() / cgroups.ROOT)):
         with contextlib.suppress(OSError):  # other labs are in it, or it never was
             os.rmdir(shared)

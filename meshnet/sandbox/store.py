@@ -12,27 +12,17 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from meshnet.errors import NotFoundError
-from meshnet.files import replace_text
+from meshnet.files import remove_tree, replace_text
 
 ROOTFS = "rootfs"
 IMAGE = "image.json"
 ALIASES = "aliases.json"
-
-
-def _remove(path: Path) -> None:
-    """Takes a tree away, also one that is nested too deeply for Python."""
-    try:
-        shutil.rmtree(path)
-    except RecursionError:
-        subprocess.run(["rm", "-rf", "--", str(path)], check=False)
 
 
 def without_tag(name: str) -> str:
@@ -111,7 +101,7 @@ class ImageStore:
             yield path
         finally:
             with contextlib.suppress(FileNotFoundError):
-                _remove(path)
+                remove_tree(path)
 
     def add(self, image: StoredImage, unpacked: Path) -> StoredImage:
         """Takes a directory that holds `rootfs` into the store under the image's id; its names leave other images."""
@@ -153,7 +143,7 @@ class ImageStore:
         """Removes an image with all its names."""
         place = self._directory / image.id
         (place / IMAGE).unlink()
-        shutil.rmtree(place)
+        remove_tree(place)
 
     def aliases(self) -> dict[str, str]:
         """Names that were given to images of the catalogue: name -> repository of the catalogue."""

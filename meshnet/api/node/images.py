@@ -20,7 +20,7 @@ from meshnet.api import filters, words
 from meshnet.api.http import answer, flag
 from meshnet.api.node.context import agent_of, node_of
 from meshnet.api.node.uploads import uploaded
-from meshnet.errors import ConflictError, MeshnetError, NotFoundError
+from meshnet.errors import ConflictError, MeshnetError, NoSpaceError, NotFoundError
 from meshnet.sandbox import importing
 from meshnet.sandbox.images import Image, Images, familiar, repository
 
@@ -239,6 +239,8 @@ async def load(request: web.Request) -> web.Response:
     try:
         async with uploaded(request) as path:
             found = await node.complete(asyncio.to_thread(importing.load_archive, store, path))
+    except NoSpaceError:
+        raise
     except MeshnetError as error:
         raise MeshnetError(str(error).partition(": ")[2] or str(error), error.status) from None
     for image in found:
