@@ -23,12 +23,14 @@ class Rest:
     async def take(self, seconds: float) -> None:
         """Waits for so long, or for `end()`, which also counts if it was said before; or for a late `nudge()`."""
         self._ripe = asyncio.get_running_loop().time() + EARLY * seconds
-        # Not wait_for: in Python 3.11 it swallows a cancellation that meets the event.
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._over.wait()
-        self._over.clear()
-        self._ripe = math.inf
+        try:
+            # Not wait_for: in Python 3.11 it swallows a cancellation that meets the event.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._over.wait()
+            self._over.clear()
+        finally:
+            self._ripe = math.inf
 
     def nudge(self) -> None:
         """The process is awake: work that is nearly due may be done now."""

@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import re
 import shutil
+import stat
 import subprocess
 import tempfile
 import time
@@ -23,6 +25,7 @@ from meshnet.errors import MeshnetError
 FOLDER = Path("/var/cache/meshnet/dockerd")
 ADDRESS = "192.0.2.1"  # of the only node (RFC 5737)
 _NEEDED = ("dockerd", "containerd", "containerd-shim-runc-v2", "runc")
+_PREFIX = "meshnet-dockerd-"
 _STARTING = 30.0  # s
 _EMPTY = 5.0  # s that its groups get to be empty after its end
 _SCRIPT = """
@@ -69,8 +72,9 @@ def running(folder: Path = FOLDER) -> Iterator[Path]:
     """The socket of a dockerd that has a swarm of its own. Raises MeshnetError if it does not come up."""
     if lacking := missing(folder):
         raise MeshnetError(lacking)
-    with tempfile.TemporaryDirectory(prefix="meshnet-dockerd-") as made:
-        place, group = Path(made), f"meshnet-dockerd-{os.getpid()}"
+    group = f"{_PREFIX}{os.getpid()}"
+    with tempfile.TemporaryDirectory(prefix=f"{group}-") as made:
+        place = Path(made)
         path = _path(folder)
         (place / "bin").mkdir()
         for name in ("iptables", "ip6tables"):
@@ -94,6 +98,26 @@ def running(folder: Path = FOLDER) -> Iterator[Path]:
         finally:
             shell.communicate("\n")
             _remove_groups(group)
+
+
+def sweep() -> list[str]:
+    """Removes the folders and control groups of those whose user was killed; returns their names."""
+    folders = Path(tempfile.gettempdir()).glob(f"{_PREFIX}*")
+    groups = glob.glob(f"/sys/fs/cgroup/{_PREFIX}*") + glob.glob(f"/sys/fs/cgroup/*/{_PREFIX}*")
+    dead = set()
+    for path in (*folders, *map(Path, groups)):
+        found = re.fullmatch(rf"({_PREFIX}(\d+))(-\w+)?", path.name)
+        if found is None or os.path.exists(f"/proc/{found[2]}"):
+            continue
+        with contextlib.suppress(OSError):
+            seen = path.lstat()
+            if stat.S_ISDIR(seen.st_mode) and seen.st_uid == os.geteuid():
+                dead.add(found[1])
+                if found[3]:
+                    shutil.rmtree(path, ignore_errors=True)
+    for name in dead:
+        _remove_groups(name)
+    return sorted(dead)
 
 
 def _with_a_swarm(place: Path, shell: subprocess.Popen[str]) -> Path:

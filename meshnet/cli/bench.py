@@ -37,6 +37,17 @@ def check_outputs(*files: Path | None, pictures: Path | None = None) -> None:
         _check_writable(pictures, next(each for each in (pictures, *pictures.absolute().parents) if each.exists()))
 
 
+def remove_left() -> None:
+    """What benchmarks left that were killed goes before another one begins, and is told of in a line."""
+    if os.geteuid() != 0:
+        return  # the benchmark itself says that it needs root
+    from meshnet.bench import dockerd, world
+    from meshnet.lab import benchmarks
+
+    if found := [*benchmarks.remove_left(), *world.sweep(), *dockerd.sweep()]:
+        render.message(f"removed what killed benchmarks left: {', '.join(found)}")
+
+
 def _check_writable(asked: Path, place: Path) -> None:
     if not place.exists():
         raise MeshnetError(f"{asked} cannot be written: there is no folder {place}")
@@ -73,6 +84,7 @@ def paths(
     check_outputs(json_file, html_file, pictures=png)
     old = result.load(compare) if compare else None
     wanted = seconds or (run.QUICK_SECONDS if quick else run.SECONDS)
+    remove_left()
     with interrupts.undone(), render.Progress() as progress:
         found = run.run(run.Options(wanted, cpu, only), progress)
     _show(found, old, json_file, html_file, png)
@@ -116,6 +128,7 @@ def scale(
         cpu=cpu,
         times=scaling.QUICK_TIMES if quick else scaling.TIMES,
     )
+    remove_left()
     with interrupts.undone(), render.Progress() as progress:
         found = scaling.run_scale(options, progress)
     _show(found, old, json_file, html_file, png)
@@ -153,6 +166,7 @@ def vip_vs_dnsrr(
     modes_run.choose(only)  # a name that is wrong is refused before anything is made
     old = result.load(compare) if compare else None
     options = modes_run.Options(seconds or (modes_run.QUICK_SECONDS if quick else modes_run.SECONDS), only)
+    remove_left()
     with interrupts.undone(), render.Progress() as progress:
         progress("starting a swarm")
         with modesbench.ground(WORKERS) as ground:
@@ -191,6 +205,7 @@ def dns(seconds: float, json_file: Path | None) -> None:
     from meshnet.lab import interrupts
 
     check_outputs(json_file)
+    remove_left()
     with interrupts.undone(), render.Progress() as progress:
         found = measuring.run(seconds, progress)
     for line in measuring.lines(found):
@@ -221,6 +236,7 @@ def swarm(rounds: int, replicas: int, services: int, folder: Path | None, json_f
     size = measuring.Size(many=replicas, services=services, rounds=rounds)
     place = folder or dockerd.FOLDER
     lacking = dockerd.missing(place)
+    remove_left()
     with interrupts.undone(), render.Progress() as progress, contextlib.ExitStack() as stack:
         progress("starting meshnet" if lacking else "starting meshnet and dockerd")
         sockets = {measuring.MESHNET: stack.enter_context(swarmbench.swarm(1))[0]}
@@ -249,6 +265,7 @@ def growth(services: int, json_file: Path | None) -> None:
     from meshnet.lab import interrupts, swarmbench
 
     check_outputs(json_file)
+    remove_left()
     with interrupts.undone(), render.Progress() as progress, contextlib.ExitStack() as stack:
         progress("starting two swarms")
         made = {name: stack.enter_context(swarmbench.swarm(3)) for name in ("grows", "small")}
@@ -273,6 +290,7 @@ def programs(seconds: float, only: tuple[str, ...], json_file: Path | None) -> N
     """
     from meshnet.bench import programs as measuring
 
+    remove_left()
     with render.Progress() as progress:
         found = measuring.run(only, seconds, progress)
     for line in measuring.lines(found):

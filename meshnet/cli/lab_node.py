@@ -30,9 +30,9 @@ def kill(lab_name: str | None, what: str) -> None:
 
     lab = state.current(lab_name)
     if lab.node(what) is not None:
-        nodes.kill(lab, what)
+        was = nodes.kill(lab, what)
         print(what)
-        message(nodes.after_kill(lab, what))
+        message(nodes.after_kill(lab, what, was))
     else:
         print(nodes.kill_task(lab, what))
 

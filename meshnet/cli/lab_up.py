@@ -57,12 +57,15 @@ def exports(lab: str) -> str:
 
 
 @click.command(short_help="Take down a lab and remove all it made.")
-@click.argument("what", default=".", metavar="[DIR|NAME]")
-def down(what: str) -> None:
-    """Take down the lab called NAME, or the lab in DIR, and remove all it made."""
+@click.argument("what", required=False, metavar="[DIR|NAME]")
+def down(what: str | None) -> None:
+    """Take down the lab called NAME, or the lab in DIR, and remove all it made.
+
+    Without either, that is the lab named in $MESHNET_LAB; without that, the lab in the current folder.
+    """
     from meshnet.lab import down as downs
 
-    name = downs.resolve(what)
+    name = downs.resolve(what) if what is not None else downs.meant()
     begun = time.monotonic()
     downs.down(name)
     message(f"{name} is down ({time.monotonic() - begun:.1f} s)")

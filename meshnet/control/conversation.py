@@ -81,6 +81,8 @@ async def _said(socket: aiohttp.ClientWebSocketResponse, question: Any) -> Any:
         raise aiohttp.ClientConnectionError("the manager ended the connection")
     try:
         answer = json.loads(message.data)
+        if not isinstance(answer, dict):
+            raise ValueError("no object")
         if "message" not in answer:
             return answer
         text, status = str(answer["message"]), int(answer["status"])

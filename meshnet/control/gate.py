@@ -4,6 +4,9 @@ A connection counts as a stranger's until its handshake has shown a certificate 
 address, so that those of one do not send others away, and few in all. Where they are too many the oldest makes room:
 an agent that comes back needs milliseconds, and must not wait for idlers on its own node. A newcomer with a token is
 one, too, and has enough time to join.
+
+A member's connections may stay for as long as they like. An agent has a hundred at most; of one that has many more,
+since it is broken or somebody else's, the oldest makes room as well.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ HANDSHAKE = 10.0  # s that a peer gets for its part of TLS
 STAY = 30.0  # s that a stranger may stay, whatever it does
 PER_ADDRESS = 64
 STRANGERS = 256
+PER_MEMBER = 256
 # Bytes of asyncio's read buffer, which each connection keeps; its own 256 KiB are more than all the rest together.
 BUFFER = 32 * 1024
 
@@ -27,6 +31,7 @@ class Gate:
     def __init__(self, server: Callable[[], asyncio.Protocol], context: ssl.SSLContext) -> None:
         self.server, self.context = server, context
         self._strangers: dict[Arrival, str] = {}  # in the order of their arrival -> address
+        self._members: dict[str, dict[Arrival, None]] = {}  # whose -> connections, in the order of their arrival
         self._refused = 0
         sslproto.SSLProtocol.max_size = BUFFER
 
@@ -47,9 +52,22 @@ class Gate:
             crowd[0].abort()
         self._strangers[arrival] = address
 
-    def leave(self, arrival: Arrival) -> None:
-        """It has gone, or said who it is."""
+    def admit(self, arrival: Arrival, member: str) -> None:
+        """It has said who it is; has the oldest connection of that member end where there would be too many."""
         self._strangers.pop(arrival, None)
+        there = self._members.get(member, {})
+        if len(there) >= PER_MEMBER:
+            self._refused += 1
+            next(iter(there)).abort()
+        self._members.setdefault(member, {})[arrival] = None
+
+    def leave(self, arrival: Arrival, member: str) -> None:
+        """It has gone."""
+        self._strangers.pop(arrival, None)
+        there = self._members.get(member, {})
+        there.pop(arrival, None)
+        if not there:
+            self._members.pop(member, None)
 
     def close(self) -> None:
         """Ends the strangers' connections."""
@@ -67,6 +85,7 @@ class Arrival(asyncio.Protocol):
         self._early: list[bytes] = []  # what came before the handler heard of the connection
         self._end: asyncio.TimerHandle | None = None
         self._handshake: asyncio.Task[None] | None = None
+        self._member = ""  # whose it is, as its certificate says
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -91,8 +110,10 @@ class Arrival(asyncio.Protocol):
             self._gone()
             return
         self._transport = secured
-        if secured.get_extra_info("ssl_object").getpeercert(binary_form=True):
-            self._gone()
+        if shown := secured.get_extra_info("ssl_object").getpeercert():
+            self._member = str(shown["subject"])
+            self._stays()
+            self._gate.admit(self, self._member)
         self._handler = gate.server()
         self._handler.connection_made(secured)
         for data in self._early:
@@ -100,8 +121,11 @@ class Arrival(asyncio.Protocol):
         self._early.clear()
 
     def _gone(self) -> None:
-        """Not a stranger any more."""
-        self._gate.leave(self)
+        self._gate.leave(self, self._member)
+        self._stays()
+
+    def _stays(self) -> None:
+        """Nothing ends it any more."""
         if self._end is not None:
             self._end.cancel()
 

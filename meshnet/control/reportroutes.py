@@ -4,6 +4,10 @@ GET /v1/nodes/{id}/reports    {"Tasks": {id: TaskStatus}, "Leaving", "Trust"} ->
 
 A report is a heartbeat, also an empty one; a node is ready from its first one on. A refusal is {"message", "status"},
 and what follows it may still be taken, unless the node is not a member any more: then the connection ends.
+
+A member may be broken, or somebody else's by now. So a connection ends where its node does not take the answers, or
+sends anything but reports, a ping as well: answering those would be for as long as it likes. A node has few
+connections, of which the oldest makes room; and after an answer it is the others' turn, whatever came meanwhile.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from aiohttp import WSMsgType, web
 
 from meshnet.codec import from_json
 from meshnet.control import operations
-from meshnet.control.admission import Admission, Peer, Refused
+from meshnet.control.admission import PEER, Admission, Peer, Refused
 from meshnet.errors import MeshnetError
 from meshnet.model import TaskStatus
 
@@ -26,7 +30,10 @@ if TYPE_CHECKING:
 
 LIMIT = 4 * 2**20  # bytes of a report
 SILENT_PERIODS, SILENT = 3, 20.0  # a connection is ended where nothing was said for so many periods and seconds
+PATIENCE = 5.0  # s that a node gets to take an answer
 FAREWELL = 0.2  # s that a node gets to take leave
+PER_NODE = 4  # connections of a node: one that it does not know to be dead, or an agent that it replaces, is no harm
+TASKS = 10_000  # in a report
 
 
 class Reports:
@@ -35,41 +42,49 @@ class Reports:
     def __init__(self, manager: Manager, admission: Admission) -> None:
         self._manager = manager
         self._admission = admission
-        self._open: set[asyncio.Transport] = set()
+        self._open: dict[asyncio.Transport, str] = {}  # in the order of their arrival -> node
         self._taken = 0
 
     def routes(self) -> list[web.RouteDef]:
         return [web.get("/v1/nodes/{id}/reports", self._converse)]
 
     def statistics(self) -> dict[str, int]:
-        """How many nodes are connected, and how many reports there were."""
+        """How many connections of nodes there are, and how many reports there were."""
         return {"reporting": len(self._open), "reports": self._taken}
 
     def close(self) -> None:
         """Ends all connections: nodes will find the manager's successor."""
-        for transport in self._open:
+        for transport in list(self._open):
             transport.abort()
 
+    def _enter(self, transport: asyncio.Transport, node: str) -> None:
+        mine = [known for known, whose in self._open.items() if whose == node]
+        for oldest in mine[: max(0, len(mine) + 1 - PER_NODE)]:
+            oldest.abort()
+        self._open[transport] = node
+
     async def _converse(self, request: web.Request) -> web.StreamResponse:
-        socket = web.WebSocketResponse(timeout=FAREWELL, max_msg_size=LIMIT, compress=False)
+        socket = web.WebSocketResponse(timeout=FAREWELL, autoping=False, max_msg_size=LIMIT, compress=False)
         await socket.prepare(request)
         transport = request.transport
         if transport is None:
             return socket
-        self._open.add(transport)
+        self._enter(transport, request[PEER].identity.node)
         try:
             await self._listen(request, socket)
+            async with asyncio.timeout(PATIENCE):
+                await socket.close()
         except (ConnectionError, TimeoutError):
-            pass
+            transport.abort()
         finally:
-            self._open.discard(transport)
-            await socket.close()
+            del self._open[transport]
         return socket
 
     async def _listen(self, request: web.Request, socket: web.WebSocketResponse) -> None:
         while True:
             silence = SILENT + SILENT_PERIODS * self._manager.heartbeat
-            message = await socket.receive(timeout=silence)
+            async with asyncio.timeout(silence):  # also over the farewell that `receive` takes itself
+                message = await socket.receive()
             if message.type is not WSMsgType.TEXT:
                 return
             try:
@@ -78,9 +93,10 @@ class Reports:
                 answer = {"message": str(error), "status": error.status}
                 if isinstance(error, Refused):
                     self._admission.refused(request, error)
-                    await socket.send_str(json.dumps(answer))
+                    await _say(socket, answer)
                     return
-            await socket.send_str(json.dumps(answer))
+            await _say(socket, answer)
+            await asyncio.sleep(0)
 
     async def _take(self, peer: Peer, text: str) -> dict[str, Any]:
         statuses, trust, leaving = _read(text)
@@ -96,6 +112,12 @@ class Reports:
         return manager.terms()
 
 
+async def _say(socket: web.WebSocketResponse, answer: dict[str, Any]) -> None:
+    """Raises TimeoutError if the node does not take it: what nobody reads must not pile up, nor be waited for."""
+    async with asyncio.timeout(PATIENCE):
+        await socket.send_str(json.dumps(answer))
+
+
 def _read(text: str) -> tuple[dict[str, TaskStatus], Any, bool]:
     """The tasks' statuses, what the node says of its trust, and whether it leaves. Raises MeshnetError."""
     try:
@@ -105,5 +127,7 @@ def _read(text: str) -> tuple[dict[str, TaskStatus], Any, bool]:
     given = body.get("Tasks") if isinstance(body, dict) else None
     if not isinstance(given, dict):
         raise MeshnetError("Tasks: an object of task statuses by task id is needed")
+    if len(given) > TASKS:
+        raise MeshnetError(f"Tasks: at most {TASKS} are taken in a report")
     statuses = {ident: from_json(TaskStatus, status) for ident, status in given.items()}
     return operations.checked_statuses(statuses, time.time()), body.get("Trust"), body.get("Leaving") is True

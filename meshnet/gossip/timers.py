@@ -23,12 +23,16 @@ class Timer:
 
 
 class Timers:
-    """Deadlines in seconds on the caller's monotonic clock."""
+    """Deadlines in seconds on the caller's monotonic clock. Its length is that of what it holds, also of what will
+    never fire and has not come up yet."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Timer]] = []
         self._ripe: list[tuple[float, int, Timer]] = []  # by when they may run, if anything does
         self._count = 0
+
+    def __len__(self) -> int:
+        return len(self._heap) + len(self._ripe)
 
     def at(self, when: float, action: Action, early: float = 0.0) -> Timer:
         """Run `action(now)` at the first `run` with now >= when; or at one up to `early` before, if something else is
@@ -42,8 +46,9 @@ class Timers:
 
     def next(self) -> float | None:
         """The earliest deadline, or None."""
-        while self._heap and self._heap[0][2].action is None:
-            heapq.heappop(self._heap)
+        for heap in (self._heap, self._ripe):
+            while heap and heap[0][2].action is None:
+                heapq.heappop(heap)
         return self._heap[0][0] if self._heap else None
 
     def run(self, now: float) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from meshnet.containerspec import Driver, ReferenceFile
+from meshnet.files import instead_of_file
 from meshnet.lab.compose_words import pairs
 from meshnet.lab.compose_words import text as _text
 from meshnet.lab.yamlnodes import Value
@@ -81,8 +82,8 @@ def _labels(keys: dict[str, Value], declared: Declared) -> dict[str, str]:
 def _content(value: Value, directory: Path, kind: str) -> str:
     """A file's content in base64, bounded; "" after a complaint."""
     path = directory / _text(value)
-    if path.exists() and not path.is_file():
-        value.error(f"{path} cannot be read: it is no regular file")
+    if other := instead_of_file(path):
+        value.error(f"{path} cannot be read: it is {other}, and no regular file")
         return ""
     try:
         with path.open("rb") as stream:

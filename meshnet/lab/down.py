@@ -14,6 +14,7 @@ from pathlib import Path
 
 from meshnet import names
 from meshnet.errors import MeshnetError, NotFoundError
+from meshnet.files import remove_tree
 from meshnet.kernel import libc, netns, sockdiag
 from meshnet.kernel.bpf import cgroup2_root
 from meshnet.lab import cgroups, state, topology
@@ -40,8 +41,25 @@ def resolve(what: str) -> str:
         if _remains(name):
             return name
         what = name
-    said = f"up are: {', '.join(found)}" if found else "no lab is"
-    raise NotFoundError(f"the lab {what} is not up; {said}")
+    raise NotFoundError(f"the lab {what} is not up; {_what_is_up()}")
+
+
+def meant() -> str:
+    """The lab that is meant where none is named: the one in $MESHNET_LAB, else that of the current folder.
+
+    Raises NotFoundError if nothing of it is there.
+    """
+    name = os.environ.get("MESHNET_LAB")
+    if not name:
+        return resolve(".")
+    if not _remains(name):
+        raise NotFoundError(f"the lab {name} ($MESHNET_LAB) is not up; {_what_is_up()}")
+    return name
+
+
+def _what_is_up() -> str:
+    found = state.up()
+    return f"up are: {', '.join(found)}" if found else "no lab is"
 
 
 def _remains(name: str) -> bool:
@@ -67,7 +85,7 @@ def down(name: str) -> None:
         netns.delete(namespace)
     _unmount_below(names.lab_dir(name))
     shutil.rmtree(f"{names.BPFFS}/meshnet/{name}", ignore_errors=True)
-    shutil.rmtree(names.lab_dir(name), ignore_errors=True)
+    remove_tree(names.lab_dir(name), ignore_errors=True)
     for shared in (f"{names.BPFFS}/meshnet", names.RUN, str(cgroup2_root() / cgroups.ROOT)):
         with contextlib.suppress(OSError):  # other labs are in it, or it never was
             os.rmdir(shared)

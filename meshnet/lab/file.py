@@ -10,6 +10,7 @@ from typing import Any
 
 from meshnet import names
 from meshnet.errors import MeshnetError, NotFoundError
+from meshnet.files import instead_of_file
 from meshnet.lab import compose, packages
 from meshnet.lab.rehearsal import rehearse
 from meshnet.lab.spec import Lab, LabCheck, LabClient, LabLink, LabNode
@@ -387,6 +388,9 @@ def _stack(value: Value | None, directory: Path, underlay: IPv4Network, problems
     if value is None:
         return compose.Stack()
     path = directory / value.text()
+    if kind := instead_of_file(path):
+        value.error(f"the compose file {path} cannot be read: it is {kind}, and no regular file")
+        return compose.Stack()
     if not path.is_file():
         value.error(f"there is no compose file {path}")
         return compose.Stack()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from meshnet import names
 from meshnet.kernel import netns
-from meshnet.lab import cgroups, down, nodes, tasks, up
+from meshnet.lab import benchmarks, cgroups, down, nodes, tasks, up
 from meshnet.lab.enter import task_command
 from meshnet.lab.spec import Lab, LabNode
 
@@ -68,7 +68,7 @@ def ground(workers: int) -> Iterator[Ground]:
         LabNode(f"node{number}", _ADDRESS.format(number + 1), "manager" if number == 1 else "worker")
         for number in range(1, workers + 2)
     )
-    lab = Lab(f"bench-{os.getpid()}-modes", "/", _SUBNET, 1500, members)
+    lab = Lab(benchmarks.name("modes"), benchmarks.DIRECTORY, _SUBNET, 1500, members)
     up.up(lab)
     try:
         yield Ground(lab)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from enum import Enum
 from pathlib import Path
 
 from meshnet.errors import ConflictError, MeshnetError
@@ -58,22 +59,43 @@ def _ended(lab: Lab, name: str, role: str) -> None:
         time.sleep(engine.PAUSE)
 
 
-def kill(lab: Lab, name: str) -> None:
-    """Cuts a node's cable and kills every process of it at once, like a power cut. Running it twice does no harm."""
+class Was(Enum):
+    """What a node was before it was killed."""
+
+    KILLED = "killed"
+    ENDED = "ended"
+    RUNNING = "running"
+
+
+def kill(lab: Lab, name: str) -> Was:
+    """Cuts a node's cable and kills every process of it at once, like a power cut. Running it twice does no harm.
+
+    Returns what the node was before.
+    """
     _node(lab, name)
-    topology.plug(lab, name, False)
     group = cgroups.path(lab.name, name)
+    idle = Was.ENDED if topology.is_plugged(lab, name) else Was.KILLED
+    was = Was.RUNNING if cgroups.populated(group) else idle
+    topology.plug(lab, name, False)
     if group.is_dir():
         Path(group, "cgroup.kill").write_text("1")
         for role in (daemons.AGENT, daemons.MANAGER):
             _ended(lab, name, role)
+    return was
 
 
-def after_kill(lab: Lab, name: str) -> str:
-    """What happens now that a node was killed, for a person."""
+def after_kill(lab: Lab, name: str, was: Was) -> str:
+    """What happens now that a node was killed, or why nothing does, for a person."""
     again = f"bring it back with: meshnet lab start {name}"
-    if name in {manager.name for manager in lab.managers}:
+    if was is Was.KILLED:
+        return f"it was killed before, and nothing of it ran; {again}"
+    if was is Was.ENDED:
+        return f"nothing of it ran; now its cable is cut, too; {again}"
+    managers = [manager.name for manager in lab.managers]
+    if name in managers:
         return f"traffic avoids it within a second; nothing can be changed or replaced without the manager; {again}"
+    if not any(processes.alive(lab.name, manager, daemons.MANAGER) for manager in managers):
+        return f"traffic avoids it within a second; no manager runs that would call it Down; {again}"
     return f"traffic avoids it within a second; the manager calls it Down after {3 * daemons.HEARTBEAT:g} s; {again}"
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from meshnet import names
-from meshnet.lab import cgroups, down, up
+from meshnet.lab import benchmarks, cgroups, down, up
 from meshnet.lab.spec import Lab, LabNode
 
 _SUBNET, _ADDRESS = "198.51.100.0/24", "198.51.100.{}"  # RFC 5737
@@ -26,7 +25,7 @@ def swarm(nodes: int) -> Iterator[tuple[Path, Path]]:
         LabNode(f"node{number}", _ADDRESS.format(number + 1), "manager" if number == 1 else "worker")
         for number in range(1, nodes + 1)
     )
-    lab = Lab(f"bench-{os.getpid()}-{next(_numbers)}", "/", _SUBNET, 1500, members)
+    lab = Lab(benchmarks.name(next(_numbers)), benchmarks.DIRECTORY, _SUBNET, 1500, members)
     up.up(lab)
     try:
         yield Path(names.node_dir(lab.name, members[0].name), "docker.sock"), cgroups.path(lab.name)

@@ -6,10 +6,11 @@ import os
 from typing import Any
 
 from meshnet import names
-from meshnet.lab import daemons, processes, topology
+from meshnet.lab import benchmarks, daemons, processes, topology
 from meshnet.lab.spec import Lab, LabNode
 
 UP, NO_MANAGER = "up", "up, no manager"
+LEFT = "left by a killed benchmark"
 
 
 def hosts(lab: Lab) -> list[dict[str, Any]]:
@@ -18,7 +19,14 @@ def hosts(lab: Lab) -> list[dict[str, Any]]:
 
 
 def state(lab: Lab) -> str:
-    """`up` when every node is, without its manager perhaps, else how many are."""
+    """`up` when every node is, without its manager perhaps, else how many are; and whether a benchmark's lab is in use,
+    or left."""
+    if benchmarks.is_benchmark(lab.name, lab.directory):
+        return LEFT if benchmarks.is_left(lab.name) else f"{_state_of_nodes(lab)}, a benchmark's"
+    return _state_of_nodes(lab)
+
+
+def _state_of_nodes(lab: Lab) -> str:
     states = [row["State"] for row in hosts(lab) if row["Role"] != "client"]
     running = sum(one in (UP, NO_MANAGER) for one in states)
     if running < len(states):

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from meshnet.errors import MeshnetError
+from meshnet.files import DEVICE, PIPE, instead_of_file
 from meshnet.lab import words
 
 MAX_BYTES = 1 << 20
@@ -262,8 +263,9 @@ def read(path: Path, problems: Problems, *, pipes: bool = False) -> Value:
 
     Without `pipes` only what has an end: opening a pipe would wait for somebody who writes to it.
     """
-    if not pipes and path.exists() and not path.is_file():
-        raise MeshnetError(f"{path}: cannot be read: it is no regular file")
+    kind = instead_of_file(path)
+    if kind and not (pipes and kind in (PIPE, DEVICE)):
+        raise MeshnetError(f"{path}: cannot be read: it is {kind}, and no regular file")
     try:
         with path.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)

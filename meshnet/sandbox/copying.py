@@ -13,7 +13,6 @@ import shutil
 import stat
 import sys
 import tarfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any, TypeVar
@@ -22,7 +21,7 @@ from meshnet.errors import MeshnetError, NoSpaceError, NotFoundError
 from meshnet.files import is_full
 from meshnet.kernel import mounts
 from meshnet.sandbox import process
-from meshnet.sandbox.tarheaders import BoundedInfo
+from meshnet.sandbox.tarheaders import BROKEN, BoundedTar, pieces
 
 T = TypeVar("T")
 # Not of the container's file system, and without end; an engine sees it without them.
@@ -61,9 +60,9 @@ async def unpack(
     """
     try:
         # Outside, where the compressors' modules can be imported.
-        with tarfile.open(fileobj=source, mode="r:*", tarinfo=BoundedInfo) as archive:
+        with _Archive.open(fileobj=source, mode="r:*") as archive:
             await _inside(root, lambda: _unpack(path, archive, keep_kinds, owner))
-    except (tarfile.TarError, EOFError, ValueError, zlib.error) as error:
+    except (tarfile.TarError, EOFError, ValueError, LookupError, ArithmeticError, *BROKEN) as error:
         why = str(error).partition(":\n")[0]
         raise MeshnetError(f"the request body is not a tar archive that can be unpacked: {why}") from None
     except RecursionError:  # tarfile and shutil go down directories that way
@@ -176,6 +175,24 @@ def _add(archive: tarfile.TarFile, place: str, name: str, links: dict[tuple[int,
             archive.addfile(info, file)
 
 
+class _Archive(BoundedTar):
+    """Writes no file through what a process in the container has put in its place meanwhile, nor waits for it."""
+
+    def makefile(self, tarinfo: tarfile.TarInfo, targetpath: Any) -> None:
+        source: Any = self.fileobj
+        source.seek(tarinfo.offset_data)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(targetpath, flags, 0o600), "wb") as target:
+            try:
+                for offset, size in pieces(tarinfo):
+                    target.seek(offset)
+                    tarfile.copyfileobj(source, target, size, tarfile.ReadError)  # type: ignore[attr-defined]
+                target.truncate(tarinfo.size)
+            except BaseException:
+                os.unlink(targetpath)  # half a file is worse than none
+                raise
+
+
 def _unpack(path: str, archive: tarfile.TarFile, keep_kinds: bool, owner: tuple[int, int] | None) -> None:
     target = os.path.realpath(posixpath.normpath(f"/{path}"))
     if not stat.S_ISDIR(os.stat(target).st_mode):
@@ -188,13 +205,28 @@ def _unpack(path: str, archive: tarfile.TarFile, keep_kinds: bool, owner: tuple[
                 raise MeshnetError(f"{_short(given)}: a name in the archive leads out of it")
         if member.isdev() and not member.isfifo():
             continue
-        if member.islnk() and not os.path.exists(posixpath.join(target, member.linkname)):
-            raise MeshnetError(f"{_short(member.name)}: a hard link to what is neither in the archive nor there")
-        place = posixpath.join(target, posixpath.normpath(member.name))
+        member.name = posixpath.normpath(member.name)
+        if member.name == "." and not member.isdir():
+            raise MeshnetError("the archive has something else for the directory into which it is unpacked")
+        place = posixpath.join(target, member.name)
+        if member.islnk():
+            member.linkname = posixpath.normpath(member.linkname)
+            _check_link(place, target, member)
         _make_room(place, member, keep_kinds)
         if owner is not None:
             member.uid, member.gid = owner
         archive.extract(member, target, numeric_owner=True, **options)
+
+
+def _check_link(place: str, target: str, member: tarfile.TarInfo) -> None:
+    """A hard link needs what it leads to, which must not be what it replaces."""
+    source = posixpath.join(target, member.linkname)
+    if not os.path.exists(source):
+        raise MeshnetError(f"{_short(member.name)}: a hard link to what is neither in the archive nor there")
+    if stat.S_ISDIR(os.lstat(source).st_mode):
+        raise MeshnetError(f"{_short(member.name)}: a hard link to a directory")
+    if f"{_followed(source)}/".startswith(f"{_followed(place)}/"):
+        raise MeshnetError(f"{_short(member.name)}: a hard link to itself, or to what it would replace")
 
 
 def _forget(archive: tarfile.TarFile) -> None:

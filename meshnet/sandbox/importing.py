@@ -19,15 +19,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from meshnet.errors import MeshnetError
+from meshnet.errors import MeshnetError, NoSpaceError
+from meshnet.files import is_full
 from meshnet.kernel import mounts
 from meshnet.sandbox import oci
 from meshnet.sandbox.images import familiar
 from meshnet.sandbox.oci import Manifest
 from meshnet.sandbox.store import ROOTFS, ImageStore, StoredImage
-from meshnet.sandbox.tarheaders import BoundedInfo
+from meshnet.sandbox.tarheaders import BROKEN, BoundedTar
 
 MAX_JSON = 4 << 20  # bytes of a manifest or configuration
+MAX_HEADERS = 512 << 20  # bytes of an archive's headers, which are kept: a million files
+MAX_STEPS = 256  # of a path: what is nested deeper cannot be gone down, nor removed
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
 
 
@@ -37,7 +40,7 @@ def import_archive(store: ImageStore, path: str, name: str = "") -> StoredImage:
     `name` is needed for a plain root file system; for an image archive it is used instead of the archive's own
     names. Raises MeshnetError for what is neither, with the path.
     """
-    with _readable(path):
+    with _readable(path, store):
         found = _load(store, path, name)
         if found:
             return found[0]
@@ -51,7 +54,7 @@ def load_archive(store: ImageStore, path: str) -> list[StoredImage]:
 
     Raises MeshnetError for anything else.
     """
-    with _readable(path):
+    with _readable(path, store):
         found = _load(store, path, "")
         if not found:
             raise MeshnetError("not an archive of images; a root file system is taken in with: docker import")
@@ -62,22 +65,48 @@ def import_rootfs(
     store: ImageStore, path: str, names: tuple[str, ...], config: dict[str, Any] | None = None
 ) -> StoredImage:
     """Imports a plain root file system under these names, none for an image that has only its id."""
-    with _readable(path), store.unpacking() as place, open(path, "rb") as file:
+    with _readable(path, store), store.unpacking() as place, open(path, "rb") as file:
         _unpack(file, place / ROOTFS)
         return store.add(_image(_digest(path), names, config or {"Cmd": ["/bin/sh"]}, place), place)
 
 
+_UNREADABLE = (OSError, tarfile.TarError, ValueError, LookupError, TypeError, AttributeError, EOFError, ArithmeticError)
+
+
 @contextlib.contextmanager
-def _readable(path: str) -> Iterator[None]:
+def _readable(path: str, store: ImageStore) -> Iterator[None]:
     try:
         yield
-    except (OSError, tarfile.TarError, ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError) as error:
-        raise MeshnetError(f"{path}: not an archive of a root file system or an image: {error}") from None
+    except (*_UNREADABLE, *BROKEN, RecursionError) as error:
+        if isinstance(error, OSError) and is_full(error):
+            raise NoSpaceError(store.directory) from None
+        why = "nested too deeply" if isinstance(error, RecursionError) else str(error).partition(":\n")[0]
+        raise MeshnetError(f"{path}: not an archive of a root file system or an image: {why}") from None
+
+
+class _Archive(BoundedTar):
+    """An archive whose members are all known: there are not too many, and what they hold has room in `place`."""
+
+    place, room = "", 0
+
+    def read(self, place: Path) -> list[tarfile.TarInfo]:
+        """Every member. Raises NoSpaceError as soon as there is more than can be stored."""
+        there = os.statvfs(place)
+        self.place, self.room = str(place), there.f_bavail * there.f_frsize
+        return self.getmembers()
+
+    def next(self) -> tarfile.TarInfo | None:
+        member = super().next()
+        if self.headers > MAX_HEADERS:
+            raise tarfile.ReadError(f"more than {MAX_HEADERS} bytes of headers")
+        if self.place and self.data > self.room:
+            raise NoSpaceError(self.place)
+        return member
 
 
 def _load(store: ImageStore, path: str, name: str) -> list[StoredImage]:
-    with open(path, "rb") as file, tarfile.open(fileobj=file, tarinfo=BoundedInfo) as archive:
-        members = {_clean(member.name): member for member in archive.getmembers()}
+    with open(path, "rb") as file, _Archive.open(fileobj=file) as archive:
+        members = {_clean(member.name): member for member in archive.read(store.place())}
         reader = _Reader(archive, members)
         if "manifest.json" in members:
             manifests = [
@@ -156,8 +185,8 @@ def _size(root: Path) -> int:
 def _unpack(file: IO[bytes], root: Path) -> None:
     """Unpacks one layer over what is in `root` already."""
     root.mkdir(mode=0o755, exist_ok=True)
-    with tarfile.open(fileobj=file, tarinfo=BoundedInfo) as archive:
-        members = archive.getmembers()  # read outside, where the compressors' modules can be imported
+    with _Archive.open(fileobj=file) as archive:
+        members = archive.read(root)  # read outside, where the compressors' modules can be imported
 
         def inside() -> None:
             mounts.unshare_root()
@@ -192,6 +221,8 @@ def _remove_whiteouts(members: list[tarfile.TarInfo]) -> None:
         if path.name == _OPAQUE:
             for child in path.parent.iterdir() if path.parent.is_dir() else ():
                 _remove(child)
+        elif path.name == f"{_WHITEOUT}..":
+            raise ValueError(f"{member.name}: it takes away a directory above it")
         elif path.name.startswith(_WHITEOUT):
             _remove(path.with_name(path.name.removeprefix(_WHITEOUT)))
 
@@ -211,9 +242,14 @@ def _wanted(members: list[tarfile.TarInfo]) -> Iterator[tarfile.TarInfo]:
 
 def _extract(archive: tarfile.TarFile, members: list[tarfile.TarInfo]) -> None:
     for member in _wanted(members):
-        path = Path("/", member.name)
+        if member.name.count("/") > MAX_STEPS:
+            raise RecursionError
+        if member.isdir():
+            continue
+        path = Path(os.path.normpath(f"/{member.name}"))
+        if path == Path("/"):
+            raise ValueError(f"{member.name or 'a file without a name'}: the root directory can be nothing else")
         # A layer may turn a directory into a file, or a file into something else.
-        if not member.isdir() and path != Path("/"):
-            _remove(path)
+        _remove(path)
     options: dict[str, Any] = {"filter": "fully_trusted"} if sys.version_info >= (3, 12) else {}
     archive.extractall("/", members=_wanted(members), numeric_owner=True, **options)

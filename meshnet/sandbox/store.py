@@ -12,14 +12,13 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from meshnet.errors import NotFoundError
-from meshnet.files import replace_text
+from meshnet.files import remove_tree, replace_text
 
 ROOTFS = "rootfs"
 IMAGE = "image.json"
@@ -55,6 +54,14 @@ class ImageStore:
 
     def __init__(self, directory: str) -> None:
         self._directory = Path(directory)
+
+    @property
+    def directory(self) -> str:
+        return str(self._directory)
+
+    def place(self) -> Path:
+        """The file system that images are on: their directory, or where it will be."""
+        return next(each for each in (self._directory, *self._directory.absolute().parents) if each.is_dir())
 
     def rootfs(self, image: StoredImage) -> str:
         """The path of an image's root file system."""
@@ -94,7 +101,7 @@ class ImageStore:
             yield path
         finally:
             with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(path)
+                remove_tree(path)
 
     def add(self, image: StoredImage, unpacked: Path) -> StoredImage:
         """Takes a directory that holds `rootfs` into the store under the image's id; its names leave other images."""
@@ -136,7 +143,7 @@ class ImageStore:
         """Removes an image with all its names."""
         place = self._directory / image.id
         (place / IMAGE).unlink()
-        shutil.rmtree(place)
+        remove_tree(place)
 
     def aliases(self) -> dict[str, str]:
         """Names that were given to images of the catalogue: name -> repository of the catalogue."""

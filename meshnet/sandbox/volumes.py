@@ -10,13 +10,12 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from meshnet.errors import MeshnetError, NotFoundError
-from meshnet.files import replace_text
+from meshnet.files import remove_tree, replace_text
 
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{1,254}")
 DATA, FILE = "_data", "volume.json"
@@ -71,14 +70,15 @@ class Volumes:
     def size(self, name: str) -> int:
         """How many bytes the files of a volume have; 0 for one that is not there."""
         total = 0
-        for place, _, files in os.walk(self._directory / name / DATA):
-            for file in files:
-                with contextlib.suppress(OSError):  # it has gone meanwhile
-                    total += os.lstat(os.path.join(place, file)).st_size
+        with contextlib.suppress(RecursionError):  # what is nested deeper than that is not counted
+            for place, _, files in os.walk(self._directory / name / DATA):
+                for file in files:
+                    with contextlib.suppress(OSError):  # it has gone meanwhile
+                        total += os.lstat(os.path.join(place, file)).st_size
         return total
 
     def remove(self, name: str) -> None:
         """Removes a volume with all that is in it. NotFoundError."""
         self.get(name)
         (self._directory / name / FILE).unlink()
-        shutil.rmtree(self._directory / name)
+        remove_tree(self._directory / name)

@@ -15,7 +15,7 @@ import pytest
 from meshnet import names
 from meshnet.errors import ConflictError, MeshnetError
 from meshnet.kernel import netns
-from meshnet.lab import daemons, down, engine, leftovers, nodes, processes, state, up, view
+from meshnet.lab import daemons, down, engine, leftovers, nodes, processes, state, topology, up, view
 from meshnet.lab.spec import Lab, LabClient, LabNode
 from meshnet.testing.labs import LabUnderTest, bring_up, take_down
 
@@ -89,8 +89,10 @@ def test_stop_and_start(lab: LabUnderTest) -> None:
 def test_kill_cuts_a_node_off_at_once(lab: LabUnderTest) -> None:
     """A killed node answers nobody and has no process; started again it is back with its tasks."""
     lab.service("steady", replicas=3)
-    nodes.kill(lab.spec, "docker-1")
-    nodes.kill(lab.spec, "docker-1")
+    assert nodes.kill(lab.spec, "docker-1") is nodes.Was.RUNNING
+    assert nodes.kill(lab.spec, "docker-1") is nodes.Was.KILLED
+    topology.plug(lab.spec, "docker-1", True)
+    assert nodes.kill(lab.spec, "docker-1") is nodes.Was.ENDED
     assert not processes.alive(lab.name, "docker-1", daemons.AGENT)
     assert lab.client().run("ping -c 1 -W 1 172.17.0.3").returncode != 0
     nodes.start(lab.spec, "docker-1")

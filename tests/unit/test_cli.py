@@ -8,13 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from meshnet import names
 from meshnet.bench import plots, prober, run
 from meshnet.cli import lab_up
 from meshnet.cli import main as cli
-from meshnet.errors import MeshnetError
-from meshnet.lab import file, processes, spec, state
+from meshnet.errors import MeshnetError, NotFoundError
+from meshnet.lab import file, nodes, processes, spec, state
+from meshnet.lab.spec import Lab, LabNode
 
 NOUNS = ("swarm", "node", "service", "stack", "network", "secret", "config", "volume", "image", "container")
 HEAVY = ("pyroute2", "aiohttp", "asyncio", "rich", "yaml", "cryptography", "dnslib", "scapy", "ctypes")
@@ -141,6 +143,49 @@ def test_a_lab_can_be_named_before_the_verb(
     ):
         monkeypatch.setenv("MESHNET_LAB", "other")
         assert meshnet(capsys, monkeypatch, *words)[2].startswith("meshnet: the lab this is not up")
+
+
+def test_down_without_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`lab down` means the lab in $MESHNET_LAB, or without that the current folder's; a name that is given wins."""
+    monkeypatch.setattr("meshnet.names.RUN", str(tmp_path / "run"))
+    monkeypatch.setattr("meshnet.names.BPFFS", str(tmp_path / "bpf"))
+    taken: list[str] = []
+    monkeypatch.setattr("meshnet.lab.down.down", taken.append)
+    for lab in ("here-1", "there-1", "named-1"):
+        (tmp_path / "run" / lab).mkdir(parents=True)
+    (tmp_path / "lab.yml").write_text("name: here-1\nnodes: {m: {role: manager}}\n")
+    monkeypatch.chdir(tmp_path)
+    down = CliRunner()
+    monkeypatch.delenv("MESHNET_LAB", raising=False)
+    assert down.invoke(lab_up.down, []).exit_code == 0
+    monkeypatch.setenv("MESHNET_LAB", "there-1")
+    assert down.invoke(lab_up.down, []).exit_code == 0
+    assert down.invoke(lab_up.down, ["named-1"]).exit_code == 0
+    assert down.invoke(lab_up.down, ["."]).exit_code == 0
+    monkeypatch.setenv("MESHNET_LAB", "")
+    assert down.invoke(lab_up.down, []).exit_code == 0
+    assert taken == ["here-1", "there-1", "named-1", "here-1", "here-1"]
+    monkeypatch.setenv("MESHNET_LAB", "gone-1")
+    with pytest.raises(NotFoundError, match=r"the lab gone-1 \(\$MESHNET_LAB\) is not up"):
+        down.invoke(lab_up.down, [], catch_exceptions=False)
+    assert len(taken) == 5
+
+
+@pytest.mark.parametrize(
+    ("was", "node", "words"),
+    [
+        (nodes.Was.KILLED, "worker", "it was killed before, and nothing of it ran; bring it back with: "),
+        (nodes.Was.ENDED, "worker", "nothing of it ran; now its cable is cut, too; bring it back with: "),
+        (nodes.Was.RUNNING, "boss", "traffic avoids it within a second; nothing can be changed or replaced without"),
+        (nodes.Was.RUNNING, "worker", "traffic avoids it within a second; no manager runs that would call it Down; "),
+    ],
+)
+def test_what_a_kill_did_is_told_as_it_is(was: nodes.Was, node: str, words: str) -> None:
+    """Whoever kills what was killed, or had ended, hears that, and not what would follow a kill."""
+    members = (LabNode("boss", "192.0.2.1", "manager"), LabNode("worker", "192.0.2.2", "worker"))
+    told = nodes.after_kill(Lab("no-lab-of-mine", "/", "192.0.2.0/24", 1500, members), node, was)
+    assert told.startswith(words)
+    assert told.endswith(f"meshnet lab start {node}")
 
 
 def test_labs_that_come_with_meshnet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from peers import member, shown
 from swarm import Swarm, eventually, run, spec, swarm
 
 from meshnet.control import gate
@@ -115,5 +116,35 @@ def test_a_request_right_behind_the_handshake(tmp_path: Path) -> None:
                 assert answer.startswith(b"HTTP/1.1 200 ")
                 assert b"BEGIN CERTIFICATE" in answer
             await eventually(lambda: strangers(it) == 0, "all have gone")
+
+    run(scenario)
+
+
+def test_too_many_of_one_member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a member that has too many connections the oldest ends, whatever its certificate; others keep theirs."""
+    monkeypatch.setattr(gate, "PER_MEMBER", 5)
+
+    async def scenario() -> None:
+        async with swarm(tmp_path) as it:
+            first, second = await it.node("docker-1"), await it.node("docker-2")
+            host, _, port = it.manager.listen_address.rpartition(":")
+
+            async def idle() -> Streams:
+                context = shown(it.manager, member(first, it.manager))
+                return await asyncio.open_connection(host, int(port), ssl=context, server_hostname=tls.SERVER_NAME)
+
+            there = [await idle() for _ in range(8)]
+            with closing(*there):
+                for reader, _ in there[:3]:
+                    with suppress(ConnectionResetError):
+                        assert await asyncio.wait_for(reader.read(), 5) == b""
+                assert not any(reader.at_eof() for reader, _ in there[3:])
+                assert strangers(it) == 0
+                assert it.manager.statistics()["refused_crowd"] >= 3
+                assert second.client.connected
+            await it.converged(await it.service(spec("web", replicas=2)), 2)
+            gatekeeper = it.manager._dispatcher._gate
+            await eventually(lambda: all(len(each) < 5 for each in gatekeeper._members.values()), "they are let go")
+        await eventually(lambda: not gatekeeper._members, "nobody is left")
 
     run(scenario)

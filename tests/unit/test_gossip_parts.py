@@ -114,6 +114,44 @@ def test_timers_run_in_order_and_end() -> None:
     assert timers.next() == 2.5
 
 
+def test_early_timers_run_once_and_only_beside_others() -> None:
+    """What may be early wakes nobody before its time, runs with what is due, and does not run again at its time."""
+    timers = Timers()
+    ran: list[tuple[str, float]] = []
+    timers.at(10.0, lambda now: ran.append(("early", now)), early=5.0)
+    timers.at(4.0, lambda now: ran.append(("soon", now)))
+    timers.at(6.0, lambda now: ran.append(("later", now)))
+    for now in (4.0, 6.0, 10.0):
+        timers.run(now)
+    assert ran == [("soon", 4.0), ("later", 6.0), ("early", 6.0)]
+    timers.at(20.0, lambda now: ran.append(("alone", now)), early=5.0)
+    assert timers.next() == 20.0
+    timers.run(20.0)
+    assert ran[3:] == [("alone", 20.0)]
+    assert len(timers) == 0
+
+
+def test_timers_that_are_over_are_let_go() -> None:
+    """Whatever was cancelled, or ran early, is kept no longer than until its time, and not at all if it is next."""
+    timers = Timers()
+    for _ in range(1000):
+        timers.at(3600.0, lambda now: None, early=1800.0).cancel()
+        timers.next()
+    assert len(timers) == 0
+    sizes = []
+
+    def tick(now: float) -> None:
+        timers.at(now + 30.0, tick, early=15.0)
+
+    tick(0.0)
+    for now in range(10_000):
+        timers.at(float(now), lambda now: None)
+        timers.run(float(now))
+        timers.next()
+        sizes.append(len(timers))
+    assert max(sizes) < 10
+
+
 OPERATIONS = st.lists(
     st.tuples(st.sampled_from("abcd"), st.one_of(st.none(), st.integers(0, 3)), st.booleans()), max_size=60
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -209,17 +210,29 @@ def test_no_lab_at_all(tmp_path: Path) -> None:
 
 
 def test_a_file_without_an_end(tmp_path: Path) -> None:
-    """A pipe, a device or a folder for a file is one clear line, and nobody waits for a writer."""
+    """A pipe, a socket, a device or a folder for a file is one clear line that says so; nobody waits for a writer."""
     (tmp_path / "dir" / "lab.yml").mkdir(parents=True)
     os.mkfifo(tmp_path / "lab.yml")
-    for place in (tmp_path, tmp_path / "dir", Path("/dev/zero")):
-        with pytest.raises(MeshnetError, match="cannot be read: it is no regular file"):
+    kinds = {tmp_path: "a pipe", tmp_path / "dir": "a directory", Path("/dev/zero"): "a device"}
+    for place, kind in kinds.items():
+        with pytest.raises(MeshnetError, match=f"cannot be read: it is {kind}, and no regular file"):
             load(place)
     os.unlink(tmp_path / "lab.yml")
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "lab.yml").write_text("nodes: {m: {role: manager}}\nservices: pipe\n")
-    with pytest.raises(MeshnetError, match="pipe"):
-        load(tmp_path)
+    os.mkfifo(tmp_path / "fifo")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "sock"))
+    for name, kind in {"fifo": "a pipe", "dir": "a directory", "/dev/zero": "a device", "sock": "a socket"}.items():
+        (found,) = complaints(tmp_path, f"nodes: {{m: {{role: manager}}}}\nservices: {name}\n")
+        said = f"services: the compose file {tmp_path / name} cannot be read: it is {kind}, and no regular file"
+        assert found.endswith(f"lab.yml:2:11: {said}")
+
+
+def test_a_compose_file_that_is_too_large(tmp_path: Path) -> None:
+    """It is refused by its size, which is all that is read of it."""
+    with (tmp_path / "stack.yml").open("wb") as sparse:
+        sparse.truncate(1 << 40)
+    found = complaints(tmp_path, "nodes: {m: {role: manager}}\nservices: stack.yml")
+    assert found == ["stack.yml:1:1: larger than 1 MiB, which no lab file needs to be"]
 
 
 def test_services_are_checked_against_the_lab(tmp_path: Path) -> None:

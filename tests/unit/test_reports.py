@@ -176,7 +176,9 @@ def test_answers_are_not_mixed_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     run(scenario)
 
 
-@pytest.mark.parametrize("text", ["", "5", "[]x", '{"message": "no"}', '{"message": "no", "status": "?"}'])
+@pytest.mark.parametrize(
+    "text", ["", "5", "[]", '"text"', "[]x", '{"message": "no"}', '{"message": "no", "status": "?"}']
+)
 def test_answers_that_cannot_be_read(tmp_path: Path, text: str) -> None:
     """They count as a manager that does not answer: another one is asked, or the same again."""
 

@@ -67,3 +67,23 @@ def test_a_nudge() -> None:
         assert 1.5 <= loop.time() - began < 2.0
 
     run(scenario)
+
+
+def test_a_rest_that_was_given_up() -> None:
+    """What is said after it was cancelled does not shorten the next one."""
+
+    async def scenario() -> None:
+        loop, rest = asyncio.get_running_loop(), Rest()
+        resting = asyncio.create_task(rest.take(0.01))
+        assert await still(resting)
+        resting.cancel()
+        ripe = asyncio.Event()
+        loop.call_later(0.01, ripe.set)
+        await ripe.wait()
+        assert resting.cancelled()
+        rest.nudge()
+        resting = asyncio.create_task(rest.take(LONG))
+        assert await still(resting)
+        resting.cancel()
+
+    run(scenario)

@@ -7,7 +7,9 @@ asked: what is nowhere here exists nowhere.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -205,7 +207,8 @@ async def _import(request: web.Request) -> web.StreamResponse:
     store = _images(request).store
     config = _changed(request.query.getall("changes", []))
     async with uploaded(request) as path:
-        image = await node.complete(asyncio.to_thread(importing.import_rootfs, store, path, names, config))
+        with _unplaced(path):
+            image = await node.complete(asyncio.to_thread(importing.import_rootfs, store, path, names, config))
     node.agent.events.publish("image", "import", f"sha256:{image.id}", {"name": f"sha256:{image.id}"})
     return _lines({"status": f"sha256:{image.id}"})
 
@@ -232,15 +235,22 @@ def _changed(changes: list[str]) -> Json:
     return config
 
 
+@contextlib.contextmanager
+def _unplaced(path: str) -> Iterator[None]:
+    """Complaints about a request's body without the path at which it was kept meanwhile."""
+    try:
+        yield
+    except MeshnetError as error:
+        raise MeshnetError(str(error).removeprefix(f"{path}: "), error.status) from None
+
+
 async def load(request: web.Request) -> web.Response:
     """POST /images/load: what `docker save` wrote, or an OCI layout."""
     node = node_of(request)
     store = _images(request).store
-    try:
-        async with uploaded(request) as path:
+    async with uploaded(request) as path:
+        with _unplaced(path):
             found = await node.complete(asyncio.to_thread(importing.load_archive, store, path))
-    except MeshnetError as error:
-        raise MeshnetError(str(error).partition(": ")[2] or str(error), error.status) from None
     for image in found:
         node.agent.events.publish("image", "load", f"sha256:{image.id}", {"name": f"sha256:{image.id}"})
     return _lines(*({"stream": f"Loaded image: {name}\n"} for image in found for name in image.names))
