@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshnet.cli import options, render
+from meshnet.cli import lab_up, options, render
 from meshnet.errors import MeshnetError, NotFoundError
 
 if TYPE_CHECKING:
@@ -69,7 +69,6 @@ def _grade(what: str | None, bring_up: bool, quiet: bool, several: bool) -> Grad
     """The outcomes of one lab; a lab that cannot be checked is a problem of its own, not the others'."""
     from meshnet.lab import checks, junit, state
     from meshnet.lab import down as downs
-    from meshnet.lab import up as ups
 
     name, made = what or "", False
     outcomes: list[Outcome] = []
@@ -87,7 +86,7 @@ def _grade(what: str | None, bring_up: bool, quiet: bool, several: bool) -> Grad
         if not lab.checks:
             raise MeshnetError(f"the lab {name} has no checks in its lab.yml")
         if not is_up:
-            ups.up(lab)
+            lab_up.bring_up(lab)
             made = True
             lab = state.load(name)
         checks.run(lab, heard)
@@ -129,6 +128,7 @@ def _row(lab: str, one: Outcome) -> dict[str, Any]:
         "Tries": one.tries,
         "Expected": one.verdict.expected,
         "Seen": one.verdict.seen,
+        "Command": one.check.command,
         "Look": "" if one.passed else one.look,
     }
 
@@ -137,7 +137,5 @@ def _show(outcome: Outcome) -> None:
     word = outcome.verdict.state if outcome.passed else outcome.verdict.state.upper()
     tries = f", {outcome.tries} tries" if outcome.tries > 1 else ""
     print(f"{word}  {outcome.check.name} (on {outcome.check.on}, {outcome.seconds:.1f} s{tries})", flush=True)
-    if not outcome.passed:
-        verdict = outcome.verdict
-        for head, text in (("expected", verdict.expected), ("seen", verdict.seen), ("look", outcome.look)):
-            print(f"        {head:8}  {text}", flush=True)
+    for head, text in outcome.told:
+        print(f"        {head:8}  {text}".replace("\n", f"\n{'':18}"), flush=True)
