@@ -99,6 +99,8 @@ def _grade(what: str | None, bring_up: bool, quiet: bool, several: bool) -> Grad
     finally:
         if made:
             downs.down(name)
+            if any(not one.passed for one in outcomes):
+                render.message(f"{name} is down again; to look, bring it up: meshnet lab up {what}")
 
 
 def _lab(what: str | None, bring_up: bool) -> tuple[Lab, bool]:

@@ -116,11 +116,12 @@ resolvers swarm
 
 def _resolvers(wanted: Wanted, nodes: Sequence[tuple[str, str]]) -> str:
     """HAProxy (2.6) does not ask again over TCP for what UDP cut. Inside, a datagram of any length comes over lo;
-    outside, it asks over TCP alone."""
+    outside, it asks over TCP alone. Without `maxconn`, it begins a further connection to a dead node every few seconds.
+    """
     if wanted.mode == PUBLISHED:
         return ""
     if wanted.resolver:
-        asked, size = [(name, f"tcp@{address}:{wanted.resolver}") for name, address in nodes], TCP_MAXIMUM
+        asked, size = [(name, f"tcp@{address}:{wanted.resolver} maxconn 2") for name, address in nodes], TCP_MAXIMUM
     else:
         asked, size = [("embedded", "127.0.0.11:53")], UDP_MAXIMUM
     servers = "".join(f"    nameserver {name} {where}\n" for name, where in asked)

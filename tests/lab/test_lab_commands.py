@@ -42,7 +42,7 @@ def written(folder: Path, name: str, checks: list[dict[str, str]]) -> Path:
 
 def test_checks_of_labs_that_are_not_up(tmp_path: Path) -> None:
     """Without --up they cannot be run (2); with it each lab comes up, is graded, and goes: 0, 1, and 2 for what the
-    machine lacks, with the package; one document has all of it."""
+    machine lacks, with the package; one document has all of it. What is being done is said on stderr alone."""
     number = os.getpid()
     there = {"name": "there", "on": "client", "run": "ping -c 1 -W 1 172.17.0.2"}
     good = written(tmp_path, f"good{number}", [there])
@@ -57,7 +57,8 @@ def test_checks_of_labs_that_are_not_up(tmp_path: Path) -> None:
     code, out, err = meshnet("lab", "check", "--up", str(bad), str(good), "--junit", str(tmp_path / "out.xml"))
     assert code == 1
     assert "FAILED  there" in out
-    for line in ("wiring nodes and clients to 172.17.0.0/16\n", f"{bad.name} is up: 1 node, 1 client ("):
+    again = f"{bad.name} is down again; to look, bring it up: meshnet lab up {bad}\n"
+    for line in ("wiring nodes and clients to 172.17.0.0/16\n", f"{bad.name} is up: 1 node, 1 client (", again):
         assert line in err
         assert line not in out + (tmp_path / "out.xml").read_text()
     for line in ("expected  exit status 0", "seen      3: no", "command   echo no; exit 3", "look      ip addr"):

@@ -59,7 +59,10 @@ def test_outside(port: PortConfig, refused: str) -> None:
     """Every node's resolver is asked for SRV records of the published port, by TCP, since it cuts what is long by UDP;
     one refusal says that a task has gone in host mode alone."""
     text = config(service(port, NAMED), NODES, Wanted(DNS, slots=5, resolver=53), port.published_port)
-    assert "    nameserver docker-0 tcp@172.17.0.2:53\n    nameserver docker-1 tcp@172.17.0.3:53\n" in text
+    assert (
+        "    nameserver docker-0 tcp@172.17.0.2:53 maxconn 2\n    nameserver docker-1 tcp@172.17.0.3:53 maxconn 2\n"
+        in text
+    )
     assert "    accepted_payload_size 65535\n" in text
     assert f"    server-template web- 5 _{port.published_port}._tcp.web check resolvers swarm" in text
     assert refused in text
