@@ -67,7 +67,7 @@ def _write(path: str, text: str) -> None:
 
 def _grade(what: str | None, bring_up: bool, quiet: bool, several: bool) -> Graded:
     """The outcomes of one lab; a lab that cannot be checked is a problem of its own, not the others'."""
-    from meshnet.lab import checks, junit, state
+    from meshnet.lab import checks, interrupts, junit, state
     from meshnet.lab import down as downs
 
     name, made = what or "", False
@@ -98,7 +98,8 @@ def _grade(what: str | None, bring_up: bool, quiet: bool, several: bool) -> Grad
         return junit.Graded(name, outcomes, str(error))
     finally:
         if made:
-            downs.down(name)
+            with interrupts.postponed():  # a second Ctrl-C does not leave half of it
+                downs.down(name)
             if any(not one.passed for one in outcomes):
                 render.message(f"{name} is down again; to look, bring it up: meshnet lab up {what}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from meshnet.lab import cgroups, checks
+from meshnet.lab import cgroups, checks, leftovers
 from meshnet.lab.processes import pids
 from meshnet.lab.spec import SHELL, LabCheck
 from meshnet.model import SECOND
@@ -85,22 +86,32 @@ def test_when_it_passed(box: LabUnderTest) -> None:
     assert len(pids(box.name, "b", "agent")) == 1
 
 
+def interrupted(count: int, number: signal.Signals, *words: str) -> int:
+    """The exit status of a `lab check` that alone gets a signal once so many processes of the check run."""
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    command = [sys.executable, "-m", "meshnet.cli", "lab", "check", *words]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, env=env, start_new_session=True) as process:
+        try:
+            wait_until(lambda: len(running(MARK)) == count, 20, what=f"{count} processes of the check")
+            process.send_signal(number)
+            return process.wait(10)
+        finally:
+            process.kill()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_when_it_is_interrupted(box: LabUnderTest, number: signal.Signals) -> None:
     """Ctrl-C, or SIGTERM, that only the command itself gets: its checks end before it does."""
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    command = [sys.executable, "-m", "meshnet.cli", "lab", "check", box.name]
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "PATH": path},
-        start_new_session=True,
-    ) as process:
-        try:
-            wait_until(lambda: len(running(MARK)) == 6, 20, what="six processes of the check")
-            process.send_signal(number)
-            assert process.wait(10) == 128 + number
-        finally:
-            process.kill()
+    assert interrupted(6, number, box.name) == 128 + number
     assert nothing_is_left(box)
+
+
+def test_when_it_is_interrupted_with_its_lab(tmp_path: Path) -> None:
+    """With --up, the lab that came up for it goes, too."""
+    name = f"briefly{os.getpid()}"
+    check = {"name": "goes on", "on": "client", "run": f"{MARK} & {MARK}", "within": "60s"}
+    lab = {"name": name, "nodes": {"a": {"role": "manager"}}, "clients": {"client": None}, "checks": [check]}
+    (tmp_path / "lab.yml").write_text(json.dumps(lab))
+    assert interrupted(2, signal.SIGINT, "--up", str(tmp_path)) == 130
+    assert (running(MARK), leftovers.find(name)) == ([], [])
