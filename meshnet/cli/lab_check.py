@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshnet.cli import options, render
+from meshnet.cli import lab_up, options, render
 from meshnet.errors import MeshnetError, NotFoundError
 
 if TYPE_CHECKING:
@@ -67,9 +67,8 @@ def _write(path: str, text: str) -> None:
 
 def _grade(what: str | None, bring_up: bool, quiet: bool, several: bool) -> Graded:
     """The outcomes of one lab; a lab that cannot be checked is a problem of its own, not the others'."""
-    from meshnet.lab import checks, junit, state
+    from meshnet.lab import checks, interrupts, junit, state
     from meshnet.lab import down as downs
-    from meshnet.lab import up as ups
 
     name, made = what or "", False
     outcomes: list[Outcome] = []
@@ -87,7 +86,7 @@ def _grade(what: str | None, bring_up: bool, quiet: bool, several: bool) -> Grad
         if not lab.checks:
             raise MeshnetError(f"the lab {name} has no checks in its lab.yml")
         if not is_up:
-            ups.up(lab)
+            lab_up.bring_up(lab)
             made = True
             lab = state.load(name)
         checks.run(lab, heard)
@@ -99,7 +98,10 @@ def _grade(what: str | None, bring_up: bool, quiet: bool, several: bool) -> Grad
         return junit.Graded(name, outcomes, str(error))
     finally:
         if made:
-            downs.down(name)
+            with interrupts.postponed():  # a second Ctrl-C does not leave half of it
+                downs.down(name)
+            if any(not one.passed for one in outcomes):
+                render.message(f"{name} is down again; to look, bring it up: meshnet lab up {what}")
 
 
 def _lab(what: str | None, bring_up: bool) -> tuple[Lab, bool]:
@@ -129,6 +131,7 @@ def _row(lab: str, one: Outcome) -> dict[str, Any]:
         "Tries": one.tries,
         "Expected": one.verdict.expected,
         "Seen": one.verdict.seen,
+        "Command": one.check.command,
         "Look": "" if one.passed else one.look,
     }
 
@@ -137,7 +140,5 @@ def _show(outcome: Outcome) -> None:
     word = outcome.verdict.state if outcome.passed else outcome.verdict.state.upper()
     tries = f", {outcome.tries} tries" if outcome.tries > 1 else ""
     print(f"{word}  {outcome.check.name} (on {outcome.check.on}, {outcome.seconds:.1f} s{tries})", flush=True)
-    if not outcome.passed:
-        verdict = outcome.verdict
-        for head, text in (("expected", verdict.expected), ("seen", verdict.seen), ("look", outcome.look)):
-            print(f"        {head:8}  {text}", flush=True)
+    for head, text in outcome.told:
+        print(f"        {head:8}  {text}".replace("\n", f"\n{'':18}"), flush=True)

@@ -23,7 +23,7 @@ _ALONE, _AFTER = 1.0, 0.5  # s of requests without a command, and after it has e
     short_help="Send requests while a command runs; count those that fail.",
 )
 @click.argument("where", metavar="NODE|CLIENT|TASK")
-@click.argument("url")
+@click.argument("url", required=False, default="", metavar="URL")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[--] [COMMAND...]")
 @click.option("--for", "time_", type=Duration(), help="How long (1s), or how long after COMMAND (500ms).")
 @click.option("--clients", type=click.IntRange(1, 64), default=4, help="How many ask at once (4).")
@@ -51,6 +51,7 @@ def load(
     from meshnet.lab import load as requests
     from meshnet.lab import state
 
+    _check_order(where, url, command)
     lab = state.current(lab_name)
     words = command[1:] if command[:1] == ("--",) else command
     asked = requests.target(url)
@@ -75,6 +76,18 @@ def load(
         raise MeshnetError(f"{found['Failed']} requests failed; allowed were {at_most}")
     if not found["Answered"]:
         raise MeshnetError("no request was answered")
+
+
+def _check_order(where: str, url: str, command: tuple[str, ...]) -> None:
+    """What stands where something else belongs is said, rather than taken for it. Raises click.UsageError."""
+    context, example = click.get_current_context(), "meshnet lab load --for 1s client http://172.17.0.2:8080"
+    if "://" in where:
+        raise click.UsageError(f"say from where to ask, before the URL, as in {example}", context)
+    for word in (url, *command[:1]):
+        if word.startswith("-") and word != "--":
+            raise click.UsageError(f"{word}: options stand before the place and the URL, as in {example}", context)
+    if not url or url == "--":
+        raise click.UsageError(f"say what to ask, after the place, as in {example}", context)
 
 
 def _run(words: tuple[str, ...], lab: str) -> int:

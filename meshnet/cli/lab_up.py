@@ -7,11 +7,15 @@ import shlex
 import shutil
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import click
 
 from meshnet.cli import human
 from meshnet.cli.render import Progress, message
+
+if TYPE_CHECKING:
+    from meshnet.lab.spec import Lab
 
 
 @click.command(short_help="Bring up a lab and wait until it works.")
@@ -22,12 +26,26 @@ def up(directory: str, bare: bool) -> None:
 
     Without such a folder, DIR is the name of a lab that comes with meshnet, such as quickstart.
     """
-    from meshnet.lab import file, interrupts
+    from meshnet.lab import file
     from meshnet.lab import up as ups
 
     lab = file.load(directory)
     if bare:
         lab = ups.bare(lab)
+    bring_up(lab)
+    if settings := exports(lab.name):
+        message(f"first: export {settings}")
+    if bare:
+        message(f'make a swarm: eval "$(meshnet lab env {lab.nodes[0].name})"; docker swarm init')
+    message(f"look around: meshnet lab inspect {lab.name}; meshnet lab exec {lab.hosts[-1].name} -- ip addr")
+    message(f"take it down: meshnet lab down {lab.name}")
+
+
+def bring_up(lab: Lab) -> None:
+    """Makes a lab and waits until it works; says on stderr what is being done, and in the end what is up."""
+    from meshnet.lab import interrupts
+    from meshnet.lab import up as ups
+
     for warning in lab.warnings:
         message(f"warning: {warning}")
     begun = time.monotonic()
@@ -35,12 +53,6 @@ def up(directory: str, bare: bool) -> None:
         ups.up(lab, progress)
     counted = f"{human.count(len(lab.nodes), 'node')}, {human.count(len(lab.clients), 'client')}"
     message(f"{lab.name} is up: {counted} ({time.monotonic() - begun:.1f} s)")
-    if settings := exports(lab.name):
-        message(f"first: export {settings}")
-    if bare:
-        message(f'make a swarm: eval "$(meshnet lab env {lab.nodes[0].name})"; docker swarm init')
-    message(f"look around: meshnet lab inspect {lab.name}; meshnet lab exec {lab.hosts[-1].name} -- ip addr")
-    message(f"take it down: meshnet lab down {lab.name}")
 
 
 def exports(lab: str) -> str:

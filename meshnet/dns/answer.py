@@ -53,6 +53,7 @@ BADVERS = 16
 
 TYPE_A, TYPE_PTR, TYPE_AAAA, TYPE_SRV, TYPE_IXFR, TYPE_AXFR, TYPE_ANY = 1, 12, 28, 33, 251, 252, 255
 OPT_SIZE = 11
+POINTER_MAXIMUM = 0x3FFF  # how far into a message a compressed name can point
 
 OUTCOMES = {
     NOERROR: "noerror",
@@ -201,9 +202,22 @@ def _withheld(query: Query, zone: Zone) -> _Verdict | None:
 CHAIN: tuple[Callable[[Query, Zone], _Verdict | None], ...] = (_refuse, _known, _withheld)
 
 
+class _Buffer(DNSBuffer):  # type: ignore[misc]
+    """Points to names only where 14 bits can (RFC 1035 §4.1.4); dnslib alone would tear long replies."""
+
+    def encode_name(self, name: DNSLabel) -> None:
+        known = len(self.names)
+        super().encode_name(name)
+        for _ in range(len(self.names) - known):
+            key, offset = self.names.popitem()  # the last one first
+            if offset <= POINTER_MAXIMUM:
+                self.names[key] = offset
+                return
+
+
 def _pack(query: Query, rcode: int, answers: Sequence[_Record], additional: Sequence[_Record], limit: int) -> bytes:
     """The reply's bytes, at most `limit`. Additional records that do not fit are left out without TC (RFC 2181 §9)."""
-    buffer = DNSBuffer()
+    buffer = _Buffer()
     buffer.append(bytes(HEADER.size))
     buffer.encode_name(DNSLabel(labels(query.name)))
     buffer.pack("!2H", query.type, query.klass)

@@ -1,24 +1,35 @@
-"""Running a lab's checks: each until it succeeds or its time is over."""
+"""Running a lab's checks: each until it succeeds or its time is over.
+
+What a try has started ends with it, in the background or not, also when its time is over or the whole is interrupted.
+It runs in a cgroup of its own, named after this process, below that of the host's commands or of the task. A session
+or process group would lose what makes its own (setsid, crun). `meshnet lab exec` and `load` inside the check go to a
+group of that name where they enter (enter.CHECK). Agents and tasks that a check starts have groups of their own, and
+stay.
+"""
 
 from __future__ import annotations
 
+import os
 import re
-import shlex
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from meshnet.errors import NotFoundError
-from meshnet.lab import packages, tasks
-from meshnet.lab.enter import run_in_task, run_on_host
-from meshnet.lab.spec import Lab, LabCheck
+from meshnet.lab import cgroups, packages, tasks
+from meshnet.lab.enter import current_check, run_in_task, run_on_host
+from meshnet.lab.interrupts import postponed
+from meshnet.lab.spec import SHELL, Lab, LabCheck
 from meshnet.model import SECOND
 
 PAUSE = 0.1
 PASSED, FAILED, CANNOT = "passed", "failed", "could not run"
 _BEGIN, _END = 100, 200  # characters of a long output that are shown: what failed stands at its end, mostly
 _CUT = "none after"
+_ABSENT = "a host or a running task"
+_ROUNDS = 10  # of ending what a check has started: a process may change from one group of the check to another
 _NO_PROGRAM = 127  # as a shell says
 _NOT_FOUND = re.compile(r"([\w.+-]+): (?:command )?not found|No such file or directory: '([^']+)'")
 
@@ -53,6 +64,12 @@ class Outcome:
             return ""
         return f"expected {self.verdict.expected}, saw {self.verdict.seen}; look: {self.look}"
 
+    @property
+    def told(self) -> tuple[tuple[str, str], ...]:
+        """The same for a person, one thing after the other, with the command as the lab file has it."""
+        seen = (("expected", self.verdict.expected), ("seen", self.verdict.seen))
+        return () if self.passed else (*seen, ("command", self.check.command.rstrip()), ("look", self.look))
+
 
 def run(lab: Lab, heard: Callable[[Outcome], None] = lambda _: None) -> list[Outcome]:
     """Runs the lab's checks in order; `heard` is told of each as it ends."""
@@ -75,31 +92,59 @@ def _run(lab: Lab, check: LabCheck) -> Outcome:
             verdict = before  # a try that was cut short says less than the one before it
         spent = time.monotonic() - begun
         if verdict.state != FAILED or check.once or spent + PAUSE > check.within / SECOND:
-            return Outcome(check, verdict, spent, tries, check.look or _by_hand(lab, check))
+            return Outcome(check, verdict, spent, tries, _look(lab, check, verdict))
         time.sleep(PAUSE)
 
 
-def _by_hand(lab: Lab, check: LabCheck) -> str:
-    return f"meshnet lab exec --lab {lab.name} {check.on} -- {shlex.join(check.run)}"
+def _look(lab: Lab, check: LabCheck, verdict: Verdict) -> str:
+    """What to type to see more: as the lab file says, else a shell where the command can be typed."""
+    if check.look:
+        return check.look
+    if verdict.expected.startswith(_ABSENT):
+        return f"meshnet --lab {lab.name} service ps {check.on.partition('.')[0]}"
+    where = f"meshnet lab exec --lab {lab.name} {check.on} --"
+    return f"{where} sh" if check.run[:2] == SHELL else f"{where} {check.command}"
+
+
+@contextmanager
+def _group(lab: Lab) -> Iterator[str]:
+    """The name of the groups of what a try starts; all that is in them ends with the block."""
+    name = "/".join(filter(None, (current_check(), f"check-{os.getpid()}")))
+    try:
+        yield name
+    finally:
+        with postponed():
+            for _ in range(_ROUNDS):
+                found = list(cgroups.path(lab.name).glob(f"*/*/{name}"))
+                for group in found:
+                    cgroups.end(group)
+                if not found:
+                    break
 
 
 def _try(lab: Lab, check: LabCheck, timeout: float) -> Verdict:
     """Whether the check holds now."""
     try:
-        if lab.host(check.on) is not None:
-            done = run_on_host(lab, check.on, check.run, timeout)
-        else:
-            done = run_in_task(tasks.find(lab, check.on), check.run, timeout)
+        with _group(lab) as group:
+            if lab.host(check.on) is not None:
+                done = run_on_host(lab, check.on, check.run, timeout, check=group)
+            else:
+                done = run_in_task(tasks.find(lab, check.on), check.run, timeout, check=group)
     except NotFoundError as error:
-        return Verdict(FAILED, f"a host or a running task {check.on}", str(error))
-    except subprocess.TimeoutExpired:
-        return Verdict(FAILED, "an end", f"{_CUT} {timeout:.1f} s")
+        return Verdict(FAILED, f"{_ABSENT} {check.on}", str(error))
+    except subprocess.TimeoutExpired as cut:
+        said = _one_line(_text(cut.stdout) + _text(cut.stderr))
+        return Verdict(FAILED, "an end", f"{_CUT} {timeout:.1f} s" + (f"; until then: {said}" if said else ""))
     return judge(check, done)
+
+
+def _text(output: str | bytes | None) -> str:
+    return output.decode(errors="replace") if isinstance(output, bytes) else output or ""
 
 
 def judge(check: LabCheck, done: subprocess.CompletedProcess[str]) -> Verdict:
     """What a command that ended says about the check."""
-    seen = _short(" ".join((done.stdout + done.stderr).split()))
+    seen = _one_line(done.stdout + done.stderr)
     missing = _NOT_FOUND.search(done.stderr) if done.returncode == _NO_PROGRAM else None
     if missing is not None:
         program = (missing[1] or missing[2]).rpartition("/")[2]
@@ -111,5 +156,6 @@ def judge(check: LabCheck, done: subprocess.CompletedProcess[str]) -> Verdict:
     return Verdict(PASSED)
 
 
-def _short(text: str) -> str:
+def _one_line(text: str) -> str:
+    text = " ".join(text.split())
     return text if len(text) <= _BEGIN + _END else f"{text[:_BEGIN]} ... {text[-_END:]}"

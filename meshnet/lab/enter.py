@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ from meshnet.lab.tasks import LabTask
 from meshnet.sandbox.runtime import INIT_PID
 
 EXEC = "exec"
+CHECK = "MESHNET_CHECK"  # in the environment of what a check runs: its group, below that of each host or task it enters
+_CHECK = re.compile(r"check-\d+(/check-\d+)*")
 _JOIN = 'echo 0 > "$0/cgroup.procs" && exec "$@"'
 
 
@@ -47,12 +50,38 @@ def enter_host(lab: Lab, host: str) -> None:
     On a node, the group is what makes the node's published ports answer on 127.0.0.1.
     Raises NotFoundError for an unknown name, MeshnetError without root.
     """
+    cgroups.join(_host_group(lab, host))
+    netns.enter(names.node_netns(lab.name, host))
+    os.environ.update(_environment(lab))
+
+
+def current_check() -> str:
+    """The group of the check that this process is part of, such as `check-71`; "" if it is part of none."""
+    said = os.environ.get(CHECK, "")
+    return said if _CHECK.fullmatch(said) else ""
+
+
+def _host_group(lab: Lab, host: str, check: str = "") -> Path:
+    """The group of a host's commands, or the one of a check (by default this process's) below it, made if needed."""
     _check_host(lab, host)
     group = cgroups.path(lab.name, host, EXEC)
     group.mkdir(parents=True, exist_ok=True)
-    cgroups.join(group)
-    netns.enter(names.node_netns(lab.name, host))
-    os.environ.update(_environment(lab))
+    return _below(group, check)
+
+
+def _task_group(task: LabTask, check: str = "") -> Path:
+    """The same of a task. NotFoundError if it has ended."""
+    try:
+        return _below(Path(task.spec.cgroup), check)
+    except OSError:
+        raise NotFoundError(f"the task {task.name} has ended") from None
+
+
+def _below(group: Path, check: str) -> Path:
+    for part in filter(None, (check or current_check()).split("/")):
+        group /= part
+        group.mkdir(exist_ok=True)  # without parents: what has been removed stays so
+    return group
 
 
 def _environment(lab: Lab) -> dict[str, str]:
@@ -108,7 +137,7 @@ def task_command(task: LabTask, command: Sequence[str], terminal: bool) -> list[
 def enter_task(task: LabTask) -> None:
     """Moves this process into a task's group, where what it does is balanced like the task's own traffic."""
     try:
-        cgroups.join(Path(task.spec.cgroup))
+        cgroups.join(_task_group(task))
     except OSError:
         raise NotFoundError(f"the task {task.name} has ended") from None
 
@@ -123,17 +152,23 @@ def become(command: list[str]) -> NoReturn:
         raise CommandError(f"{command[0]}: {error.strerror}", 126) from None
 
 
-def task_process(task: LabTask, command: Sequence[str]) -> tuple[list[str], int]:
-    """A command line that runs `command` in a task and in its group, and the descriptor that it must be given."""
+def task_process(task: LabTask, command: Sequence[str], check: str = "") -> tuple[list[str], int]:
+    """A command line that runs `command` in a task and in its group, or in that of a check below it, and the descriptor
+    that it must be given."""
+    group = _task_group(task, check)
     words = task_command(task, command, False)
-    return ["/bin/sh", "-c", _JOIN, task.spec.cgroup, *words], int(words[-2].rpartition("/")[2])
+    return ["/bin/sh", "-c", _JOIN, str(group), *words], int(words[-2].rpartition("/")[2])
 
 
 def run_in_task(
-    task: LabTask, command: Sequence[str], timeout: float | None = None, stdin: str = ""
+    task: LabTask, command: Sequence[str], timeout: float | None = None, stdin: str = "", check: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a command in a task and waits; the result has its exit status, stdout and stderr, as text in any case."""
-    words, descriptor = task_process(task, command)
+    """Runs a command in a task and waits; the result has its exit status, stdout and stderr, as text in any case.
+
+    `check` is the check's group that it belongs to. Raises NotFoundError for a task that has ended,
+    subprocess.TimeoutExpired after `timeout` seconds.
+    """
+    words, descriptor = task_process(task, command, check)
     try:
         return subprocess.run(
             words,
@@ -149,25 +184,25 @@ def run_in_task(
         os.close(descriptor)
 
 
-def host_command(lab: Lab, host: str, command: Sequence[str]) -> list[str]:
-    """A command line that runs `command` in the group of a host's commands; to be started in its network namespace."""
-    _check_host(lab, host)
-    group = cgroups.path(lab.name, host, EXEC)
-    group.mkdir(parents=True, exist_ok=True)
-    return ["/bin/sh", "-c", _JOIN, str(group), *command]
+def host_command(lab: Lab, host: str, command: Sequence[str], check: str = "") -> list[str]:
+    """A command line that runs `command` in the group of a host's commands, or in that of a check below it; to be
+    started in its network namespace."""
+    return ["/bin/sh", "-c", _JOIN, str(_host_group(lab, host, check)), *command]
 
 
 def run_on_host(
-    lab: Lab, host: str, command: Sequence[str], timeout: float | None = None, stdin: str = ""
+    lab: Lab, host: str, command: Sequence[str], timeout: float | None = None, stdin: str = "", check: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """Runs a command on a node or client and waits; the result has its exit status, stdout and stderr, as text in
     any case.
 
-    Raises NotFoundError for an unknown name, subprocess.TimeoutExpired after `timeout` seconds.
+    `check` is the check's group that it belongs to. Raises NotFoundError for an unknown name,
+    subprocess.TimeoutExpired after `timeout` seconds.
     """
-    words = host_command(lab, host, command)
-
+    words = host_command(lab, host, command, check)
     env = {**os.environ, **_environment(lab)}
+    if check:
+        env[CHECK] = check
 
     def work() -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -13,7 +13,7 @@ from meshnet.errors import MeshnetError, NotFoundError
 from meshnet.files import instead_of_file
 from meshnet.lab import compose, packages
 from meshnet.lab.rehearsal import rehearse
-from meshnet.lab.spec import Lab, LabCheck, LabClient, LabLink, LabNode
+from meshnet.lab.spec import SHELL, Lab, LabCheck, LabClient, LabLink, LabNode
 from meshnet.lab.words import RESERVED_PORTS, name_problem
 from meshnet.lab.yamlnodes import Problems, Value, read
 from meshnet.sandbox import users
@@ -323,7 +323,7 @@ def _check(value: Value, hosts: set[str], stack: compose.Stack) -> LabCheck:
         keys["on"].error(f"no node, client or task (service.1) is called {on}; there are {', '.join(sorted(hosts))}")
     run: tuple[str, ...] = ()
     if "run" in keys:
-        run = keys["run"].texts() if keys["run"].is_list else ("sh", "-c", keys["run"].text())
+        run = keys["run"].texts() if keys["run"].is_list else (*SHELL, keys["run"].text())
         if not run:
             keys["run"].error("a command is needed")
     return LabCheck(

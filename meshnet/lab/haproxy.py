@@ -25,6 +25,7 @@ LOSSES = ("econ", "eresp", "hrsp_5xx")
 RETRIES = ("wretr", "wredis")
 SHOWN = ("pxname", "svname", "status", "addr", "scur", "stot", "hrsp_2xx", *LOSSES, *RETRIES)
 _MOST = 4 << 20  # bytes of an answer
+UDP_MAXIMUM, TCP_MAXIMUM = 65507, 65535  # bytes of a DNS message; the most that HAProxy takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ _WAYS = {
 # Tasks come and go: names are asked every second, and what is no longer answered is no server any more.
 _RESOLVERS = """
 resolvers swarm
-{servers}    accepted_payload_size 8192
+{servers}    accepted_payload_size {size}
     resolve_retries 3
     timeout resolve 1s
     timeout retry 500ms
@@ -114,11 +115,17 @@ resolvers swarm
 
 
 def _resolvers(wanted: Wanted, nodes: Sequence[tuple[str, str]]) -> str:
+    """HAProxy (2.6) does not ask again over TCP for what UDP cut. Inside, a datagram of any length comes over lo;
+    outside, it asks over TCP alone. Without `maxconn`, it begins a further connection to a dead node every few seconds.
+    """
     if wanted.mode == PUBLISHED:
         return ""
-    asked = [(name, f"{address}:{wanted.resolver}") for name, address in nodes]
-    asked = asked if wanted.resolver else [("embedded", "127.0.0.11:53")]
-    return _RESOLVERS.format(servers="".join(f"    nameserver {name} {where}\n" for name, where in asked))
+    if wanted.resolver:
+        asked, size = [(name, f"tcp@{address}:{wanted.resolver} maxconn 2") for name, address in nodes], TCP_MAXIMUM
+    else:
+        asked, size = [("embedded", "127.0.0.11:53")], UDP_MAXIMUM
+    servers = "".join(f"    nameserver {name} {where}\n" for name, where in asked)
+    return _RESOLVERS.format(servers=servers, size=size)
 
 
 def _published(service: Service, nodes: Sequence[tuple[str, str]], wanted: Wanted, port: int) -> str:

@@ -41,9 +41,9 @@ def xml(graded: Sequence[Graded]) -> str:
             case = _case(suite, lab.lab, one.check.name, one.seconds)
             if not one.passed:
                 kind = "error" if one.verdict.state == CANNOT else "failure"
-                _told(case, kind, one.reason)
+                _told(case, kind, one.reason, "\n".join(f"{head}: {text}" for head, text in one.told))
         if lab.problem:
-            _told(_case(suite, lab.lab, "the lab", 0.0), "error", lab.problem)
+            _told(_case(suite, lab.lab, "the lab", 0.0), "error", lab.problem, lab.problem)
         suite.set("tests", str(len(suite)))
         suite.set("failures", str(len(suite.findall("*/failure"))))
         suite.set("errors", str(len(suite.findall("*/error"))))
@@ -56,8 +56,8 @@ def _case(suite: ElementTree.Element, lab: str, name: str, seconds: float) -> El
     return ElementTree.SubElement(suite, "testcase", classname=lab, name=_clean(name), time=f"{seconds:.3f}")
 
 
-def _told(case: ElementTree.Element, kind: str, text: str) -> None:
-    ElementTree.SubElement(case, kind, message=_clean(text)).text = _clean(text)
+def _told(case: ElementTree.Element, kind: str, line: str, text: str) -> None:
+    ElementTree.SubElement(case, kind, message=_clean(line)).text = _clean(text)
 
 
 def _clean(text: str) -> str:

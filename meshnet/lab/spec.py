@@ -5,6 +5,7 @@ Kept as JSON in the lab's directory while the lab is up, so that every verb work
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network
 from typing import Any
@@ -15,6 +16,7 @@ from meshnet.secretspec import ConfigSpec, SecretSpec
 
 MANAGER_PORT = 2377
 GOSSIP_PORT = 7946
+SHELL = ("sh", "-c")  # what runs a check's command that is a text
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,11 @@ class LabCheck:
     within: int = 10 * 10**9
     look: str = ""
     once: bool = False
+
+    @property
+    def command(self) -> str:
+        """`run` as it stands in the lab file, to be typed into a shell."""
+        return self.run[2] if self.run[:2] == SHELL and len(self.run) == 3 else shlex.join(self.run)
 
 
 @dataclass(frozen=True, slots=True)

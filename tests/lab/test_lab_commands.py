@@ -42,7 +42,7 @@ def written(folder: Path, name: str, checks: list[dict[str, str]]) -> Path:
 
 def test_checks_of_labs_that_are_not_up(tmp_path: Path) -> None:
     """Without --up they cannot be run (2); with it each lab comes up, is graded, and goes: 0, 1, and 2 for what the
-    machine lacks, with the package; one document has all of it."""
+    machine lacks, with the package; one document has all of it. What is being done is said on stderr alone."""
     number = os.getpid()
     there = {"name": "there", "on": "client", "run": "ping -c 1 -W 1 172.17.0.2"}
     good = written(tmp_path, f"good{number}", [there])
@@ -52,11 +52,16 @@ def test_checks_of_labs_that_are_not_up(tmp_path: Path) -> None:
     assert code == 2
     assert f"meshnet: the lab good{number} is not up; " in err
     assert f"bring it up with: meshnet lab up {good}, or add --up" in err
-    assert meshnet("lab", "check", "--up", str(good))[0] == 0
-    code, out, _ = meshnet("lab", "check", "--up", str(bad), str(good), "--junit", str(tmp_path / "out.xml"))
+    code, out, err = meshnet("lab", "check", "--up", "--json", str(good))
+    assert (code, [one["Passed"] for one in json.loads(out)]) == (0, [True])
+    code, out, err = meshnet("lab", "check", "--up", str(bad), str(good), "--junit", str(tmp_path / "out.xml"))
     assert code == 1
     assert "FAILED  there" in out
-    for line in ("expected  exit status 0", "seen      3: no", "look      ip addr"):
+    again = f"{bad.name} is down again; to look, bring it up: meshnet lab up {bad}\n"
+    for line in ("wiring nodes and clients to 172.17.0.0/16\n", f"{bad.name} is up: 1 node, 1 client (", again):
+        assert line in err
+        assert line not in out + (tmp_path / "out.xml").read_text()
+    for line in ("expected  exit status 0", "seen      3: no", "command   echo no; exit 3", "look      ip addr"):
         assert line in out
     root = ElementTree.parse(tmp_path / "out.xml").getroot()
     assert [(suite.get("name"), suite.get("failures")) for suite in root] == [(bad.name, "1"), (good.name, "0")]

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from dnslib import EDNS0, DNSQuestion, DNSRecord
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, Ether
@@ -21,7 +22,7 @@ from scapy.packet import Raw
 
 from meshnet.dns import RESOLVER_ADDRESS, RESOLVER_PORT
 from meshnet.dns.server import Resolver
-from meshnet.dns.zone import EndpointView, NetworkView, ServiceView, build_zone
+from meshnet.dns.zone import EndpointView, NetworkView, ServiceView, Zone, build_zone
 from meshnet.kernel import bpfbuild, bpfload, netns, tc
 from meshnet.kernel.bpf import Program, ensure_bpffs
 from meshnet.kernel.netlink import Netlink
@@ -35,18 +36,16 @@ pytestmark = [
 
 R = RESOLVER_PORT
 TASKS = 900
-ZONE = build_zone(
-    (
-        NetworkView(
-            "net",
-            (ServiceView("s", "web", vip="10.0.0.2"),),
-            tuple(
-                EndpointView("s", "web", n, f"t{n}", f"web.{n}.t{n}", f"{n:012x}", "", f"10.0.{n >> 8}.{n & 255}")
-                for n in range(3, 3 + TASKS)
-            ),
-        ),
+
+
+def zone(tasks: int) -> Zone:
+    """One service of so many tasks."""
+    view = ServiceView("s", "web", vip="10.0.0.2")
+    endpoints = tuple(
+        EndpointView("s", "web", n, f"t{n}", f"web.{n}.t{n}", f"{n:012x}", "", f"10.0.{n >> 8}.{n & 255}")
+        for n in range(3, 3 + tasks)
     )
-)
+    return build_zone((NetworkView("net", (view,), endpoints),))
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +75,12 @@ def task(namespaces: Callable[..., str], program: Program) -> str:
 
 
 @asynccontextmanager
-async def resolver(task: str) -> AsyncIterator[Resolver]:
+async def resolver(task: str, tasks: int = TASKS) -> AsyncIterator[Resolver]:
     """The resolver, served by this process in its own namespace, on sockets of the task's namespace."""
     udp, tcp = (netns.socket_in(task, socket.AF_INET, kind) for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM))
     for sock in (udp, tcp):
         sock.bind((RESOLVER_ADDRESS, RESOLVER_PORT))
-    serving = Resolver(udp, tcp, ZONE, ())
+    serving = Resolver(udp, tcp, zone(tasks), ())
     await serving.start()
     try:
         yield serving
@@ -130,6 +129,26 @@ def test_dig_gets_large_answers(task: str) -> None:
     )
     for done in (large, tcp, retried):
         assert len(done.stdout.split()) == TASKS, done.stdout[:500] + done.stderr
+
+
+def test_the_longest_datagram(task: str) -> None:
+    """An answer of 64 kB comes whole in one datagram to whoever says that it takes it, as HAProxy does."""
+    query = DNSRecord(q=DNSQuestion("tasks.web"))
+    query.add_ar(EDNS0(udp_len=65507))
+
+    async def scenario() -> bytes:
+        async with resolver(task, 4000):
+            with netns.socket_in(task, socket.AF_INET, socket.SOCK_DGRAM) as client:
+                client.setblocking(False)
+                client.connect((RESOLVER_ADDRESS, 53))
+                client.send(query.pack())
+                async with asyncio.timeout(5):
+                    return await asyncio.get_running_loop().sock_recv(client, 65535)
+
+    data = asyncio.run(scenario())
+    reply = DNSRecord.parse(data)
+    assert len(data) > 64000
+    assert (reply.header.tc, len(reply.rr)) == (0, 4000)
 
 
 def test_dig_without_the_program_finds_nobody(namespaces: Callable[..., str]) -> None:

@@ -251,3 +251,23 @@ def test_labs_that_come_and_go_do_not_end_the_list(
     code, out, err = meshnet(capsys, monkeypatch, "lab", "ls")
     assert (code, err) == (0, "")
     assert [line.split()[0] for line in out.splitlines()] == ["NAME", "coming"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("http://web:8080", "--for", "1s"), "say from where to ask, before the URL"),
+        (("http://web:8080",), "say from where to ask, before the URL"),
+        (("client", "http://web:8080", "--for", "1s"), "--for: options stand before the place and the URL"),
+        (("client", "--for", "1s", "http://web:8080"), "--for: options stand before the place and the URL"),
+        (("client",), "say what to ask, after the place"),
+        (("client", "--", "true"), "say what to ask, after the place"),
+    ],
+)
+def test_options_of_load_in_the_wrong_place(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
+) -> None:
+    """An option after the place or the URL is not taken for the URL or the command: one line says where it belongs."""
+    code, _, err = meshnet(capsys, monkeypatch, "lab", "load", *words)
+    example = "meshnet lab load --for 1s client http://172.17.0.2:8080"
+    assert (code, err) == (2, f"meshnet: {said}, as in {example}; see: meshnet lab load --help\n")

@@ -306,9 +306,9 @@ def test_ipv6_addresses() -> None:
     assert values(ip_address("fd00::3").reverse_pointer, "PTR", zone) == [f"s.1.{TASK[:-2]}01.n."]
 
 
-def big_zone(tasks: int) -> Zone:
+def big_zone(tasks: int, network: str = "n") -> Zone:
     endpoints = tuple(endpoint("big", n, f"10.8.{n >> 8}.{n & 255}") for n in range(1, tasks + 1))
-    return build_zone((NetworkView("n", (service("big", ports=(("p", "tcp", 80),)),), endpoints),))
+    return build_zone((NetworkView(network, (service("big", ports=(("p", "tcp", 80),)),), endpoints),))
 
 
 @pytest.mark.parametrize(("udp", "limit"), [(None, 512), (0, 512), (511, 512), (600, 600), (1232, 1232)])
@@ -328,6 +328,19 @@ def test_all_records_where_they_fit(transport: str, udp: int | None) -> None:
     """TCP, and UDP with a large enough size, carry every record."""
     reply = ask(query("big", udp=udp), big_zone(300), transport)
     assert (reply.header.tc, len(reply.rr)) == (0, 300)
+
+
+@pytest.mark.parametrize(("transport", "udp"), [("tcp", None), ("udp", 65507)])
+@pytest.mark.parametrize(("tasks", "name", "kind"), [(4000, "big", "A"), (1000, "_p._tcp.big", "SRV")])
+def test_long_replies(tasks: int, name: str, kind: str, transport: str, udp: int | None) -> None:
+    """A reply of up to 64 kB is whole and can be read, also beyond the 16 kB where no compressed name can point: each
+    task once, and with SRV records their addresses."""
+    reply = ask(query(name, kind, udp=udp), big_zone(tasks, "net"), transport)
+    assert (reply.header.tc, len({str(rr.rdata) for rr in reply.rr})) == (0, tasks)
+    addresses = {str(rr.rname): str(rr.rdata) for rr in reply.ar if rr.rtype == QTYPE.A}
+    if kind == "SRV":
+        assert {str(rr.rdata.target): addresses[str(rr.rdata.target)] for rr in reply.rr} == addresses
+        assert len(set(addresses.values())) == tasks
 
 
 def test_no_reply_outgrows_a_tcp_message() -> None:

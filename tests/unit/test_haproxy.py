@@ -48,7 +48,7 @@ def test_by_name(ports: tuple[PortConfig, ...], port: int, srv: bool, asked: str
     """Tasks' addresses, or SRV records by the port's name, of the resolver that is in every task."""
     text = config(service(*ports), NODES, Wanted(DNS, slots=7, srv=srv), port)
     assert f"    server-template web- 7 {asked} check resolvers swarm init-addr none" in text
-    assert "nameserver embedded 127.0.0.11:53" in text
+    assert "    nameserver embedded 127.0.0.11:53\n    accepted_payload_size 65507\n" in text
 
 
 HOST = PortConfig("", "tcp", 8000, 8081, "host")
@@ -56,10 +56,14 @@ HOST = PortConfig("", "tcp", 8000, 8081, "host")
 
 @pytest.mark.parametrize(("port", "refused"), [(HTTP, "fall 3"), (HOST, "observe layer4 error-limit 1")])
 def test_outside(port: PortConfig, refused: str) -> None:
-    """Every node's resolver is asked for SRV records of the published port; one refusal says that a task has gone in
-    host mode alone."""
+    """Every node's resolver is asked for SRV records of the published port, by TCP, since it cuts what is long by UDP;
+    one refusal says that a task has gone in host mode alone."""
     text = config(service(port, NAMED), NODES, Wanted(DNS, slots=5, resolver=53), port.published_port)
-    assert "    nameserver docker-0 172.17.0.2:53\n    nameserver docker-1 172.17.0.3:53\n" in text
+    assert (
+        "    nameserver docker-0 tcp@172.17.0.2:53 maxconn 2\n    nameserver docker-1 tcp@172.17.0.3:53 maxconn 2\n"
+        in text
+    )
+    assert "    accepted_payload_size 65535\n" in text
     assert f"    server-template web- 5 _{port.published_port}._tcp.web check resolvers swarm" in text
     assert refused in text
     assert "127.0.0.11" not in text

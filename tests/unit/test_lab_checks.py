@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,12 +13,12 @@ from xml.etree import ElementTree
 import pytest
 
 from meshnet.cli import lab_check
-from meshnet.errors import MeshnetError
+from meshnet.errors import MeshnetError, NotFoundError
 from meshnet.kernel import netns
-from meshnet.lab import enter, file, packages
+from meshnet.lab import cgroups, checks, enter, file, packages, tasks
 from meshnet.lab.checks import CANNOT, FAILED, PASSED, Outcome, judge
 from meshnet.lab.junit import Graded, xml
-from meshnet.lab.spec import LabCheck
+from meshnet.lab.spec import Lab, LabCheck, LabClient, LabNode
 from meshnet.lab.yamlnodes import LabFileError
 
 CHECK = LabCheck("it answers", "client", ("sh", "-c", "curl web"), expect="I'm")
@@ -83,6 +84,73 @@ def test_junit() -> None:
     }
     assert "look: meshnet inspect lb" in str(shop[1][0].get("message"))
     assert (gone.get("errors"), gone[0][0].get("message")) == ("1", "the lab gone is not up")
+
+
+UP = Lab("shop", "/", "172.17.0.0/16", 1500, (LabNode("a", "172.17.0.2", "manager"),), (LabClient("client", ""),))
+
+
+@pytest.mark.parametrize(
+    ("run", "look", "command", "where"),
+    [
+        (
+            ("sh", "-c", "curl 'web' ||\nexit 1\n"),
+            "",
+            "curl 'web' ||\nexit 1",
+            "meshnet lab exec --lab shop client -- sh",
+        ),
+        (("curl", "a b"), "", "curl 'a b'", "meshnet lab exec --lab shop client -- curl 'a b'"),
+        (("sh", "-c", "curl web"), "ip addr", "curl web", "ip addr"),
+    ],
+)
+def test_what_a_person_reads_of_a_failure(
+    run: tuple[str, ...],
+    look: str,
+    command: str,
+    where: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What was expected, what was seen, the command as it stands in the lab file, and what to type to see more: on
+    lines of their own, in the document too; nothing of what passed."""
+    check = LabCheck("it answers", "client", run, look=look, once=True)
+    monkeypatch.setattr(checks, "run_on_host", lambda *_, **__: ended(7, "", "curl: refused"))
+    monkeypatch.setattr(cgroups, "path", lambda _: tmp_path)
+    (outcome,) = checks.run(replace(UP, checks=(check,)))
+    said = dict(outcome.told)
+    assert said == {"expected": "exit status 0", "seen": "7: curl: refused", "command": command, "look": where}
+    assert list(said) == ["expected", "seen", "command", "look"]
+    lab_check._show(outcome)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("FAILED  it answers (on client, ")
+    assert lines[1:3] == ["        expected  exit status 0", "        seen      7: curl: refused"]
+    assert [line.removeprefix("        command ").strip() for line in lines[3:-1]] == command.split("\n")
+    assert lines[-1] == f"        look      {where}"
+    failure = ElementTree.fromstring(xml([Graded("shop", [outcome])]))[0][0][0]
+    assert f"\ncommand: {command}\nlook: {where}" in str(failure.text)
+    assert replace(outcome, verdict=judge(CHECK, ended(0, "I'm"))).told == ()
+
+
+def test_what_is_seen_of_a_check_without_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a command printed until its time was over is shown; of a task that is not there, what to type about it."""
+
+    def cut(*_: Any, **__: Any) -> None:
+        raise subprocess.TimeoutExpired("curl", 1.0, output=b"so \xff far", stderr=None)
+
+    def absent(_lab: Lab, word: str) -> None:
+        raise NotFoundError(f"the lab shop has no node, client or task {word}")
+
+    monkeypatch.setattr(checks, "run_on_host", cut)
+    monkeypatch.setattr(tasks, "find", absent)
+    monkeypatch.setattr(cgroups, "path", lambda _: tmp_path)
+    lab = replace(
+        UP, checks=(LabCheck("ends", "client", ("x",), once=True), LabCheck("is", "web.1", ("x",), once=True))
+    )
+    ends, there = checks.run(lab)
+    assert ends.verdict.expected == "an end"
+    assert ends.verdict.seen.endswith(" s; until then: so \N{REPLACEMENT CHARACTER} far")
+    assert there.verdict.expected == "a host or a running task web.1"
+    assert there.look == "meshnet --lab shop service ps web"
 
 
 def test_what_could_not_be_run() -> None:
