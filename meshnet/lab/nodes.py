@@ -81,6 +81,9 @@ def kill(lab: Lab, name: str) -> Was:
         Path(group, "cgroup.kill").write_text("1")
         for role in (daemons.AGENT, daemons.MANAGER):
             _ended(lab, name, role)
+        deadline = time.monotonic() + END  # what is left is dying: a task takes its namespaces with it
+        while cgroups.populated(group) and time.monotonic() < deadline:
+            time.sleep(engine.PAUSE)
     return was
 
 
