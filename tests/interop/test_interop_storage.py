@@ -61,12 +61,13 @@ def saved(server: bytes, *names: str) -> bytes:
 
 
 def test_the_catalogue(node: Docker) -> None:
-    """The tutorials' images are there at any tag; what is nowhere is refused as by a registry; none can be removed."""
+    """The tutorials' images are there at any tag; what is nowhere is refused, and why; none can be removed."""
     names = {line.partition(":")[0] for line in node.out("images", "--format", "{{.Repository}}:{{.Tag}}").splitlines()}
     wanted = "nginx httpd busybox redis tomcat mysql mariadb wordpress jwilder/whoami elasticsearch alpine debian"
     assert set(wanted.split()) <= names
     assert "Image is up to date for redis:3.0.6" in node.out("pull", "redis:3.0.6")
-    assert node.refused("pull", "nosuch:1").startswith("pull access denied for nosuch, repository does not exist")
+    assert node.refused("pull", "nosuch:1").startswith("No such image: nosuch:1: it is neither of the catalogue nor")
+    assert node.refused("pull", "docker.io/team/app").startswith("No such image: team/app:latest: it is neither")
     assert "of the catalogue" in node.refused("rmi", "nginx")
     node.out("tag", "httpd", "mine:2")
     assert node.out("inspect", "--format", "{{.Id}}", "mine:2") == node.out("inspect", "--format", "{{.Id}}", "httpd:9")
