@@ -46,7 +46,7 @@ def images(manager: Docker, name: str) -> set[str]:
 
 
 def test_update_and_rollback(manager: Docker) -> None:
-    """A rolling update completes and leaves tasks spread, a rollback by hand returns to the spec before; both say so."""
+    """A rolling update completes and keeps tasks spread, a rollback by hand returns to the spec before; both say so."""
     flags = ("--replicas", "3", "--update-parallelism", "2", "--update-monitor", "200ms", "--rollback-monitor", "200ms")
     manager.out(*CREATE, "--name", "web", *flags, "alpine:1", *IDLE)
     manager.out(*UPDATE, "--image", "alpine:2", "--update-order", "start-first", "web")
