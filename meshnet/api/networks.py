@@ -121,7 +121,7 @@ def _no_encryption() -> MeshnetError:
     if probe.works:
         why = "meshnet does not encrypt overlay networks yet, though this kernel could (it has ESP)"
     else:
-        why = f"this kernel cannot encrypt overlay networks: it has no ESP ({probe.detail})"
+        why = f"this kernel cannot encrypt overlay networks: it has no ESP with AES-GCM ({probe.detail})"
     return MeshnetError(f"{why}; {INSTEAD}", 501)
 
 

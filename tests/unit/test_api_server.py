@@ -163,7 +163,7 @@ def test_bad_networks(tmp_path: Path, body: Any, status: int, words: str) -> Non
         ),
         (
             Probe("ESP", False, "Protocol not supported", "a kernel with INET_ESP"),
-            "this kernel cannot encrypt overlay networks: it has no ESP (Protocol not supported); ",
+            "this kernel cannot encrypt overlay networks: it has no ESP with AES-GCM (Protocol not supported); ",
         ),
     ],
 )
