@@ -213,21 +213,23 @@ class Scheduler:
 
 
 def outlived(view: View, fresh: Iterable[Task]) -> list[Task]:
-    """Tasks of the view that are wanted beside a newer one of their place, in the services of the tasks `fresh`."""
-    places: dict[tuple[str, int | str], list[Task]] = defaultdict(list)
+    """Tasks that are wanted beside a newer one of their place: start-first ends them when that runs.
+
+    Looked for in the services of the tasks `fresh`, which may be newer than those of the view.
+    """
     services: dict[str, dict[str, Task]] = {}
     for task in fresh:
-        if task.service_id not in services and task.service_id:
-            services[task.service_id] = dict(view.tasks_of.get(task.service_id, {}))
-        if task.service_id:
+        if task.service_id:  # containers that people started have no place
+            if task.service_id not in services:
+                services[task.service_id] = dict(view.tasks_of.get(task.service_id, {}))
             services[task.service_id][task.id] = task
-    for service_id, tasks in services.items():
+    found: list[Task] = []
+    for tasks in services.values():
+        places: dict[int | str, list[Task]] = defaultdict(list)
         for task in tasks.values():
             if wanted(task) and alive(task):
-                places[service_id, task.slot or task.node_id].append(task)
-    found: list[Task] = []
-    for rivals in places.values():
-        if len(rivals) > 1:
+                places[task.slot or task.node_id].append(task)
+        for rivals in places.values():
             found += sorted(rivals, key=lambda task: (task.created_at or "~", task.id))[:-1]
     return found
 
