@@ -8,6 +8,7 @@ from typing import Any
 from meshnet.agent.agent import Agent
 from meshnet.agent.zones import Zones
 from meshnet.dns.zone import listing
+from meshnet.model import task_name
 
 
 async def lb(agent: Agent) -> list[dict[str, Any]]:
@@ -127,7 +128,8 @@ def _task_name(agent: Agent, task_id: str) -> str:
                 return item.endpoint.aliases[0]  # a container that somebody started, by its name
             slot = item.endpoint.slot or item.owner
             return f"{_service_name(agent, item.endpoint.service)}.{slot}.{task_id}"
-    return task_id
+    runner = agent.runners.get(task_id)  # on no network it has no endpoint
+    return task_name(_service_name(agent, runner.task.service_id), runner.task) if runner is not None else task_id
 
 
 def _service_name(agent: Agent, service_id: str) -> str:

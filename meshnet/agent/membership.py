@@ -169,7 +169,7 @@ class Membership:
             listen=f"{listen[0]}:{listen[1]}",
             advertise=f"{address}:{port}",
             avoid=own.avoid,
-            images=tuple(self._agent.containers.image_names()),
+            images=tuple(self._agent.containers.images.catalogue()),
             heartbeat=own.heartbeat,
             pools=pools,
             pool_size=size,

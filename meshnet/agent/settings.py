@@ -73,7 +73,8 @@ class ManagerSettings:
 
     `avoid` are subnets that no network may meet. `heartbeat` in s, `expiry` of certificates in ns, `key_period` of
     gossip keys in s; `pools` and `pool_size` are where networks get their subnets from. Empty and 0 stand for the
-    defaults. `resolver` is the port of nodes' resolvers for clients outside, which no service may publish.
+    defaults. `resolver` is the port of nodes' resolvers for clients outside, which no service may publish. `images` are
+    the names of the catalogue, which its nodes answer to at any tag.
     """
 
     lab: str

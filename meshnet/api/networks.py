@@ -18,6 +18,7 @@ from meshnet.kernel import capabilities
 from meshnet.model import IPAMConfig, IPAMOptions, Network, NetworkSpec
 
 ENCRYPTED = "encrypted"
+INSTEAD = "leave out --opt encrypted, and encrypt between the nodes (WireGuard, IPsec) or in the services (TLS)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,15 +116,13 @@ def _asks(value: str) -> bool:
 
 
 def _no_encryption() -> MeshnetError:
-    """Why a network cannot be encrypted. Unencrypted instead would be worse than none."""
+    """Why a network cannot be encrypted here. Unencrypted instead would be worse than none."""
     probe = capabilities.esp()
-    if not probe.works:
-        return MeshnetError(
-            f"this kernel cannot encrypt networks: ESP does not work ({probe.detail}): {probe.fix}; "
-            "or leave out --opt encrypted",
-            501,
-        )
-    return MeshnetError("encrypted networks are not supported yet; leave out --opt encrypted", 501)
+    if probe.works:
+        why = "meshnet does not encrypt overlay networks yet, though this kernel could (it has ESP)"
+    else:
+        why = f"this kernel cannot encrypt overlay networks: it has no ESP with AES-GCM ({probe.detail})"
+    return MeshnetError(f"{why}; {INSTEAD}", 501)
 
 
 async def prune_networks(request: web.Request) -> web.Response:

@@ -92,11 +92,10 @@ def _warnings(manager: Manager, spec: ServiceSpec) -> list[str]:
 
 
 def _of_image(manager: Manager, spec: ServiceSpec) -> list[str]:
-    image = spec.task_template.container_spec.image
-    images = manager.settings.images
-    if images is None or image in images or image.partition(":")[0] in images:
+    image, there = spec.task_template.container_spec.image, manager.settings.has_image
+    if there is None or there(image):
         return []
-    return [f"image {image} is not in the catalogue here: unless it was loaded or imported, its tasks will be rejected"]
+    return [f"image {image} is neither of the catalogue nor loaded here: until it is, its tasks will be rejected"]
 
 
 async def remove_service(request: web.Request) -> web.Response:

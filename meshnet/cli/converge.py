@@ -12,13 +12,14 @@ from meshnet.lab.engine import Engine
 def wait(manager: Engine, name: str, quiet: bool, back: bool = False) -> None:
     """Waits until a service runs as wanted and shows how far it is. Raises MeshnetError if it does not.
 
-    It also says so, even if `quiet`, when the service has gone back by itself; with `back` that was asked for.
+    It also says so, even if `quiet`, when the service has gone back by itself, which is no error, as it is none
+    to docker; with `back` that was asked for.
     """
     view = _View(quiet)
     converge.wait(manager, [name], lambda found: view(found[0]) if found else None, converge.PATIENCE)
     status = manager.service(name).update_status
     if status is not None and status.state.startswith("rollback") and not back:
-        message(f"{name}: the update failed and was rolled back; see: meshnet service ps {name}")
+        message(f"{name}: {view.back or 'the update failed and was rolled back'}; see: meshnet service ps {name}")
     if not quiet:
         message(f"verify: Service {name} converged")
 
@@ -27,11 +28,13 @@ class _View:
     """On a terminal docker's block of lines, rewritten in place; elsewhere a line per change."""
 
     def __init__(self, quiet: bool) -> None:
+        self.back = ""  # why the service goes, or went, back
         self._quiet = quiet
         self._live = sys.stderr.isatty()
         self._shown: list[str] = []
 
     def __call__(self, progress: converge.Progress) -> None:
+        self.back = progress.back or self.back
         lines = [f"overall progress: {progress.running} out of {progress.wanted} tasks"]
         if self._live:
             slots = sorted(progress.states.items(), key=lambda item: (len(item[0]), item[0]))

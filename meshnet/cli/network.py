@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshnet.cli import human, options, render
+from meshnet.cli.confirm import agreed
 from meshnet.cli.main import LazyGroup
 from meshnet.errors import MeshnetError
 
@@ -115,8 +116,8 @@ def disconnect(engine: Engine, force: bool, name: str, container: str) -> None:
 @click.option("-f", "--force", is_flag=True, help="Do not ask.")
 def prune(engine: Engine, force: bool) -> None:
     """Remove all networks that nothing uses."""
-    if not force:
-        click.confirm("This removes all networks that nothing uses. Go on?", abort=True, err=True)
+    if not force and not agreed("This will remove all custom networks not used by at least one container."):
+        return
     for name in engine.post("/networks/prune").get("NetworksDeleted") or ():
         print(name)
 

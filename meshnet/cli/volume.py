@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from meshnet.cli import options, render
+from meshnet.cli.confirm import agreed
 from meshnet.cli.main import LazyGroup
 
 if TYPE_CHECKING:
@@ -63,13 +64,12 @@ def inspect(engine: Engine, template: str, names: tuple[str, ...]) -> None:
 @click.command()
 @options.asks
 @click.option("-f", "--force", is_flag=True, help="Do not ask.")
-@click.option("-a", "--all", "everything", is_flag=True, help="Those with a name, too.")
-def prune(engine: Engine, force: bool, everything: bool) -> None:
+@click.option("-a", "--all", is_flag=True, expose_value=False, help="Those with a name, too: they always go.")
+def prune(engine: Engine, force: bool) -> None:
     """Remove the volumes that nothing uses."""
-    if not force:
-        click.confirm("This removes volumes that nothing uses, with their data. Go on?", abort=True, err=True)
-    query = {"filters": {"all": {"true": True}}} if everything else {}
-    for name in engine.post("/volumes/prune", **query).get("VolumesDeleted") or ():
+    if not force and not agreed("This will remove all local volumes not used by at least one container."):
+        return
+    for name in engine.post("/volumes/prune").get("VolumesDeleted") or ():
         print(name)
 
 

@@ -9,7 +9,8 @@ tasks of its service are; then to a node where it did not fail five times in fiv
 - `binpack`: to the node that is fullest, by what is reserved there and then by tasks, so that others stay free;
 - `random`: to any of them alike.
 
-At last the hostname decides. Nothing that runs is moved.
+At last the hostname decides. Nothing that runs is moved. A task that goes as soon as the newer one of its place runs
+(start-first) counts no more where tasks are spread, or an update would leave them uneven; what it holds, it holds.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from meshnet.control.constraints import label, platform_fits, satisfied
 from meshnet.control.defaults import placement_of, reservations_of
 from meshnet.control.objects import seconds, stamp
 from meshnet.control.resources import Room, nothing
-from meshnet.control.view import View, alive, counts
+from meshnet.control.view import View, alive, counts, wanted
 from meshnet.model import Node, Service, Task, TaskStatus
 
 FAILURES = 5
@@ -46,15 +47,21 @@ def eligible(node: Node, constraints: Iterable[str]) -> bool:
 class Scheduler:
     """Places tasks one after the other; each placement counts for the next. Built on a view for one decision.
 
-    `leaving` are tasks of the view that the same decision ends: they count for no node any more.
+    `leaving` are tasks of the view that the same decision ends: they count for no node any more. `yielding` are those
+    that will end because of a newer task of their place: they count no more for the spread.
     """
 
-    def __init__(self, view: View, now: float, leaving: Iterable[Task] = ()) -> None:
+    def __init__(self, view: View, now: float, leaving: Iterable[Task] = (), yielding: Iterable[Task] = ()) -> None:
         self._view = view
         self._now = now
         self._leaving = {task.id: task for task in leaving if counts(task)}
         self._total = Counter(view.load)
         self._total.subtract(task.node_id for task in self._leaving.values())
+        self._yielding: dict[str, Counter[str]] = defaultdict(Counter)
+        for task in yielding:
+            if counts(task) and task.id not in self._leaving:
+                self._total[task.node_id] -= 1
+                self._yielding[task.service_id][task.node_id] += 1
         self._extra: dict[str, list[Task]] = defaultdict(list)
         self._per_node: dict[str, Counter[str]] = {}
         self._failed: dict[str, Counter[str]] = {}
@@ -128,7 +135,7 @@ class Scheduler:
 
     def _order(self, task: Task, service: Service) -> Order:
         """Sorts the nodes that can take a task, best first."""
-        per_node, failures = self._tasks_per_node(service.id), self._failures(service)
+        per_node, failures = self._spread(service.id), self._failures(service)
         levels = self._levels(task, per_node)
         strategy = placement_of(service.spec.labels)
 
@@ -166,6 +173,11 @@ class Scheduler:
             self._per_node[service_id] = Counter(task.node_id for task in staying)
         return self._per_node[service_id]
 
+    def _spread(self, service_id: str) -> Counter[str]:
+        """The service's tasks per node, as they will be when those that yield are gone."""
+        per_node = self._tasks_per_node(service_id)
+        return per_node - self._yielding[service_id] if service_id in self._yielding else per_node
+
     def _room(self, node: Node) -> Room:
         if node.id not in self._rooms:
             room = Room(node.description.resources)
@@ -198,6 +210,28 @@ class Scheduler:
             for port in service.endpoint.ports
             if port.publish_mode == "host"
         }
+
+
+def outlived(view: View, fresh: Iterable[Task]) -> list[Task]:
+    """Tasks that are wanted beside a newer one of their place: start-first ends them when that runs.
+
+    Looked for in the services of the tasks `fresh`, which may be newer than those of the view.
+    """
+    services: dict[str, dict[str, Task]] = {}
+    for task in fresh:
+        if task.service_id:  # containers that people started have no place
+            if task.service_id not in services:
+                services[task.service_id] = dict(view.tasks_of.get(task.service_id, {}))
+            services[task.service_id][task.id] = task
+    found: list[Task] = []
+    for tasks in services.values():
+        places: dict[int | str, list[Task]] = defaultdict(list)
+        for task in tasks.values():
+            if wanted(task) and alive(task):
+                places[task.slot or task.node_id].append(task)
+        for rivals in places.values():
+            found += sorted(rivals, key=lambda task: (task.created_at or "~", task.id))[:-1]
+    return found
 
 
 def _explain(reasons: Counter[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from meshnet.control.trust import gossipkeys, swarm
@@ -18,7 +19,7 @@ class Settings:
     history: tasks that a place of a service keeps, the running one included.
     pools, pool_size: where networks get their subnets from, and the prefix length of each.
     avoid: subnets that no network may meet, such as that of the nodes themselves.
-    images: the images that nodes can run, by name; None if the manager cannot know.
+    has_image: whether nodes can run an image of that name now; None if the manager cannot know.
     advertise: host:port under which nodes reach this manager; the listening address if empty.
     key_period: seconds until the gossip key is changed.
     data_path_port: UDP port of the overlay networks' tunnels, the same on every node.
@@ -33,7 +34,7 @@ class Settings:
     pools: tuple[str, ...] = DEFAULT_POOLS
     pool_size: int = DEFAULT_SIZE
     avoid: tuple[str, ...] = ()
-    images: tuple[str, ...] | None = None
+    has_image: Callable[[str], bool] | None = None
     advertise: str = ""
     key_period: float = gossipkeys.PERIOD
     expiry: int = swarm.EXPIRY

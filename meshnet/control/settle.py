@@ -13,7 +13,7 @@ from meshnet.control import operations
 from meshnet.control.allocator import Ledger, give_node, give_task
 from meshnet.control.objects import Changes, Object
 from meshnet.control.orchestrator import reconcile
-from meshnet.control.scheduler import Scheduler
+from meshnet.control.scheduler import Scheduler, outlived
 from meshnet.control.updater import paused
 from meshnet.control.view import View, wanted
 from meshnet.errors import MeshnetError
@@ -72,7 +72,8 @@ def _updated(view: View, ledger: Ledger, service: Service) -> Service:
 
 def _place(view: View, tasks: Iterable[Task], leaving: Iterable[Task], ledger: Ledger, now: float) -> dict[str, Task]:
     """Gives the tasks addresses and nodes, oldest and lowest slot first; only those that changed come back."""
-    scheduler = Scheduler(view, now, leaving)
+    tasks = list(tasks)
+    scheduler = Scheduler(view, now, leaving, outlived(view, tasks))
     placed: dict[str, Task] = {}
     for task in sorted(tasks, key=lambda item: (item.created_at or "~", item.service_id, item.slot, item.id)):
         service = view.services.get(task.service_id)

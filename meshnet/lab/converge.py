@@ -27,13 +27,14 @@ MANY_FAILURES, TROUBLED = 3, 10.0
 @dataclass(frozen=True, slots=True)
 class Progress:
     """`running` of `wanted` tasks; `states` per slot (or node, for a global service); `error` the newest failure
-    since which nothing ran in its slot."""
+    since which nothing ran in its slot; `back` why its update is taken back, while it is."""
 
     service: str
     running: int
     wanted: int
     states: dict[str, str]
     error: str = ""
+    back: str = ""
 
     @property
     def converged(self) -> bool:
@@ -69,7 +70,9 @@ def progress(service: Service, tasks: Sequence[Task], nodes: Sequence[Node], upd
         constraints = service.spec.task_template.placement.constraints
         target = sum(eligible(node, constraints) for node in nodes)
     newest = max(_failures(mine) if running < target else [], key=lambda task: task.status.timestamp, default=None)
-    return Progress(service.spec.name, running, target, states, newest.status.err if newest else "")
+    status = service.update_status
+    back = status.message if status is not None and status.state == "rollback_started" else ""
+    return Progress(service.spec.name, running, target, states, newest.status.err if newest else "", back)
 
 
 def _place(task: Task) -> tuple[int, str]:

@@ -86,7 +86,7 @@ def _manager(lab: Lab, node: LabNode) -> ManagerSettings:
         avoid=(lab.subnet,),
         heartbeat=HEARTBEAT,
         resolver=lab.resolver,
-        images=tuple(Images(lab.images).names()),
+        images=tuple(Images(lab.images).catalogue()),
     )
 
 
@@ -163,11 +163,14 @@ def run_manager(settings: ManagerSettings) -> None:
     from meshnet.control.trust.gossipkeys import PERIOD
     from meshnet.control.trust.swarm import EXPIRY
     from meshnet.ipam import DEFAULT_POOLS, DEFAULT_SIZE
+    from meshnet.sandbox.images import WHOAMI, Images
 
     directory = Path(settings.run_dir)
     directory.joinpath("store").mkdir(mode=0o700, exist_ok=True)
     socket = directory / "manager.sock"
     socket.unlink(missing_ok=True)  # of a manager that was killed
+    # What the images are does not matter here, only which there are.
+    images = Images(dict.fromkeys(settings.images, WHOAMI), str(directory.parent / "images"))
     process = ManagerProcess(
         directory / "store",
         settings.listen,
@@ -178,7 +181,7 @@ def run_manager(settings: ManagerSettings) -> None:
             pools=settings.pools or DEFAULT_POOLS,
             pool_size=settings.pool_size or DEFAULT_SIZE,
             avoid=settings.avoid,
-            images=settings.images,
+            has_image=images.has,
             advertise=settings.advertise,
             key_period=settings.key_period or PERIOD,
             expiry=settings.expiry or EXPIRY,

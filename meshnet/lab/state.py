@@ -11,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from meshnet import names
-from meshnet.agent.settings import MANAGER_FILE
+from meshnet.agent.settings import AGENT_FILE, MANAGER_FILE, AgentSettings
 from meshnet.errors import ConflictError, MeshnetError, NotFoundError
 from meshnet.lab import spec
 from meshnet.lab.spec import Lab, LabNode
 
 FILE = "lab.json"
 LEAVING = "leaving"
+OUTSIDE, UNKNOWN = "no swarm", "unknown"  # roles of a bare lab's nodes, besides manager and worker
 
 
 def claim(lab: Lab) -> int:
@@ -110,14 +111,23 @@ def all_up() -> list[Lab]:
 
 
 def _with_roles(lab: Lab) -> Lab:
-    """In a bare lab, whoever has a manager is one."""
+    """The nodes of a bare lab are what was made of them by hand."""
     if not lab.bare:
         return lab
-    nodes = []
-    for node in lab.nodes:
-        manages = os.path.exists(Path(names.node_dir(lab.name, node.name), MANAGER_FILE))
-        nodes.append(replace(node, role="manager" if manages else "worker"))
-    return replace(lab, nodes=tuple(nodes))
+    return replace(lab, nodes=tuple(replace(node, role=_role(lab.name, node.name)) for node in lab.nodes))
+
+
+def _role(lab: str, node: str) -> str:
+    """Whoever has a manager is one; a worker knows where its managers are. UNKNOWN to whoever may not look."""
+    directory = Path(names.node_dir(lab, node))
+    if os.path.exists(directory / MANAGER_FILE):
+        return "manager"
+    if not os.access(directory, os.X_OK):
+        return UNKNOWN
+    try:
+        return "worker" if AgentSettings.load(directory / AGENT_FILE).managers else OUTSIDE
+    except MeshnetError:
+        return OUTSIDE  # it has not been started yet
 
 
 def current(name: str | None) -> Lab:

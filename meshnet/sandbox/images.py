@@ -146,6 +146,14 @@ class Images:
             return replace(image, layers=self._layers)
         return image
 
+    def has(self, reference: str) -> bool:
+        """Whether there is an image of that name now."""
+        try:
+            self.find(reference)
+        except NotFoundError:
+            return False
+        return True
+
     def check(self, reference: str) -> None:
         """NotFoundError, with what to do in a lab, if there is no such image."""
         try:

@@ -69,7 +69,7 @@ def test_local_networks(worker: Docker) -> None:
 
 def test_refusals(manager: Docker, worker: Docker) -> None:
     """Unknown images and networks, networks that are not attachable, and taken names are refused; nothing stays."""
-    assert "pull access denied for nosuch" in worker.refused("run", "nosuch")
+    assert "No such image: nosuch:latest: it is neither of the catalogue nor loaded" in worker.refused("run", "nosuch")
     assert "network nosuch not found" in worker.refused("run", "--rm", "--network", "nosuch", "alpine", "true")
     assert "network closed not manually attachable" in worker.refused("run", "--rm", "--network", "closed", "alpine")
     assert "publishing all ports is not served" in worker.refused("run", "--rm", "-P", "alpine", "true")

@@ -46,11 +46,13 @@ def images(manager: Docker, name: str) -> set[str]:
 
 
 def test_update_and_rollback(manager: Docker) -> None:
-    """A rolling update completes, a rollback by hand returns to the spec before, and both say so."""
+    """A rolling update completes and keeps tasks spread, a rollback by hand returns to the spec before; both say so."""
     flags = ("--replicas", "3", "--update-parallelism", "2", "--update-monitor", "200ms", "--rollback-monitor", "200ms")
     manager.out(*CREATE, "--name", "web", *flags, "alpine:1", *IDLE)
     manager.out(*UPDATE, "--image", "alpine:2", "--update-order", "start-first", "web")
     assert (update_status(manager, "web")["State"], images(manager, "web")) == ("completed", {"alpine:2"})
+    rows = manager.out("service", "ps", "web", "--filter", "desired-state=running", "--format", "{{.Node}}")
+    assert sorted(rows.split()) == ["docker-0", "docker-1", "docker-2"]
     manager.out("service", "rollback", "--quiet", "web")
     assert update_status(manager, "web")["State"] == "rollback_completed"
     assert images(manager, "web") == {"alpine:1"}

@@ -100,6 +100,9 @@ def test_looking_around(meshnet: Command, lab: LabUnderTest) -> None:
     members = json.loads(meshnet("inspect", "members", "--node", "docker-1", "--json")[1])
     assert {member["Node"] for member in members} == {"docker-0", "docker-1", "docker-2"}
     assert meshnet("inspect", "lb")[0] == 0
+    lab.service("apart")
+    assert "apart.1 (on no network):\n" in meshnet("inspect", "dns")[1]
+    lab.remove("apart")
     for node in ("docker-0", "docker-1"):
         code, out, err = meshnet("lab", "env", node)
         assert (code, err) == (0, "")

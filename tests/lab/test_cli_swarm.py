@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -39,6 +40,11 @@ def test_init_join_and_leave(
         out, err = capsys.readouterr()
         return (ended.value.code if isinstance(ended.value.code, int) else 0), out, err
 
+    def roles() -> list[str]:
+        hosts = json.loads(meshnet("lab", "inspect", "--json")[1])["Hosts"]
+        return [host["Role"] for host in hosts if host["Role"] != "client"]
+
+    assert roles() == ["no swarm"] * 3
     code, out, err = meshnet("service", "ls")
     assert (code, out, err.startswith("meshnet: This node is not a swarm manager. Use ")) == (1, "", True)
     code, out, err = meshnet(
@@ -48,10 +54,12 @@ def test_init_join_and_leave(
     code, out, err = meshnet("swarm", "init", "--default-addr-pool", "10.50.0.0/16", "--task-history-limit", "2")
     assert (code, err) == (0, "")
     assert out.startswith("Swarm initialized: current node (")
+    assert roles() == ["manager", "no swarm", "no swarm"]
     join = next(line.split()[2:] for line in out.splitlines() if line.startswith("    meshnet swarm join"))
     for node in ("docker-1", "docker-2"):
         words = [node if word == "NODE" else word for word in join]
         assert meshnet("swarm", *words) == (0, "This node joined a swarm as a worker.\n", "")
+    assert roles() == ["manager", "worker", "worker"]
     rows = meshnet("node", "ls", "--format", "{{.Hostname}} {{.Status}} {{.ManagerStatus}}")[1].splitlines()
     assert rows == ["docker-0 Ready Leader", "docker-1 Ready ", "docker-2 Ready "]
     assert meshnet("network", "create", "--attachable", "web")[0] == 0

@@ -15,6 +15,7 @@ from agent_fakes import TASK, FakeHost
 from meshnet.agent import inspect
 from meshnet.agent.agent import Agent
 from meshnet.agent.containers import container_spec, health_config
+from meshnet.agent.runner import Runner
 from meshnet.agent.taskdir import Kept, TaskDirs
 from meshnet.agent.zones import Zones
 from meshnet.datapath.plan import Located
@@ -270,6 +271,17 @@ def test_the_views_of_a_node() -> None:
         "Meanings": {"drop.no_flow": "it"},
     }
     assert json.loads(json.dumps(lb)) == lb
+
+
+def test_a_task_without_networks_has_its_name() -> None:
+    """Its resolver is shown under the task's name like any other, although it has no endpoint anywhere."""
+    agent = shown_agent()
+    alone = replace(TASK, id="t9", slot=3, networks_attachments=())
+    everywhere = replace(alone, id="t8", slot=0, node_id="n1")
+    for task in (alone, everywhere):
+        agent.runners[task.id] = cast(Runner, SimpleNamespace(**{**vars(agent.runners["t1"]), "task": task}))
+    shown = [(one["Task"], one["Networks"]) for one in inspect.dns(agent)]
+    assert shown == [("web.1.t1", ["demo"]), ("web.n1.t8", []), ("web.3.t9", [])]
 
 
 def test_a_full_disk_is_named(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from meshnet.api import client
 from meshnet.api.client import EngineClient
 from meshnet.control.sqlite import SqliteStore
 from meshnet.errors import ConflictError, MeshnetError, NotFoundError
+from meshnet.kernel import capabilities
+from meshnet.kernel.capabilities import Probe
 
 
 def test_only_the_owner_can_use_the_socket(tmp_path: Path) -> None:
@@ -150,6 +152,33 @@ def test_bad_networks(tmp_path: Path, body: Any, status: int, words: str) -> Non
         assert api.process.manager.view.rev == before
 
     served(tmp_path, scenario, replace(SETTINGS, avoid=("172.17.0.0/24",)))
+
+
+@pytest.mark.parametrize(
+    ("esp", "why"),
+    [
+        (
+            Probe("ESP", True),
+            "meshnet does not encrypt overlay networks yet, though this kernel could (it has ESP); ",
+        ),
+        (
+            Probe("ESP", False, "Protocol not supported", "a kernel with INET_ESP"),
+            "this kernel cannot encrypt overlay networks: it has no ESP with AES-GCM (Protocol not supported); ",
+        ),
+    ],
+)
+def test_why_a_network_is_not_encrypted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, esp: Probe, why: str) -> None:
+    """The refusal names what is missing on this kernel, the kernel's part or meshnet's, and what to do instead."""
+    monkeypatch.setattr(capabilities, "esp", lambda: esp)
+
+    async def scenario(api: Api) -> None:
+        for options in ({"encrypted": ""}, {"encrypted": "true"}):
+            status, words = await api.refused("POST", "/networks/create", {"Name": "x", "Options": options})
+            assert (status, words.startswith(why)) == (501, True), words
+            assert "leave out --opt encrypted, and encrypt between the nodes" in words
+        assert [network["Name"] for network in await api.get("/networks")] == ["ingress"]
+
+    served(tmp_path, scenario)
 
 
 def test_auxiliary_addresses_and_ranges(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from api_world import Api, limiting, published, served, service, template
 from swarm import SETTINGS, FakeNode, eventually
 
 from meshnet.errors import MeshnetError
+from meshnet.sandbox.images import HostImage, Images
+from meshnet.sandbox.store import ImageStore, StoredImage
 
 NFS = {"DriverConfig": {"Name": "local", "Options": {"type": "nfs"}}}
 
@@ -214,16 +216,40 @@ def test_constraints_that_nothing_satisfies(tmp_path: Path) -> None:
 
 
 def test_unknown_images_are_warned_about(tmp_path: Path) -> None:
-    """A manager that knows the images says so at once when a service asks for another."""
+    """A service of an image that is not here now is warned about at once; every spelling of a name counts alike."""
+    store = ImageStore(str(tmp_path / "images"))
 
     async def scenario(api: Api) -> None:
-        assert "Warnings" not in await api.post("/services/create", service("a"))
-        other = {"Name": "b", "TaskTemplate": {"ContainerSpec": {"Image": "nosuch:9"}}}
-        assert (await api.post("/services/create", other))["Warnings"] == [
-            "image nosuch:9 is not in the catalogue here: unless it was loaded or imported, its tasks will be rejected"
-        ]
+        async def warnings(image: str) -> list[str]:
+            asked = service(f"s{len(api.process.manager.view.services)}")
+            asked["TaskTemplate"]["ContainerSpec"]["Image"] = image
+            return list((await api.post("/services/create", asked)).get("Warnings", ()))
 
-    served(tmp_path, scenario, replace(SETTINGS, images=("app",)))
+        lacking = "is neither of the catalogue nor loaded here: until it is, its tasks will be rejected"
+        for known in (
+            "app",
+            "docker.io/library/app:7",
+            "index.docker.io/library/app",
+            "library/app@sha256:" + "0" * 64,
+        ):
+            assert await warnings(known) == [], known
+        for unknown in ("nosuch:9", "example.org/app", "app.example.org:5000/x/app:1", "docker.io/team/app"):
+            assert await warnings(unknown) == [f"image {unknown} {lacking}"]
+        with store.unpacking() as place:
+            (place / "rootfs").mkdir()
+            loaded = store.add(StoredImage("1" * 64, ("nosuch:9", "team/app:latest")), place)
+        for known in (
+            "nosuch:9",
+            "docker.io/library/nosuch:9",
+            "docker.io/team/app",
+            "index.docker.io/team/app:latest",
+        ):
+            assert await warnings(known) == [], known
+        assert await warnings("team/app:1") == [f"image team/app:1 {lacking}"]
+        store.delete(loaded)
+        assert await warnings("nosuch:9") == [f"image nosuch:9 {lacking}"]
+
+    served(tmp_path, scenario, replace(SETTINGS, has_image=Images({"app": HostImage()}, str(tmp_path / "images")).has))
 
 
 def test_rolling_back_over_the_api(tmp_path: Path) -> None:

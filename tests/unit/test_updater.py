@@ -85,14 +85,46 @@ def test_parallelism_and_delay() -> None:
     assert seconds(status.completed_at) - begun >= new[5] + 5
 
 
+@pytest.mark.parametrize("order", ["stop-first", "start-first"])
+@pytest.mark.parametrize("parallelism", [1, 2, 0])
 @pytest.mark.parametrize("size", [2, 3, 5])
-def test_an_update_keeps_the_spread(size: int) -> None:
+def test_an_update_keeps_the_spread(size: int, parallelism: int, order: str) -> None:
     """A task that is replaced in order counts for its node no more: what was spread evenly is so after every update."""
-    world, web = made(size, FAST, size)
+    world, web = made(size, replace(FAST, parallelism=parallelism, order=order), size)
     for number in range(2, 5):
         world.update(web, imaged(f"app:{number}"))
         world.run()
-        assert set(world.spread(web).values()) == {1}, number
+        assert (sorted(world.spread(web).values()), state(world, web)) == ([1] * size, "completed"), number
+
+
+@pytest.mark.parametrize("order", ["stop-first", "start-first"])
+@pytest.mark.parametrize("parallelism", [1, 2, 0])
+def test_an_update_spreads_anew(parallelism: int, order: str) -> None:
+    """What a drain left uneven is even after an update, as it would be if the service were made now."""
+    world = World(3)
+    world.set_node("docker-2", availability="drain")
+    web = world.service(replace(spec("web", 6), update_config=replace(FAST, parallelism=parallelism, order=order)))
+    world.run()
+    world.set_node("docker-2", availability="active")
+    world.run()
+    assert world.spread(web) == {"docker-0": 3, "docker-1": 3}
+    world.update(web, imaged("app:2"))
+    world.run()
+    assert world.spread(web) == {"docker-0": 2, "docker-1": 2, "docker-2": 2}
+
+
+def test_start_first_keeps_the_limit_per_node() -> None:
+    """The most tasks that a node may have are not exceeded for a moment either: the new task waits, and says why."""
+    world, web = made(2, replace(FAST, order="start-first"), size=2)
+    world.update(web, lambda service: limited(imaged("app:2")(service)))
+    world.settle()
+    waiting = next(task for task in world.tasks(web) if image(task) == "app:2")
+    assert waiting.status.err == "no suitable node (max replicas per node limit exceed)"
+
+
+def limited(service: ServiceSpec) -> ServiceSpec:
+    template = service.task_template
+    return replace(service, task_template=replace(template, placement=Placement(max_replicas=1)))
 
 
 def test_all_at_once() -> None:

@@ -30,9 +30,9 @@ Json = dict[str, Any]
 FILTERS = ("reference", "dangling", "label", "before", "since", "until")
 MADE = Path(importing.__file__).stat().st_mtime  # of the catalogue's images: they are as old as this installation
 NAME = r"/images/{name:.+}"
-DENIED = (
-    "pull access denied for {}, repository does not exist or may require 'docker login': denied: requested access to "
-    "the resource is denied"
+NOWHERE = (
+    "No such image: {}: it is neither of the catalogue nor loaded, and no registry is ever asked; see docker image ls, "
+    "or bring it with docker load or docker import"
 )
 
 
@@ -181,7 +181,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     try:
         _images(request).find(asked)
     except NotFoundError:
-        raise NotFoundError(DENIED.format(repository(asked))) from None
+        raise NotFoundError(NOWHERE.format(asked if "@" in asked else familiar(asked))) from None
     shown, path = familiar(asked), repository(asked)
     agent_of(request).events.publish("image", "pull", shown, {"name": repository(asked)})
     return _lines(
