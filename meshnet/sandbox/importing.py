@@ -155,11 +155,21 @@ def _import_image(store: ImageStore, reader: _Reader, manifest: Manifest, name: 
     names = (name,) if name else manifest.names
     if not names:
         raise ValueError("the image has no name; give one")
-    identity = hashlib.sha256(json.dumps([manifest.config, list(manifest.layers)]).encode()).hexdigest()
+    identity = _identity(reader, manifest, whole)
     with store.unpacking() as place:
         for layer in manifest.layers:
             _unpack(reader.open(layer), place / ROOTFS)
         return store.add(_image(identity, names, config, place), place)
+
+
+def _identity(reader: _Reader, manifest: Manifest, config: dict[str, Any]) -> str:
+    """Docker's id: the digest of the configuration, which names the layers by theirs. Where it does not (an archive made
+    by hand), the layers count as well: two images must not be one because their files are called alike."""
+    found = hashlib.file_digest(reader.open(manifest.config), "sha256")  # type: ignore[arg-type]
+    named = (config.get("rootfs") or {}).get("diff_ids") or ()
+    for layer in manifest.layers if len(named) != len(manifest.layers) else ():
+        found.update(hashlib.file_digest(reader.open(layer), "sha256").digest())  # type: ignore[arg-type]
+    return found.hexdigest()
 
 
 def _image(identity: str, names: tuple[str, ...], config: dict[str, Any], place: Path) -> StoredImage:

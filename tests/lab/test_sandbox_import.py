@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -166,6 +167,23 @@ def test_an_image_archive_runs(
     assert not (root / "gone").exists()
     assert list((root / "old").iterdir()) == []
     assert import_archive(store, str(path)).id == image.id
+
+
+def test_images_are_told_apart_by_what_they_are(store: ImageStore, tmp_path: Path) -> None:
+    """Files of two archives may be called alike: other layers are another image. Its id is Docker's where the
+    configuration names the layers."""
+    images = [
+        import_archive(store, str(saved_image(tmp_path / f"{text}.tar", {}, layer(("file", text.encode(), {})))))
+        for text in ("one", "two", "one")
+    ]
+    assert images[0].id == images[2].id != images[1].id
+    assert Path(store.rootfs(images[1]), "file").read_text() == "two"
+    content = layer(("file", b"three", {}))
+    whole = json.dumps({"rootfs": {"diff_ids": [f"sha256:{hashlib.sha256(content).hexdigest()}"]}}).encode()
+    manifest = [{"Config": "config.json", "RepoTags": ["three:1"], "Layers": ["layer.tar"]}]
+    members = {"manifest.json": json.dumps(manifest).encode(), "config.json": whole, "layer.tar": content}
+    path = archive(tmp_path / "three.tar", *((name, data, {}) for name, data in members.items()), mode="w")
+    assert import_archive(store, str(path)).id == hashlib.sha256(whole).hexdigest()
 
 
 def test_an_archive_cannot_leave_its_place(store: ImageStore, tmp_path: Path) -> None:
