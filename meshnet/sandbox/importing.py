@@ -163,8 +163,8 @@ def _import_image(store: ImageStore, reader: _Reader, manifest: Manifest, name: 
 
 
 def _identity(reader: _Reader, manifest: Manifest, config: dict[str, Any]) -> str:
-    """Docker's id: the digest of the configuration, which names the layers by theirs. Where it does not (an archive made
-    by hand), the layers count as well: two images must not be one because their files are called alike."""
+    """Docker's id: the digest of the configuration, which names the layers by theirs. Where it does not, in an archive
+    made by hand, the layers count as well: two images must not be one because their files are called alike."""
     found = hashlib.file_digest(reader.open(manifest.config), "sha256")  # type: ignore[arg-type]
     named = (config.get("rootfs") or {}).get("diff_ids") or ()
     for layer in manifest.layers if len(named) != len(manifest.layers) else ():
