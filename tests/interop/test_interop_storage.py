@@ -86,7 +86,7 @@ def test_a_loaded_image_runs(lab: LabUnderTest, node: Docker, server: bytes) -> 
         node.out("service", "create", "-q", "--name", "tiny", "team/tiny:2")
         node.out("rmi", "team/tiny:1")
         lab.remove("tiny")
-        node.out("rmi", "team/tiny:2")
+        eventually(lab, lambda: not node.run("rmi", "team/tiny:2").returncode, "no ended container needs the image")
         with pytest.raises(docker.errors.ImageNotFound):
             engine.images.get("team/tiny:2")
         node.out("service", "create", "-d", "-q", "--name", "gone", "--restart-condition", "none", "team/tiny:2")
