@@ -124,7 +124,8 @@ def _check_alive(lab: Lab, node: str, role: str) -> None:
 
 
 def wait_ready(lab: Lab, nodes: list[str], report: Report, timeout: float | None = None, *, stays: bool = True) -> None:
-    """Returns when the manager sees every one of `nodes` ready, and each of them has known all members that run.
+    """Returns when the manager sees every one of `nodes` ready, and each of them has known all members that run; of
+    nodes that are in no swarm, when their agents answer.
 
     `stays`: after a failure the lab and its logs are still there to look at.
 
@@ -147,6 +148,7 @@ def wait_ready(lab: Lab, nodes: list[str], report: Report, timeout: float | None
             fresh = [node for node in nodes if node in members - acquainted]
             acquainted |= _acquainted(lab, fresh, members | set(nodes))
             ready = members & set(nodes) & acquainted
+            ready |= _listening(lab, [node for node in nodes if node not in ready and daemons.is_out(lab, node)])
         waiting = [node for node in nodes if node not in ready]
         if not waiting:
             return

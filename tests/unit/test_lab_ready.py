@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from meshnet.errors import MeshnetError
-from meshnet.lab import engine, processes, up
+from meshnet.lab import daemons, engine, processes, up
 from meshnet.lab.spec import Lab, LabNode
 
 NODES = ("docker-0", "docker-1", "docker-2")
@@ -25,6 +25,8 @@ def world(monkeypatch: pytest.MonkeyPatch, ready: set[str], known: set[str]) -> 
     told = [{"Node": name, "State": "alive" if name in known else "dead"} for name in NODES]
     monkeypatch.setattr(engine, "of_lab", lambda lab: SimpleNamespace(nodes=lambda: members))
     monkeypatch.setattr(engine, "agent", lambda lab, node, path: told)
+    monkeypatch.setattr(engine, "listens", lambda lab, node: True)
+    monkeypatch.setattr(daemons, "is_out", lambda lab, node: node not in known and node not in ready)
     monkeypatch.setattr(processes, "alive", lambda lab, node, role: True)
     roles = dict(zip(NODES, ("manager", "worker", "worker"), strict=True))
     nodes = tuple(LabNode(name, f"172.17.0.{2 + n}", roles[name]) for n, name in enumerate(NODES))
@@ -43,5 +45,15 @@ def test_a_node_knows_all_that_are_in_the_swarm(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(MeshnetError, match="docker-1 is not ready"):
         up.wait_ready(lab, ["docker-1"], lambda _: None, 0)
     lab = world(monkeypatch, {"docker-0", "docker-1"}, {"docker-0", "docker-1"})
+    monkeypatch.setattr(daemons, "is_out", lambda lab, node: False)
     with pytest.raises(MeshnetError, match="is not ready"):
         up.wait_ready(lab, ["docker-1", "docker-2"], lambda _: None, 0)
+
+
+def test_a_node_in_no_swarm_is_ready_when_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that left its swarm is started again without waiting for a membership that nothing brings back."""
+    lab = world(monkeypatch, {"docker-0", "docker-1"}, {"docker-0", "docker-1"})
+    up.wait_ready(lab, ["docker-2"], lambda _: None, 0)
+    monkeypatch.setattr(engine, "listens", lambda lab, node: False)
+    with pytest.raises(MeshnetError, match="docker-2 is not ready"):
+        up.wait_ready(lab, ["docker-2"], lambda _: None, 0)
