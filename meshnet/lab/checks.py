@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from meshnet.errors import NotFoundError
 from meshnet.lab import cgroups, packages, tasks
+from meshnet.lab.bounded import TooMuchError
 from meshnet.lab.enter import current_check, run_in_task, run_on_host
 from meshnet.lab.interrupts import postponed
 from meshnet.lab.spec import SHELL, Lab, LabCheck
@@ -135,6 +136,8 @@ def _try(lab: Lab, check: LabCheck, timeout: float) -> Verdict:
     except subprocess.TimeoutExpired as cut:
         said = _one_line(_text(cut.stdout) + _text(cut.stderr))
         return Verdict(FAILED, "an end", f"{_CUT} {timeout:.1f} s" + (f"; until then: {said}" if said else ""))
+    except TooMuchError as flood:
+        return Verdict(FAILED, "an end", f"{flood}, which begins: {_one_line(_text(flood.output))}")
     return judge(check, done)
 
 
