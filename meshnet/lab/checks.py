@@ -74,6 +74,7 @@ class Outcome:
 
 def run(lab: Lab, heard: Callable[[Outcome], None] = lambda _: None) -> list[Outcome]:
     """Runs the lab's checks in order; `heard` is told of each as it ends."""
+    _sweep(lab)
     outcomes = []
     for check in lab.checks:
         outcomes.append(_run(lab, check))
@@ -121,6 +122,13 @@ def _group(lab: Lab) -> Iterator[str]:
                     cgroups.end(group)
                 if not found:
                     break
+
+
+def _sweep(lab: Lab) -> None:
+    """Ends what checks of processes have left that were killed."""
+    for group in cgroups.path(lab.name).glob("*/*/check-*"):
+        if not os.path.exists(f"/proc/{group.name.removeprefix('check-')}"):
+            cgroups.end(group)
 
 
 def _try(lab: Lab, check: LabCheck, timeout: float) -> Verdict:
