@@ -137,7 +137,7 @@ class Members:
     def alive(self, said: Alive, now: float, source: Address | None = None) -> None:
         """An alive message came."""
         if said.name == self.me.name:
-            self._alive_about_me(said, source)
+            self._alive_about_me(said, now, source)
             return
         if len(said.versions) >= 2 and not said.versions[0] <= codec.PROTOCOL[2] <= said.versions[1]:
             self._counters["incompatible"] += 1
@@ -274,7 +274,7 @@ class Members:
         while len(self.lost) > LOST_LIMIT:
             del self.lost[next(iter(self.lost))]
 
-    def _alive_about_me(self, said: Alive, source: Address | None) -> None:
+    def _alive_about_me(self, said: Alive, now: float, source: Address | None) -> None:
         if said.incarnation < self.me.incarnation:
             return
         same = (said.meta, said.versions, said.address) == (self.me.meta, self.me.versions, self.me.address)
@@ -282,6 +282,9 @@ class Members:
             return
         if said.address != self.me.address:
             self._counters["address_conflict"] += 1
+            if now - self.me.answered < ANSWER_INTERVAL:
+                return  # it may be another member of this name, which outbids every answer as well
+            self.me.answered = now
         self._refute(said.incarnation, source)
 
     def _refute(self, incarnation: int, source: Address | None) -> None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from meshnet.errors import NotFoundError
 from meshnet.lab import cgroups, packages, tasks
+from meshnet.lab.bounded import TooMuchError
 from meshnet.lab.enter import current_check, run_in_task, run_on_host
 from meshnet.lab.interrupts import postponed
 from meshnet.lab.spec import SHELL, Lab, LabCheck
@@ -73,6 +74,7 @@ class Outcome:
 
 def run(lab: Lab, heard: Callable[[Outcome], None] = lambda _: None) -> list[Outcome]:
     """Runs the lab's checks in order; `heard` is told of each as it ends."""
+    _sweep(lab)
     outcomes = []
     for check in lab.checks:
         outcomes.append(_run(lab, check))
@@ -122,6 +124,13 @@ def _group(lab: Lab) -> Iterator[str]:
                     break
 
 
+def _sweep(lab: Lab) -> None:
+    """Ends what checks of processes have left that were killed."""
+    for group in cgroups.path(lab.name).glob("*/*/check-*"):
+        if not os.path.exists(f"/proc/{group.name.removeprefix('check-')}"):
+            cgroups.end(group)
+
+
 def _try(lab: Lab, check: LabCheck, timeout: float) -> Verdict:
     """Whether the check holds now."""
     try:
@@ -135,6 +144,8 @@ def _try(lab: Lab, check: LabCheck, timeout: float) -> Verdict:
     except subprocess.TimeoutExpired as cut:
         said = _one_line(_text(cut.stdout) + _text(cut.stderr))
         return Verdict(FAILED, "an end", f"{_CUT} {timeout:.1f} s" + (f"; until then: {said}" if said else ""))
+    except TooMuchError as flood:
+        return Verdict(FAILED, "an end", f"{flood}, which begins: {_one_line(_text(flood.output))}")
     return judge(check, done)
 
 

@@ -41,10 +41,14 @@ def write_agents(lab: Lab, tokens: Mapping[str, str]) -> None:
 
 def renew_token(lab: Lab, node: LabNode, tokens: Mapping[str, str]) -> None:
     """Gives the settings of a node that is started again the token that is in force now."""
-    path = _agent_file(lab.name, node.name)
-    known = AgentSettings.load(path)
-    if known.managers:  # without, it left the swarm
-        dataclasses.replace(known, token=tokens[node.role.capitalize()]).save(path)
+    if not is_out(lab, node.name):
+        path = _agent_file(lab.name, node.name)
+        dataclasses.replace(AgentSettings.load(path), token=tokens[node.role.capitalize()]).save(path)
+
+
+def is_out(lab: Lab, node: str) -> bool:
+    """Whether a node is in no swarm: it left, or was removed and has noticed."""
+    return not AgentSettings.load(_agent_file(lab.name, node)).managers
 
 
 def _agent_file(lab: str, node: str) -> Path:

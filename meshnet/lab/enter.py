@@ -17,7 +17,7 @@ from typing import NoReturn
 from meshnet import names
 from meshnet.errors import MeshnetError, NotFoundError
 from meshnet.kernel import netns
-from meshnet.lab import cgroups, packages
+from meshnet.lab import bounded, cgroups, packages
 from meshnet.lab.spec import Lab
 from meshnet.lab.tasks import LabTask
 from meshnet.sandbox.runtime import INIT_PID
@@ -165,21 +165,12 @@ def run_in_task(
 ) -> subprocess.CompletedProcess[str]:
     """Runs a command in a task and waits; the result has its exit status, stdout and stderr, as text in any case.
 
-    `check` is the check's group that it belongs to. Raises NotFoundError for a task that has ended,
-    subprocess.TimeoutExpired after `timeout` seconds.
+    `check` is the check's group that it belongs to. Raises NotFoundError for a task that has ended, and what
+    `bounded.run` raises.
     """
     words, descriptor = task_process(task, command, check)
     try:
-        return subprocess.run(
-            words,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout,
-            input=stdin,
-            pass_fds=(descriptor,),
-            check=False,
-        )
+        return bounded.run(words, timeout, stdin, pass_fds=(descriptor,))
     finally:
         os.close(descriptor)
 
@@ -196,8 +187,8 @@ def run_on_host(
     """Runs a command on a node or client and waits; the result has its exit status, stdout and stderr, as text in
     any case.
 
-    `check` is the check's group that it belongs to. Raises NotFoundError for an unknown name,
-    subprocess.TimeoutExpired after `timeout` seconds.
+    `check` is the check's group that it belongs to. Raises NotFoundError for an unknown name, and what `bounded.run`
+    raises.
     """
     words = host_command(lab, host, command, check)
     env = {**os.environ, **_environment(lab)}
@@ -205,16 +196,7 @@ def run_on_host(
         env[CHECK] = check
 
     def work() -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            words,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout,
-            input=stdin,
-            env=env,
-            check=False,
-        )
+        return bounded.run(words, timeout, stdin, env)
 
     # A process started by a thread begins in that thread's network namespace.
     return netns.run_in(names.node_netns(lab.name, host), work)

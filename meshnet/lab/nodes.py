@@ -114,7 +114,8 @@ def kill_task(lab: Lab, name: str) -> str:
 
 
 def start(lab: Lab, name: str, report: Report = lambda _: None) -> None:
-    """Connects a node again and starts what of it does not run; returns when the manager sees it ready.
+    """Connects a node again and starts what of it does not run; returns when the manager sees it ready, or when its
+    agent answers if it is out of the swarm.
 
     Raises ConflictError if it runs already, MeshnetError if it does not get ready, at once if its manager does not run.
     """
@@ -140,3 +141,8 @@ def start(lab: Lab, name: str, report: Report = lambda _: None) -> None:
             f"meshnet lab start {manager}"
         )
     wait_ready(lab, [name], report)
+    if not lab.bare and daemons.is_out(lab, name):
+        report(
+            f"{name} is in no swarm: it left, or was removed; let it join with what this says: "
+            f"meshnet swarm join-token worker --node {manager}"
+        )

@@ -124,7 +124,8 @@ def _check_alive(lab: Lab, node: str, role: str) -> None:
 
 
 def wait_ready(lab: Lab, nodes: list[str], report: Report, timeout: float | None = None, *, stays: bool = True) -> None:
-    """Returns when the manager sees every one of `nodes` ready, and each of them has known all members that run.
+    """Returns when the manager sees every one of `nodes` ready, and each of them has known all members that run; of
+    nodes that are in no swarm, when their agents answer.
 
     `stays`: after a failure the lab and its logs are still there to look at.
 
@@ -143,9 +144,11 @@ def wait_ready(lab: Lab, nodes: list[str], report: Report, timeout: float | None
             ready = _listening(lab, nodes)
         else:
             # Agents that start are not asked anything: what they do is waited for.
-            ready = _ready(lab, nodes)
-            acquainted |= _acquainted(lab, [node for node in nodes if node in ready - acquainted])
-            ready &= acquainted
+            members = _ready(lab)
+            fresh = [node for node in nodes if node in members - acquainted]
+            acquainted |= _acquainted(lab, fresh, members | set(nodes))
+            ready = members & set(nodes) & acquainted
+            ready |= _listening(lab, [node for node in nodes if node not in ready and daemons.is_out(lab, node)])
         waiting = [node for node in nodes if node not in ready]
         if not waiting:
             return
@@ -162,17 +165,19 @@ def _listening(lab: Lab, nodes: list[str]) -> set[str]:
     return {node for node in nodes if engine.listens(lab, node)}
 
 
-def _ready(lab: Lab, nodes: list[str]) -> set[str]:
+def _ready(lab: Lab) -> set[str]:
+    """The nodes that the manager calls ready."""
     try:
         members = engine.of_lab(lab).nodes()
     except MeshnetError:
         return set()
-    return {one.description.hostname for one in members if one.status.state == "ready"} & set(nodes)
+    return {one.description.hostname for one in members if one.status.state == "ready"}
 
 
-def _acquainted(lab: Lab, nodes: list[str]) -> set[str]:
-    """Those of `nodes` whose agents have every running agent of the lab among their live members."""
-    running = {node.name for node in lab.nodes if processes.alive(lab.name, node.name, daemons.AGENT)}
+def _acquainted(lab: Lab, nodes: list[str], swarm: set[str]) -> set[str]:
+    """Those of `nodes` whose agents have every running agent of `swarm` among their live members. Others run, too: of
+    nodes that left the swarm or were removed from it."""
+    running = {name for name in swarm if processes.alive(lab.name, name, daemons.AGENT)}
     found = set()
     for node in nodes:
         try:

@@ -107,6 +107,14 @@ def test_when_it_is_interrupted(box: LabUnderTest, number: signal.Signals) -> No
     assert nothing_is_left(box)
 
 
+def test_when_it_was_killed(box: LabUnderTest) -> None:
+    """What a killed `lab check` could not end is ended by the next one."""
+    assert interrupted(6, signal.SIGKILL, box.name) == -signal.SIGKILL
+    assert len(running(MARK)) == 6
+    checks.run(replace(box.spec, checks=()))
+    assert nothing_is_left(box)
+
+
 def test_when_it_is_interrupted_with_its_lab(tmp_path: Path) -> None:
     """With --up, the lab that came up for it goes, too."""
     name = f"briefly{os.getpid()}"

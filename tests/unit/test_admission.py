@@ -14,8 +14,9 @@ from peers import JOIN, RNG, member, refused_to_join, session, shown, stranger, 
 from swarm import run, swarm
 
 from meshnet.control.trust import joining, tls, tokens
+from meshnet.control.trust.authority import issue
 from meshnet.control.trust.credentials import Credentials
-from meshnet.control.trust.identity import new_key, request_text
+from meshnet.control.trust.identity import Identity, key_text, new_key, request_text
 from meshnet.control.trust.rotation import CAConfig, reconfigured
 from meshnet.errors import MeshnetError, NotFoundError
 
@@ -131,6 +132,32 @@ def test_a_worker_cannot_pose_as_a_manager(tmp_path: Path) -> None:
             finally:
                 server.close()
                 await server.wait_closed()
+
+    run(scenario)
+
+
+def test_clocks_that_differ(tmp_path: Path) -> None:
+    """A node whose clock is slow or fast by more than certificates allow for is told that, not that the manager is
+    another swarm's."""
+
+    async def scenario() -> None:
+        async with swarm(tmp_path) as it, session() as http:
+            node = await it.node("docker-1")
+            files, trust = node.credentials, it.manager.keeper.trust
+            me, now = Identity("m", "manager", files.identity.swarm), time.time()
+            for begin, words in ((now + 7200, "not valid yet by this node's clock"), (now - 7200, "has expired by")):
+                key = new_key(RNG)
+                chain = issue(trust.signer, request_text(key), me, begin, 3600.0, RNG)
+                shows = tls.server_context(files.root, chain, key_text(key))
+                server = await asyncio.start_server(lambda r, w: w.close(), "127.0.0.1", 0, ssl=shows)
+                try:
+                    url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/nodes/x/attachments"
+                    with pytest.raises(aiohttp.ClientError) as failure:
+                        await joining.ask(http, "POST", url, files.context(), {}, joining.TIMEOUT)
+                    assert words in tls.explained(failure.value)
+                finally:
+                    server.close()
+                    await server.wait_closed()
 
     run(scenario)
 

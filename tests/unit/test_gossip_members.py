@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from gossip_net import Link, Net
 
@@ -227,6 +229,23 @@ def test_a_second_node_of_the_same_name_is_refused() -> None:
     net.engines["n0"].receive_datagram(encode_message(thief), ("10.66.66.66", 7946), net.now)
     assert {m.address for m in net.engines["n0"].members() if m.name == "n2"} == {"10.0.0.3"}
     assert net.engines["n0"].statistics()["address_conflict"] == 1
+
+
+def test_two_nodes_of_one_name_do_not_shout_each_other_down() -> None:
+    """Each of two nodes with the same name outbids what it hears of the other, at most twice a second."""
+    net = Net(16)
+    net.start(3)
+    net.until(net.agree, 1)
+    twin = net.add("twin", replace(net.settings("n2"), address="10.66.66.66").local())
+    for name in ("n0", "n2"):  # it knows its own old address, as a copy of a node's files does
+        net.join("twin", name)
+    net.run(3)
+    before, said = net.datagrams, max(_incarnations(net, "n2"))
+    net.run(10)
+    assert net.datagrams - before <= 1000
+    assert max(_incarnations(net, "n2")) - said <= 2 * 2 * 10 + 2
+    assert twin.statistics()["address_conflict"] > 0
+    assert {m.address for m in net.engines["n0"].members() if m.name == "n2"} == {"10.0.0.3"}
 
 
 def test_nobody_sends_when_nothing_happens() -> None:

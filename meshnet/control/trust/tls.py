@@ -22,6 +22,11 @@ _MEANINGS = {
     UNVERIFIED: "its certificate is not that of a manager of this swarm",
     "WRONG_VERSION_NUMBER": "it does not speak TLS",
 }
+# X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED: whose certificate it is does not come into it.
+_TIMES = {
+    9: "its certificate is not valid yet by this node's clock, which may be slow",
+    10: "its certificate has expired by this node's clock, which may be fast",
+}
 
 
 def client_context(root: str, chain: str = "", key: str = "") -> ssl.SSLContext:
@@ -129,6 +134,8 @@ def explained(error: BaseException) -> str:
     found: BaseException | None = error
     while found is not None:
         reason = getattr(found, "reason", None)
+        if (when := _TIMES.get(getattr(found, "verify_code", 0))) is not None:
+            return when
         if isinstance(found, ssl.SSLError) and isinstance(reason, str):
             return _MEANINGS.get(reason, reason)
         inner = getattr(found, "os_error", None) or getattr(found, "certificate_error", None)
