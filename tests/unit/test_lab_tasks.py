@@ -39,5 +39,5 @@ def test_of_two_that_are_alike_neither_is_meant(tmp_path: Path, monkeypatch: pyt
     known = [one(tmp_path, "a", "aaa", runs), one(tmp_path, "b", "bbb", runs)]
     monkeypatch.setattr(tasks, "all_tasks", lambda _: known)
     lab: Any = SimpleNamespace(name="x", hosts=())
-    with pytest.raises(MeshnetError, match="several tasks are called web.1: web.1.aaa, web.1.bbb"):
+    with pytest.raises(MeshnetError, match=r"several tasks are called web\.1: web\.1\.aaa, web\.1\.bbb"):
         tasks.find(lab, "web.1")
