@@ -7,6 +7,7 @@ from pathlib import Path
 
 from meshnet import names
 from meshnet.errors import MeshnetError, NotFoundError
+from meshnet.lab import cgroups
 from meshnet.lab.spec import Lab
 from meshnet.sandbox.runtime import INIT_PID
 from meshnet.sandbox.spec import ContainerSpec, load
@@ -70,6 +71,7 @@ def root(task: LabTask) -> Path:
 
 def find(lab: Lab, word: str) -> LabTask:
     """The task meant by a full name, `service.slot`, `service@node`, an id, the container's, or the beginning of one.
+    Of several, one that runs: others are of a node that was killed.
 
     Raises NotFoundError, or MeshnetError if several are meant, or a service.
     """
@@ -82,6 +84,8 @@ def find(lab: Lab, word: str) -> LabTask:
         task for task in tasks if word and any(name.startswith(word) for name in (task.name, task.id, task.spec.id))
     ]
     found = exact or begun
+    if len(found) > 1:  # a killed node keeps its tasks' directories until it is back
+        found = [task for task in found if cgroups.populated(Path(task.spec.cgroup))] or found
     if not found:
         raise NotFoundError(_nothing(lab, word, tasks))
     if len(found) > 1:
