@@ -118,11 +118,10 @@ def _asks(value: str) -> bool:
 def _no_encryption() -> MeshnetError:
     """Why a network cannot be encrypted here. Unencrypted instead would be worse than none."""
     probe = capabilities.esp()
-    if probe.works:
-        why = "meshnet does not encrypt overlay networks yet, though this kernel could (it has ESP)"
-    else:
-        why = f"this kernel cannot encrypt overlay networks: it has no ESP with AES-GCM ({probe.detail})"
-    return MeshnetError(f"{why}; {INSTEAD}", 501)
+    kernel = "though this kernel could (it has ESP)"
+    if not probe.works:
+        kernel = f"and this kernel cannot: it has no ESP with AES-GCM ({probe.detail})"
+    return MeshnetError(f"meshnet does not encrypt overlay networks yet, {kernel}; {INSTEAD}", 501)
 
 
 async def prune_networks(request: web.Request) -> web.Response:

@@ -83,7 +83,8 @@ def config(
     resolver = engine.lab.resolver if outside else 0
     wanted = configurations.Wanted(mode, f"{host}:{number}", path, slots, proxy or "", tcp, srv, resolver)
     found = engine.service(service)
-    nodes = [(node.name, node.address) for node in engine.lab.nodes]
+    members = {node.description.hostname for node in engine.nodes()}
+    nodes = [(node.name, node.address) for node in engine.lab.nodes if node.name in members]
     print(configurations.config(found, nodes, wanted, port or 0), end="")
 
 

@@ -101,7 +101,10 @@ def _grade(what: str | None, bring_up: bool, quiet: bool, several: bool) -> Grad
             with interrupts.postponed():  # a second Ctrl-C does not leave half of it
                 downs.down(name)
             if any(not one.passed for one in outcomes):
-                render.message(f"{name} is down again; to look, bring it up: meshnet lab up {what}")
+                render.message(
+                    f"{name} is down again. Some labs' checks hold only once what their README says was done; "
+                    f"to look, bring it up: meshnet lab up {what}"
+                )
 
 
 def _lab(what: str | None, bring_up: bool) -> tuple[Lab, bool]:

@@ -36,7 +36,9 @@ def up(directory: str, bare: bool) -> None:
     if settings := exports(lab.name):
         message(f"first: export {settings}")
     if bare:
-        message(f'make a swarm: eval "$(meshnet lab env {lab.nodes[0].name})"; docker swarm init')
+        first = lab.nodes[0].name
+        message(f'make a swarm: eval "$(meshnet lab env {first})"; docker swarm init')
+        message(f"or, without docker: meshnet swarm init --node {first}")
     message(f"look around: meshnet lab inspect {lab.name}; meshnet lab exec {lab.hosts[-1].name} -- ip addr")
     message(f"take it down: meshnet lab down {lab.name}")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshnet.cli import options
+from meshnet.cli import options, render
 from meshnet.cli.main import LazyGroup
 from meshnet.cli.params import Duration
 from meshnet.errors import MeshnetError
@@ -127,6 +127,8 @@ def join_token(engine: Engine, quiet: bool, rotate: bool, role: str) -> None:
         print(engine.get("/swarm")["JoinTokens"][role.capitalize()])
     else:
         _how_to_join(engine, role)
+        if role == "manager":
+            render.message("a swarm has one manager so far: nobody can join with this one yet")
 
 
 @click.command()

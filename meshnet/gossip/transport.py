@@ -32,7 +32,7 @@ from meshnet.gossip.types import (
 
 RECEIVE_BUFFER = 2 << 20
 DATAGRAMS_PER_WAKE = 64
-ASK_AFTER = 0.2  # s after which those are asked who have not said that a record is in force; doubles each time
+ASK_AFTER, ASK_EVERY = 0.2, 0.4  # s after which those are asked who have not said that a record is in force
 """Most datagrams read before other work of the loop gets its turn."""
 INBOUND_LIMIT = 128
 OUTBOUND_LIMIT = 256
@@ -208,7 +208,7 @@ class Gossip:
                 return False
             self._engine.ask_in_force(seq, time.monotonic())
             self._wake()
-            patience *= 2
+            patience = min(patience * 2, ASK_EVERY)
 
     def positions(self) -> dict[str, Position]:
         """How far each visible log is now, for `settle` once what `records` shows now is in force."""

@@ -134,7 +134,10 @@ def current(name: str | None) -> Lab:
     """The lab of that name; without a name the one in $MESHNET_LAB, or the only one that is up."""
     name = name or os.environ.get("MESHNET_LAB") or None
     if name is not None:
-        return load(name)
+        try:
+            return load(name)
+        except NotFoundError as error:
+            raise NotFoundError(f"{error} (as --lab or $MESHNET_LAB says)") from None
     found = up()
     if not found:
         raise NotFoundError("no lab is up; start one with: meshnet lab up DIR")

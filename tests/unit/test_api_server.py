@@ -163,7 +163,8 @@ def test_bad_networks(tmp_path: Path, body: Any, status: int, words: str) -> Non
         ),
         (
             Probe("ESP", False, "Protocol not supported", "a kernel with INET_ESP"),
-            "this kernel cannot encrypt overlay networks: it has no ESP with AES-GCM (Protocol not supported); ",
+            "meshnet does not encrypt overlay networks yet, and this kernel cannot: it has no ESP with AES-GCM "
+            "(Protocol not supported); ",
         ),
     ],
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from meshnet.api.node.images import NAMELESS, rows
 from meshnet.errors import MeshnetError, NotFoundError
 from meshnet.sandbox.images import BUILT_IN, HostImage, Images, RootfsImage, from_mapping, repository
 from meshnet.sandbox.store import ImageStore, StoredImage
@@ -107,3 +108,10 @@ def test_a_bad_catalogue_names_image_and_field(value: Any, words: str) -> None:
     with pytest.raises(MeshnetError) as caught:
         from_mapping({"x": value})
     assert str(caught.value).startswith(words)
+
+
+def test_images_are_listed_by_their_names(tmp_path: Path) -> None:
+    """The list of images has each with its own names, and none without one that has some."""
+    tags = [tag for row in rows(Images(store=str(tmp_path))).values() for tag in row["RepoTags"]]
+    assert {f"{name}:latest" for name in BUILT_IN} <= set(tags)
+    assert NAMELESS not in tags

@@ -28,6 +28,7 @@ from meshnet.sandbox.images import Image, Images, familiar, repository
 
 Json = dict[str, Any]
 FILTERS = ("reference", "dangling", "label", "before", "since", "until")
+NAMELESS = "<none>:<none>"
 MADE = Path(importing.__file__).stat().st_mtime  # of the catalogue's images: they are as old as this installation
 NAME = r"/images/{name:.+}"
 NOWHERE = (
@@ -55,7 +56,7 @@ def rows(images: Images) -> dict[str, Json]:
     for name, of in names:
         ident = images.identity(of)
         row = found.setdefault(ident, _row(ident, [], MADE, 0, {}))
-        row["RepoTags"] = sorted({*row["RepoTags"], familiar(name)})
+        row["RepoTags"] = sorted({*row["RepoTags"], familiar(name)} - {NAMELESS})
     return found
 
 
@@ -63,7 +64,7 @@ def _row(ident: str, names: list[str], created: float, size: int, config: Json) 
     return {
         "Id": ident,
         "ParentId": "",
-        "RepoTags": sorted(familiar(name) for name in names) or ["<none>:<none>"],
+        "RepoTags": sorted(familiar(name) for name in names) or [NAMELESS],
         "RepoDigests": [],
         "Created": int(created),
         "Size": size,
