@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import random
 import select
 import socket
 import sys
@@ -25,8 +26,25 @@ opened: dict[str, socket.socket] = {}
 loads: dict[str, Load] = {}
 
 
+# Client ports that the kernel gives nobody by itself, if the caller asks for such.
+OWN_PORTS = random.sample(range(10_000, 32_000), 10_000) if "own-ports" in sys.argv else []
+
+
 def tcp(host: str, port: int, patience: float = PATIENCE) -> socket.socket:
     """A connection, or OSError."""
+    while OWN_PORTS:
+        sock = socket.socket()
+        sock.settimeout(patience)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(("", OWN_PORTS.pop()))
+            sock.connect((host, port))
+        except OSError as error:
+            sock.close()
+            if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL):
+                raise
+        else:
+            return sock
     return socket.create_connection((host, port), patience)
 
 

@@ -31,8 +31,8 @@ class ProbeError(Exception):
 class Probe:
     """A prober that runs. `call` is one operation of prober.py."""
 
-    def __init__(self, namespace: str, group: Path | None) -> None:
-        words = [sys.executable, "-I", "-S", str(PROGRAM)]
+    def __init__(self, namespace: str, group: Path | None, *arguments: str) -> None:
+        words = [sys.executable, "-I", "-S", str(PROGRAM), *arguments]
         if group is not None:
             group.mkdir(parents=True, exist_ok=True)
             words = ["/bin/sh", "-c", _JOIN, str(group), *words]
@@ -83,8 +83,12 @@ def inside(lab: LabUnderTest, task: str) -> Probe:
 
 
 def beside(lab: LabUnderTest, task: str) -> Probe:
-    """A prober in a task's namespace but not in its cgroup: VIPs are translated packet by packet."""
-    return Probe(find(lab.spec, task).spec.netns, None)
+    """A prober in a task's namespace but not in its cgroup: VIPs are translated packet by packet.
+
+    Its client ports are its own. The kernel may give a port that is connected to a VIP to another connection, to one of
+    the VIP's backends itself (as those of the task's own sockets are): then the one through the VIP is over.
+    """
+    return Probe(find(lab.spec, task).spec.netns, None, "own-ports")
 
 
 @contextmanager

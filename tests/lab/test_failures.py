@@ -143,7 +143,9 @@ def test_what_changed_while_an_agent_was_away(lab: LabUnderTest, ways: Ways) -> 
     """An agent that comes back learns of the tasks that came and went meanwhile."""
     kill_9(lab, "docker-1", daemons.AGENT)
     lab.scale("whoami", 2, wait=False)
-    lab.service("later", networks=["demo"], constraints=at("docker-2"))
+    # Not until it counts as running: that waits for the agent that is away, and the manager not as long for its node.
+    lab.service("later", networks=["demo"], constraints=at("docker-2"), wait=False)
+    lab.wait_until(lambda: any(backends(lab, "docker-2", "later")), what="a plan with what is new")
     nodes.start(lab.spec, "docker-1")
     settled(lab, "whoami", 2)
     settled(lab, "later", 1, "docker-1")
