@@ -202,7 +202,7 @@ def _withheld(query: Query, zone: Zone) -> _Verdict | None:
 CHAIN: tuple[Callable[[Query, Zone], _Verdict | None], ...] = (_refuse, _known, _withheld)
 
 
-class _Buffer(DNSBuffer):  # type: ignore[misc]
+class _Buffer(DNSBuffer):  # type: ignore[misc]  # dnslib has no types
     """Points to names only where 14 bits can (RFC 1035 §4.1.4); dnslib alone would tear long replies."""
 
     def encode_name(self, name: DNSLabel) -> None:

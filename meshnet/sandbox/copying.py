@@ -186,6 +186,7 @@ class _Archive(BoundedTar):
             try:
                 for offset, size in pieces(tarinfo):
                     target.seek(offset)
+                    # As tarfile's own makefile does; it is no part of its types.
                     tarfile.copyfileobj(source, target, size, tarfile.ReadError)  # type: ignore[attr-defined]
                 target.truncate(tarinfo.size)
             except BaseException:

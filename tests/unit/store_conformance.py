@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
@@ -27,11 +28,12 @@ async def take(watch: AsyncIterator[Batch], count: int) -> list[Batch]:
     return [await anext(watch) for _ in range(count)]
 
 
-class StoreConformance:
+class StoreConformance(ABC):
     """`self.open()` gives a store that keeps 10 revisions; opened again, it is the same store after a restart."""
 
+    @abstractmethod
     async def open(self) -> Store:
-        raise NotImplementedError
+        """The store, opened."""
 
     def test_get_and_list(self) -> None:
         """What was put is read back, a list is sorted, sees only its prefix, and says at which revision it was so."""

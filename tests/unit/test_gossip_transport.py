@@ -167,6 +167,18 @@ def test_garbage_on_sockets_is_counted() -> None:
     asyncio.run(run())
 
 
+def test_it_says_when_it_is_awake() -> None:
+    """Each of its timers is told, so that what is nearly due elsewhere can be done at the same time."""
+
+    async def scenario() -> None:
+        async with _cluster(2) as (node, _):
+            woken: list[float] = []
+            node.on_wake(lambda: woken.append(asyncio.get_running_loop().time()))
+            await _holds(lambda: len(woken) >= 3)
+
+    asyncio.run(scenario())
+
+
 def test_a_lost_word_costs_little(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waits until a record is in force asks the silent ones long before the time is over."""
     said = Replicator._say_settled
