@@ -50,23 +50,36 @@ inlined int answer_arp(struct __sk_buff *skb, __u32 base, const struct config *c
 	return back_to_node(skb, base, config, arrival);
 }
 
-/* To an endpoint that was here and is removed: a TCP connection is told so, from where it was sent to. */
-inlined int to_removed(struct __sk_buff *skb, __u32 base, struct packet *p, const struct config *config,
-		       const struct arrival *arrival)
+/* What will be answered with RST is left to the kernel's VXLAN device while it is in its tunnel, and comes back through
+ * `overlay`. Whatever another namespace of this machine has put into a tunnel can, taken out of it here, neither be cut
+ * to size (ENOTSUPP) nor put into another (EALREADY): skb->encapsulation stays set. */
+#define TAKE_OUT TC_ACT_OK
+
+/* A segment of a member's task is answered with RST, from where it was sent to. */
+inlined int reset_to_node(struct __sk_buff *skb, __u32 base, struct packet *p, const struct config *config,
+			  const struct arrival *arrival, __u32 reason)
 {
 	__u16 to[3], from[3];
 	int drop;
 
-	if (p->protocol != IPPROTO_TCP || opens(p))
-		return DROP(REMOVED_BACKEND);
-	if (base && pop_tunnel(skb))
-		return DROP(HELPER);
-	drop = reset(skb, p, REASON_REMOVED_BACKEND);
+	if (base)
+		return TAKE_OUT;
+	drop = reset(skb, p, reason);
 	if (drop)
 		return drop;
 	mac_of(to, &p->to.ip);
 	mac_of(from, &p->source);
 	return to_node(skb, p, config, &arrival->node, to, from);
+}
+
+/* To an endpoint that was here and is removed: a TCP connection is told so. One that begins may be for its service's
+ * VIP, and goes to another backend when it asks again; without a VIP there is nothing to wait for. */
+inlined int to_removed(struct __sk_buff *skb, __u32 base, struct packet *p, const struct config *config,
+		       const struct arrival *arrival, const struct endpoint *removed)
+{
+	if (p->protocol != IPPROTO_TCP || (opens(p) && removed->via.word[3]))
+		return DROP(REMOVED_BACKEND);
+	return reset_to_node(skb, base, p, config, arrival, REASON_REMOVED_BACKEND);
 }
 
 /* The reply of a published port on its way back through this node. */
@@ -108,6 +121,8 @@ inlined int to_served(struct __sk_buff *skb, __u32 base, struct packet *p, const
 		return DROP(UNPUBLISHED);
 	if (task->kind == ENDPOINT_REMOVED && opens(p))
 		return DROP(REMOVED_BACKEND); /* the ingress node picks another as soon as it knows */
+	if (unlikely(base && task->kind == ENDPOINT_REMOVED))
+		return TAKE_OUT;
 	if (base && pop_tunnel(skb))
 		return DROP(HELPER);
 	if (likely(task->kind == ENDPOINT_LOCAL))
@@ -156,8 +171,10 @@ inlined int arrive_ipv4(struct __sk_buff *skb, __u32 base, const struct config *
 	if (unlikely(!endpoint))
 		return DROP(UNKNOWN_ENDPOINT);
 	if (unlikely(endpoint->kind != ENDPOINT_LOCAL))
-		return endpoint->kind == ENDPOINT_REMOVED ? to_removed(skb, base, &p, config, arrival) :
+		return endpoint->kind == ENDPOINT_REMOVED ? to_removed(skb, base, &p, config, arrival, endpoint) :
 							   DROP(UNKNOWN_ENDPOINT);
+	if (unlikely(closed_to(endpoint, &p)))
+		return reset_to_node(skb, base, &p, config, arrival, REASON_CLOSED_ENDPOINT);
 	if (base && pop_tunnel(skb))
 		return DROP(HELPER);
 	if (unlikely(endpoint->flags & ENDPOINT_NODE_LOCAL)) {

@@ -86,6 +86,13 @@ inlined int to_wire(struct __sk_buff *skb, const struct packet *p, const struct 
 	return bpf_redirect(config->underlay, BPF_F_INGRESS);
 }
 
+/* Whether an endpoint of this node refuses a packet: its task has left its service, and would be stopped in the middle
+ * of what begins now. Who found it by name tries another address at once. */
+inlined bool closed_to(const struct endpoint *task, const struct packet *p)
+{
+	return (task->flags & ENDPOINT_CLOSED) && p->protocol == IPPROTO_TCP && opens(p);
+}
+
 /* Whether an endpoint can be sent to. */
 inlined bool reachable(const struct endpoint *endpoint)
 {

@@ -81,6 +81,10 @@ inlined int to_endpoint(struct __sk_buff *skb, struct packet *p, const struct co
 			if (drop != NO_REPLY)
 				return drop;
 		}
+		if (unlikely(closed_to(endpoint, p))) {
+			drop = reset(skb, p, REASON_CLOSED_ENDPOINT);
+			return drop ? drop : back(skb);
+		}
 		drop = from_backend(skb, p);
 		if (drop)
 			return drop;

@@ -29,7 +29,8 @@
 	X(UNSUPPORTED, "a protocol that the VIP or published port does not carry") \
 	X(HELPER, "the kernel refused to change the packet") \
 	X(NO_CONFIG, "the node is not configured yet") \
-	X(ARP_IGNORED, "ARP that asks for nobody else: announcements, replies, other kinds")
+	X(ARP_IGNORED, "ARP that asks for nobody else: announcements, replies, other kinds") \
+	X(CLOSED_ENDPOINT, "a connection to a task that is about to be stopped: refused with RST")
 
 #define EVENTS(X) \
 	X(ARP_ANSWERED, "ARP requests answered") \

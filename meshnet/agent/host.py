@@ -73,6 +73,9 @@ class NodeHost:
     async def wire(self, task: Task, netns: str) -> None:
         await self._agent.reconciler.wire(task.id, netns, len(task.networks_attachments))
 
+    async def close(self, task: Task) -> None:
+        await self._agent.reconciler.close(task.id)
+
     async def unwire(self, task: Task) -> None:
         await self._agent.reconciler.unwire(task.id)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import TYPE_CHECKING
 
 from meshnet.agent import hostports, resolvconf
@@ -34,8 +34,11 @@ class Picture:
         self._zones = Zones()
         self._outside_names, self._shadowed = OutsideNames(), ""
 
-    def plan(self, sandboxes: Mapping[str, str]) -> Plan:
-        """What the kernel shall hold, as the world is now; `sandboxes`: id of a task -> path of its sandbox."""
+    def plan(self, sandboxes: Mapping[str, str], closed: Set[str]) -> Plan:
+        """What the kernel shall hold, as the world is now.
+
+        `sandboxes`: id of a task -> path of its sandbox; `closed`: ids of those that are about to be stopped.
+        """
         agent = self._agent
         neighbours, settings, assignments = agent.neighbours, agent.settings, agent.assignments
         neighbours.look()
@@ -50,7 +53,8 @@ class Picture:
         records = [*neighbours.absent, *neighbours.located]
         found = plan(local, assignments, records, neighbours.peers, sandboxes, neighbours.gone)
         found = hostports.with_containers(found, agent.standalones)
-        return dataclasses.replace(found, zones=self._zones.rows(self._attached(sandboxes)))
+        zones = self._zones.rows(self._attached(sandboxes))
+        return dataclasses.replace(found, zones=zones, closed=tuple(sorted(closed)))
 
     def spread(self, applied: bool) -> None:
         """Names follow what the kernel was given; if it took it (`applied`), those whose records it is made of hear."""

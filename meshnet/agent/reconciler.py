@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 
 from meshnet.datapath.base import Datapath
@@ -39,13 +39,14 @@ class NotWiredError(MeshnetError):
 
 @dataclass(frozen=True, slots=True)
 class Pauses:
-    """Seconds: between looks when nothing changes, before what failed is tried again, and that a task waits. After a
-    look the next one is as many times its length away as `rest` says, and at most `longest`: tasks elsewhere that come
-    or go wait until this node's kernel knows."""
+    """Seconds: between looks when nothing changes, before what failed is tried again, that a task waits to be wired,
+    and to be closed before it is stopped all the same. After a look the next one is as many times its length away as
+    `rest` says, and at most `longest`: tasks elsewhere that come or go wait until this node's kernel knows."""
 
     repair: float = 30.0
     retry: float = 0.5
     patience: float = 10.0
+    closing: float = 2.0
     rest: float = 5.0
     longest: float = 0.1
 
@@ -67,8 +68,8 @@ def _counted(kind: str, count: int) -> str:
 
 
 class Reconciler:
-    """`desired` makes the plan (given: task id -> path of its sandbox); `looked` is called after each try, and told
-    whether the plan was applied.
+    """`desired` makes the plan (given: task id -> path of its sandbox, and the ids of those that are closed); `looked`
+    is called after each try, and told whether the plan was applied.
 
     `plan` is the last one that was applied as a whole.
     """
@@ -76,7 +77,7 @@ class Reconciler:
     def __init__(
         self,
         datapath: Datapath,
-        desired: Callable[[Mapping[str, str]], Plan],
+        desired: Callable[[Mapping[str, str], Set[str]], Plan],
         looked: Callable[[bool], None],
         pauses: Pauses | None = None,
     ) -> None:
@@ -85,6 +86,7 @@ class Reconciler:
         self._datapath, self._desired, self._looked = datapath, desired, looked
         self._pauses = pauses or Pauses()
         self._sandboxes: dict[str, str] = {}
+        self._closed: set[str] = set()
         self._changed = asyncio.Event()
         self._turn = asyncio.Condition()
         self._error = ""
@@ -108,7 +110,7 @@ class Reconciler:
         self._changed.clear()
         error = ""
         try:
-            plan = self._desired(dict(self._sandboxes))
+            plan = self._desired(dict(self._sandboxes), frozenset(self._closed))
             changes = await self._datapath.apply(plan)
         except MeshnetError as caught:
             error = str(caught)
@@ -147,19 +149,29 @@ class Reconciler:
                 raise NotWiredError(self._datapath.failed[netns])
             return self._interfaces[task_id] >= interfaces
 
-        await self._until(wired, "wired")
+        await self._until(wired, "wired", self._pauses.patience)
+
+    async def close(self, task_id: str) -> None:
+        """Returns once the kernel refuses new connections to the task, until it is unwired; MeshnetError if it does not
+        in time."""
+        if task_id in self._sandboxes:
+            self._closed.add(task_id)
+            await self._until(
+                lambda: self.plan is not None and task_id in self.plan.closed, "closed", self._pauses.closing
+            )
 
     async def unwire(self, task_id: str) -> None:
         """Returns once a plan without the task was applied; MeshnetError if none was in time."""
+        self._closed.discard(task_id)
         if self._sandboxes.pop(task_id, None) is not None:
-            await self._until(lambda: not self._interfaces[task_id], "taken out of the kernel")
+            await self._until(lambda: not self._interfaces[task_id], "taken out of the kernel", self._pauses.patience)
 
-    async def _until(self, holds: Callable[[], bool], what: str) -> None:
+    async def _until(self, holds: Callable[[], bool], what: str, patience: float) -> None:
         self.changed()
         try:
-            async with asyncio.timeout(self._pauses.patience), self._turn:
+            async with asyncio.timeout(patience), self._turn:
                 await self._turn.wait_for(lambda: self.plan is not None and holds())
         except TimeoutError:
             unheard = "about the task's networks" if self.plan is not None else "anything yet"
             reason = self._error or f"the manager has not told this node {unheard}"
-            raise MeshnetError(f"not {what} after {self._pauses.patience:g} s: {reason}") from None
+            raise MeshnetError(f"not {what} after {patience:g} s: {reason}") from None

@@ -2,9 +2,10 @@
 
 A sandbox (network namespace) is made and wired first, then the container starts in it; with a health check the
 task joins its service when it is healthy, without one when it runs. Before a stop it leaves: its records say
-`draining`, every live member has seen that (or a bound passed), and only then the stop signal is sent; one that
-has not joined its service yet is stopped without that. A task that ends by itself is withdrawn at once. Its sandbox
-stays until the members have seen that: until then it refuses connections, where without it they would hang.
+`draining`, every live member has seen that (or a bound passed), its own node refuses new connections to it, and only
+then the stop signal is sent; one that has not joined its service yet is stopped without that. A task that ends by
+itself is withdrawn at once. Its sandbox stays until the members have seen that: until then it refuses connections,
+where without it they would hang.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Pauses:
-    """Seconds. `on_the_way` lies between "no member's kernel sends connections to this task any more" and its stop
-    signal: one that was opened just before has yet to send its request. `opening` is what a task without a health check
-    gets to open its published ports before connections are sent to it anyway."""
+    """Seconds. `on_the_way` lies between "no new connection reaches this task any more" and its stop signal: one that
+    was opened just before has yet to send its request. `opening` is what a task without a health check gets to open its
+    published ports before connections are sent to it anyway."""
 
     on_the_way: float = 0.2
     opening: float = 5.0
@@ -257,13 +258,18 @@ class Runner:
                 future.cancel()
 
     async def _leave(self) -> None:
-        """Leaves the service before the stop signal: no client may meet a task that is going down."""
+        """Leaves the service before the stop signal: no client may meet a task that is going down.
+
+        Who found it by its own name, and still knows it, is refused before instead of being cut off after: such a
+        client (HAProxy, whoever has other addresses) asks the next one and has lost nothing.
+        """
         if self._container is None or not self._started:
             return
         if self._serving:
             record = self._host.publish(self.task, "draining", self.hostname, self.container_id)
             if not await self._host.in_force(record):
                 log.warning("task %s: not every member confirmed that it drains", self.task.id)
+            await self._tried(self._host.close(self.task), "it is stopped while new connections still reach it")
             await asyncio.sleep(self._pauses.on_the_way)
         await self._container.stop()
 
@@ -280,10 +286,14 @@ class Runner:
             err=end.err,
             container_status=ContainerStatus(self.container_id, 0, end.exit_code),
         )
-        self._host.report(self.task, self.status)
+        ordered = self._stop_wanted.is_set()
+        if not ordered:  # its successor is waited for
+            self._host.report(self.task, self.status)
         await self._tried(self.resolver.stop())
         if self._serving:
             await self._tried(self._host.in_force(record))
+        if ordered:  # the manager may take it, and its networks, from this node at once
+            self._host.report(self.task, self.status)
         await self._tried(self._host.unwire(self.task))
         try:
             self._host.spaces.delete(os.path.basename(self.netns))
@@ -303,15 +313,15 @@ class Runner:
         failed = "started" if self.status.state == "running" else "starting"
         return {"shutdown": "shutdown", "complete": "finished", "rejected": "preparing"}.get(state, failed)
 
-    async def _tried(self, work: Coroutine[Any, Any, object]) -> bool:
+    async def _tried(self, work: Coroutine[Any, Any, object], what: str = "cleaning up") -> bool:
         """Whether a step of the cleaning up was done; if not, the log says why."""
         try:
             await work
         except MeshnetError as error:
-            log.error("task %s: cleaning up: %s", self.task.id, error)
+            log.error("task %s: %s: %s", self.task.id, what, error)
             return False
         except Exception:  # it is tried again
-            log.exception("task %s: cleaning up", self.task.id)
+            log.exception("task %s: %s", self.task.id, what)
             return False
         return True
 

@@ -114,7 +114,10 @@ class ZoneRow:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The desired state of one node's data path. Tuples are sorted, so that equal states are equal values."""
+    """The desired state of one node's data path. Tuples are sorted, so that equal states are equal values.
+
+    `closed` are ids of tasks of `endpoints` that are about to be stopped: TCP connections that begin are refused.
+    """
 
     node: str  # node id
     address: str  # tunnel address: the VTEP
@@ -129,6 +132,7 @@ class Plan:
     published: tuple[PublishedRow, ...] = ()
     removed: tuple[RemovedRow, ...] = ()
     zones: tuple[ZoneRow, ...] = ()
+    closed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

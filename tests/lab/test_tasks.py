@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -138,6 +139,22 @@ def test_an_open_connection_is_finished(lab: LabUnderTest) -> None:
             probe.call("hang_up", name=name)
         lab.wait_until(lambda: not lab.tasks("calm"), 5, what="the end of the task, before its grace period is over")
     lab.remove("calm")
+
+
+def test_a_client_that_knows_a_task_by_its_address(lab: LabUnderTest) -> None:
+    """One that goes on asking the tasks themselves while these are stopped is refused at once, and never cut off."""
+    lab.service("named", replicas=6, networks=["demo"], endpoint_mode="dnsrr")
+    addresses = [address(lab, task.name) for task in lab.tasks("named")]
+    with ExitStack() as stack:
+        probes = [stack.enter_context(inside(lab, "box.1")), stack.enter_context(beside(lab, "box.1"))]
+        outcomes = [stack.enter_context(load(probe, ip, PORT)) for probe in probes for ip in addresses]
+        for probe in probes:
+            for ip in addresses:
+                lab.wait_until(partial(has_answered, probe, ip, PORT, 9), what=f"answers of {ip}")
+        lab.remove("named")
+    errors = Counter(error.partition(" ")[0] for outcome in outcomes for error in outcome["errors"])
+    assert set(errors) == {"ECONNREFUSED"}
+    assert max(outcome["slowest"] for outcome in outcomes) < 0.9
 
 
 def listens(lab: LabUnderTest, task: str) -> bool:

@@ -36,13 +36,14 @@ from world import (
     received,
     reset_of,
     same,
+    taken_out,
     task,
     tunneled,
 )
 
 from meshnet.datapath.rows import Plan, RemovedRow
 from meshnet.model import mac_of
-from meshnet.testing.bpf_run import DROP, NODE_PORT, PASS, REDIRECT, PacketNode
+from meshnet.testing.bpf_run import DROP, NODE_PORT, PASS, REDIRECT, PacketNode, Result
 
 pytestmark = pytest.mark.root
 HELLO = UDP(sport=1000, dport=2000) / b"hello"
@@ -346,11 +347,47 @@ def test_to_a_removed_endpoint_of_this_node(node: PacketNode) -> None:
     """A TCP packet in a tunnel to an endpoint that was here gets a RST through the tunnel; a datagram is counted."""
     node.apply(dataclasses.replace(PLAN, removed=(*PLAN.removed, RemovedRow(DEMO, "10.0.1.30"))))
     packet = task(REMOTE, "10.0.1.30", TCP(sport=1, dport=80, flags="PA", seq=100, ack=200) / b"data")
-    result = node.run("uplink", received(packet))
+    result = taken_out(node, received(packet))
     assert (result.verdict, result.drops) == (REDIRECT, {"removed_backend": 1})
     same(result, tunneled(reset_of(packet), OTHER))
     result = node.run("uplink", received(task(REMOTE, "10.0.1.30", HELLO)))
     assert (result.verdict, result.drops) == (DROP, {"removed_backend": 1})
+
+
+def test_to_a_removed_endpoint_that_no_vip_stands_for(node: PacketNode) -> None:
+    """A connection that begins is refused at once; one to a service with a VIP may ask again for another backend."""
+    alone, behind = RemovedRow(DEMO, "10.0.1.30"), RemovedRow(DEMO, "10.0.1.31", VIP)
+    node.apply(dataclasses.replace(PLAN, removed=(alone, behind)))
+    packet = task(REMOTE, alone.ip, TCP(sport=1, dport=80, flags="S", seq=100))
+    same(taken_out(node, received(packet)), tunneled(reset_of(packet), OTHER))
+    result = node.run("uplink", received(task(REMOTE, behind.ip, TCP(sport=1, dport=80, flags="S", seq=100))))
+    assert (result.verdict, result.drops) == (DROP, {"removed_backend": 1})
+
+
+@pytest.mark.parametrize("source", [CLIENT, REMOTE])
+def test_to_a_closed_endpoint(node: PacketNode, source: str) -> None:
+    """A task that is about to be stopped refuses connections from here and elsewhere that begin; all else gets in."""
+    closed = next(row.task for row in PLAN.endpoints if row.ip == LOCAL)
+
+    def sent(payload: Any) -> tuple[Result, Any]:
+        packet = task(source, LOCAL, payload)
+        if source == CLIENT:
+            return node.run("endpoint", packet, port=PORTS[CLIENT]), packet
+        return node.run("uplink", received(packet)), packet
+
+    begins = TCP(sport=1000, dport=80, flags="S", seq=100)
+    result, packet = sent(begins)
+    assert (result.verdict, result.drops) == (REDIRECT, {})
+    same(result, packet)
+    node.apply(dataclasses.replace(PLAN, closed=(closed,)))
+    packet = task(source, LOCAL, begins)
+    result = sent(begins)[0] if source == CLIENT else taken_out(node, received(packet))
+    assert (result.verdict, result.drops, result.events) == (REDIRECT, {"closed_endpoint": 1}, {"reset_sent": 1})
+    same(result, reset_of(packet) if source == CLIENT else tunneled(reset_of(packet), OTHER))
+    for payload in (TCP(sport=1000, dport=80, flags="PA", seq=101, ack=7) / b"data", HELLO, ICMP(type=8) / b"ping"):
+        result, packet = sent(payload)
+        assert (result.verdict, result.drops) == (REDIRECT, {})
+        same(result, packet)
 
 
 def test_not_an_endpoints_interface(node: PacketNode) -> None:

@@ -27,6 +27,7 @@ from world import (
     received,
     reset_of,
     same,
+    taken_out,
     task,
     tunneled,
 )
@@ -344,7 +345,7 @@ def test_served_task_is_removed(node: PacketNode) -> None:
     gone = "10.0.0.30"
     node.apply(dataclasses.replace(PLAN, removed=(RemovedRow(INGRESS, gone),)))
     segment = TCP(sport=4000, dport=8000, flags="PA", seq=10, ack=20) / b"data"
-    result = node.run("uplink", from_other(segment, gone))
+    result = taken_out(node, from_other(segment, gone))
     assert (result.verdict, result.drops) == (REDIRECT, {"removed_backend": 1})
     inner = reset_of(Ether(bytes(Ether() / IP(src=OUTSIDE, dst=OTHER) / segment)))
     same(result, tunneled(_macs(inner, mac_of(gone), RETURN_MAC), OTHER, INGRESS))

@@ -25,7 +25,7 @@ from meshnet.datapath.rows import (
     ServiceRow,
 )
 from meshnet.model import mac_of
-from meshnet.testing.bpf_run import UNDERLAY_MAC, Result, tunnel_id, tunnel_port
+from meshnet.testing.bpf_run import PASS, UNDERLAY_MAC, PacketNode, Result, tunnel_id, tunnel_port
 
 DEMO, INGRESS = 4097, 4096
 NODE, OTHER, IPVS, STRANGER = "172.17.0.2", "172.17.0.3", "172.17.0.4", "172.17.0.99"
@@ -120,6 +120,15 @@ def tunneled(inner: Any, node: str, vni: int = DEMO) -> Any:
 def received(inner: Any, node: str = OTHER, vni: int = DEMO) -> Any:
     """A tunnel packet of another node's as it comes in here."""
     return outside(node, NODE, UDP(sport=50000, dport=4789, chksum=0) / VXLAN(vni=vni, flags="Instance") / inner)
+
+
+def taken_out(node: PacketNode, packet: Any) -> Result:
+    """What becomes of a tunnel packet that `uplink` leaves to the kernel: its device takes it apart, for `overlay`."""
+    left = node.run("uplink", packet)
+    assert (left.verdict, left.drops, left.events) == (PASS, {}, {})
+    same(left, packet)
+    tunnel = packet[VXLAN]
+    return node.run("overlay", Ether(raw(tunnel.payload)), tunnel=(tunnel.vni, packet[IP].src))
 
 
 def icmp_error(about: Any, kind: int, mtu: int = 0) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 from meshnet.agent.runner import Pauses, Runner
 from meshnet.agent.taskdir import Kept, TaskDirs
 from meshnet.dns.zone import Zone
+from meshnet.errors import MeshnetError
 from meshnet.model import ContainerSpec as Spec
 from meshnet.model import NetworkAttachment, Service, Task, TaskSpec, TaskStatus
 from meshnet.sandbox.memory import MemoryFile
@@ -146,7 +147,10 @@ class FakeResolver:
 
 
 class FakeHost:
-    """`said` is everything that happened; `reports` the states and errors that the manager was told."""
+    """`said` is everything that happened; `reports` the states and errors that the manager was told.
+
+    `known_gone_after` is the state it was told last when the members knew that the task is gone.
+    """
 
     lab, node = "lab", "docker-0"
 
@@ -156,6 +160,8 @@ class FakeHost:
         self.spaces = FakeSpaces(self.said)
         self.wiring, self.unwiring, self.acknowledging = Gate(), Gate(), Gate()
         self.confirmed = True
+        self.known_gone_after = ""
+        self.closing: MeshnetError | None = None
         self.service = service
         self.statuses: list[TaskStatus] = []
         self.left: list[Kept] = []
@@ -180,6 +186,7 @@ class FakeHost:
         await self.acknowledging.passed()
         if record == WITHDRAWN:
             self.said.append("gone for all")
+            self.known_gone_after = self.reports[-1][0]
             return True
         self.said.append("in force" if self.confirmed else "not in force")
         return self.confirmed
@@ -190,6 +197,11 @@ class FakeHost:
     async def wire(self, task: Task, netns: str) -> None:
         await self.wiring.passed()
         self.said.append("wire")
+
+    async def close(self, task: Task) -> None:
+        if self.closing is not None:
+            raise self.closing
+        self.said.append("close")
 
     async def unwire(self, task: Task) -> None:
         await self.unwiring.passed()

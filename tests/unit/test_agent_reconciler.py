@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Set
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -66,9 +67,10 @@ class World:
         self.looks = 0
         self.reconciler = Reconciler(self.datapath, self._plan, self._looked, pauses)
 
-    def _plan(self, sandboxes: Mapping[str, str]) -> Plan:
+    def _plan(self, sandboxes: Mapping[str, str], closed: Set[str]) -> Plan:
         rows = [EndpointRow(4097, "10.0.1.3", "", task, path, "eth0", "mnt") for task, path in sandboxes.items()]
-        return Plan("n1", "172.17.0.2", endpoints=tuple(row for row in rows if row.task in self.known))
+        here = tuple(row for row in rows if row.task in self.known)
+        return Plan("n1", "172.17.0.2", endpoints=here, closed=tuple(sorted(closed)))
 
     def _looked(self, _: bool) -> None:
         self.looks += 1
@@ -105,6 +107,25 @@ def test_a_task_is_wired_and_unwired() -> None:
             await world.reconciler.unwire("t1")
             assert world.datapath.plans[-1].endpoints == ()
             await world.reconciler.unwire("t1")  # nothing to wait for
+
+    live(scenario)
+
+
+def test_a_task_is_closed_until_it_is_unwired() -> None:
+    """`close` returns once a plan that refuses new connections was applied, or says at its bound that none was."""
+
+    async def scenario() -> None:
+        world = World(replace(PAUSES, closing=0.01))
+        await world.reconciler.close("t1")  # it has no sandbox: nothing to close
+        async with world.running():
+            await world.reconciler.wire("t1", "/run/netns/t1", 1)
+            await world.reconciler.close("t1")
+            closed = world.datapath.plans[-1]
+            await world.reconciler.unwire("t1")
+            assert (closed.closed, world.datapath.plans[-1].closed) == (("t1",), ())
+            await world.reconciler.wire("t1", "/run/netns/t1", 1)
+        with pytest.raises(MeshnetError, match="not closed after"):
+            await world.reconciler.close("t1")
 
     live(scenario)
 

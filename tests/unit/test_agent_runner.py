@@ -20,7 +20,7 @@ BEGUN = ["netns", "wire", "dns", "starting", "create", "start"]
 JOINED = ["ready", "in force"]
 GONE = ["withdraw", "remove", "no dns", "unwire", "no netns"]
 MISSED = ["withdraw", "remove", "no dns", "gone for all", "unwire", "no netns"]  # one that had clients
-LEFT = ["draining", "in force", "stop"]
+LEFT = ["draining", "in force", "close", "stop"]
 
 
 def live(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -227,7 +227,41 @@ def test_members_that_do_not_confirm_hold_nobody(tmp_path: Path) -> None:
         life.host.confirmed = False
         stopped(life)
         assert await life.over() == ("shutdown", "")
-        assert life.said == [*BEGUN, *JOINED, "draining", "not in force", "stop", *MISSED]
+        assert life.said == [*BEGUN, *JOINED, "draining", "not in force", "close", "stop", *MISSED]
+
+    live(scenario)
+
+
+@pytest.mark.parametrize(("ordered", "reported"), [(True, "running"), (False, "complete")])
+def test_a_stop_is_reported_when_the_members_know(tmp_path: Path, ordered: bool, reported: str) -> None:
+    """The manager takes a task that it stopped, and its networks, from the node at once: clients must know before.
+    One that ended by itself is reported at once, since another may have to be started."""
+
+    async def scenario() -> None:
+        life = Life(tmp_path)
+        await life.begin()
+        await life.running()
+        if ordered:
+            stopped(life)
+        else:
+            life.container.exits(0)
+        assert await life.over() == ("shutdown" if ordered else "complete", "")
+        assert life.host.known_gone_after == reported
+
+    live(scenario)
+
+
+def test_a_kernel_that_does_not_close_holds_nobody(tmp_path: Path) -> None:
+    """A task whose node's kernel goes on letting connections in is stopped all the same."""
+
+    async def scenario() -> None:
+        life = Life(tmp_path)
+        await life.begin()
+        await life.running()
+        life.host.closing = MeshnetError("not closed after 2 s: no memory")
+        stopped(life)
+        assert await life.over() == ("shutdown", "")
+        assert life.said == [*BEGUN, *JOINED, "draining", "in force", "stop", *MISSED]
 
     live(scenario)
 

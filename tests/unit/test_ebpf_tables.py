@@ -183,10 +183,20 @@ def test_unknown_ports_and_namespaces_are_left_out() -> None:
     assert layout.EndpointKey(layout.address("10.0.1.5"), 4097).pack() not in made["endpoints"]
 
 
+def test_a_closed_task_says_so_on_each_network() -> None:
+    """Every address of a task that is about to be stopped carries the flag; those of others do not."""
+    made = tables.tables(dataclasses.replace(PLAN, closed=("t1",)), FACTS, {})
+    assert [endpoint(made, *place).flags for place in (("10.0.0.5", 4096), ("10.0.1.5", 4097), ("10.0.1.6", 4097))] == [
+        layout.ENDPOINT_CLOSED,
+        layout.ENDPOINT_CLOSED,
+        layout.ENDPOINT_IPVS,
+    ]
+
+
 def test_what_the_maps_hold_is_the_plan() -> None:
     """Read back, the maps give the plan that was applied; without a known plan only the names are missing."""
     networks = (PLAN.networks[0], dataclasses.replace(PLAN.networks[1], internal=True))
-    plan = dataclasses.replace(PLAN, networks=networks, direct_return=True)
+    plan = dataclasses.replace(PLAN, networks=networks, direct_return=True, closed=("t1",))
     made = tables.tables(plan, FACTS, {})
     ports = {11: "mnta", 12: "mntb", 9: "mning0"}
     assert observe.observed(made, ports, plan) == plan

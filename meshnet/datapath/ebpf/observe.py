@@ -57,6 +57,7 @@ def observed(current: Mapping[str, Table], ports: Mapping[int, str], known: Plan
         removed=tuple(
             RemovedRow(found.vni, found.ip, text(found.record.via)) for found in _of_kind(located, layout.REMOVED)
         ),
+        closed=_closed(located, known),
     )
 
 
@@ -117,6 +118,12 @@ def _endpoints(interfaces: Table, ports: Mapping[int, str], known: Plan) -> tupl
             )
         )
     return tuple(sorted(rows, key=lambda row: (row.vni, row.ip)))
+
+
+def _closed(located: list[_Located], known: Plan) -> tuple[str, ...]:
+    tasks = {(row.vni, row.ip): row.task for row in known.endpoints}
+    shut = [found for found in _of_kind(located, layout.LOCAL) if found.record.flags & layout.ENDPOINT_CLOSED]
+    return tuple(sorted({tasks.get((found.vni, found.ip), "") for found in shut}))
 
 
 def _backends(service: Service, current: Mapping[str, Table]) -> tuple[str, ...]:

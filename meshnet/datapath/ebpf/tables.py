@@ -130,6 +130,7 @@ def _interfaces(plan: Plan, facts: Facts) -> Table:
 def _endpoints(plan: Plan, facts: Facts) -> Table:
     """Later entries win: what is here over what is elsewhere, both over VIPs, gateways and tombstones."""
     ipvs = {peer.address for peer in plan.peers if peer.datapath == "ipvs"}
+    closed = frozenset(plan.closed)
     made: Table = {}
 
     def put(vni: int, ip: str, mac: str, kind: int, *, via: str = "", ifindex: int = 0, flags: int = 0) -> None:
@@ -153,7 +154,8 @@ def _endpoints(plan: Plan, facts: Facts) -> Table:
         put(ingress.vni, own, "", layout.LOCAL, ifindex=facts.node_port, flags=flags)
     for row in plan.endpoints:
         if facts.ports.get(row.port):
-            put(row.vni, row.ip, row.mac, layout.LOCAL, ifindex=facts.ports[row.port])
+            flags = layout.ENDPOINT_CLOSED if row.task in closed else 0
+            put(row.vni, row.ip, row.mac, layout.LOCAL, ifindex=facts.ports[row.port], flags=flags)
     return made
 
 
