@@ -26,6 +26,7 @@ SOCKETS = {"agent": "docker.sock", "manager": "manager.sock"}
 PAUSE = 0.02
 T = TypeVar("T")
 Thing = TypeVar("Thing", Service, Node)
+Warned = Callable[[str], object]
 
 
 class Engine:
@@ -150,13 +151,20 @@ class Engine:
         kind = "secrets" if isinstance(spec, SecretSpec) else "configs"
         self.post(f"/{kind}/{before['ID']}/update", to_json(spec), version=before["Version"]["Index"])
 
-    def create_service(self, spec: ServiceSpec) -> str:
-        """Creates a service and returns its id."""
-        return str(_explained(lambda: self.post("/services/create", to_json(spec)))["ID"])
+    def create_service(self, spec: ServiceSpec, warned: Warned = lambda _: None) -> str:
+        """Creates a service and returns its id; `warned` is told what of it is without effect."""
+        made = _explained(lambda: self.post("/services/create", to_json(spec)))
+        for warning in made.get("Warnings") or ():
+            warned(warning)
+        return str(made["ID"])
 
-    def update_service(self, service: Service, spec: ServiceSpec, **query: str) -> None:
+    def update_service(
+        self, service: Service, spec: ServiceSpec, warned: Warned = lambda _: None, **query: str
+    ) -> None:
         """Gives a service a new spec; refused if it changed since `service` was read. `query`: a rollback."""
-        self.post(f"/services/{service.id}/update", to_json(spec), version=service.version.index, **query)
+        path = f"/services/{service.id}/update"
+        for warning in self.post(path, to_json(spec), version=service.version.index, **query).get("Warnings") or ():
+            warned(warning)
 
     def remove_service(self, name: str) -> None:
         self.delete(f"/services/{self.service(name).id}")
@@ -190,7 +198,10 @@ def check_image(lab: Lab, reference: str) -> None:
     """Raises NotFoundError, with what to do, if no node of the lab could run this image."""
     from meshnet.sandbox.images import Images
 
-    Images(lab.images, f"{names.lab_dir(lab.name)}/images").check(reference)
+    try:
+        Images(lab.images, f"{names.lab_dir(lab.name)}/images").check(reference)
+    except NotFoundError as error:
+        raise NotFoundError(f"{error}; see what there is with: meshnet images") from None
 
 
 def of_node(lab: Lab, node: str | None = None) -> Engine:
