@@ -15,7 +15,7 @@ from meshnet import names
 from meshnet.api.client import HUNG, EngineClient, SilentError
 from meshnet.codec import from_json, to_json
 from meshnet.errors import MeshnetError, NotFoundError
-from meshnet.lab import state
+from meshnet.lab import advice, state
 from meshnet.lab.spec import Lab
 from meshnet.lab.words import NAME_RULE
 from meshnet.model import NetworkSpec, Node, NodeSpec, Service, ServiceSpec, Task
@@ -72,6 +72,8 @@ class Engine:
                 f"start it with: meshnet lab start {self.node_name}, or see: meshnet lab logs {self.node_name}",
                 UNAVAILABLE,
             ) from None
+        except MeshnetError as error:
+            raise type(error)(advice.here(str(error), self.lab, self.node_name), error.status) from None
 
     def join_tokens(self) -> dict[str, str]:
         """`Worker` and `Manager`: what lets a node into the swarm in that role."""
