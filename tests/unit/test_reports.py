@@ -109,6 +109,35 @@ def test_one_bad_status_among_others(tmp_path: Path, caplog: pytest.LogCaptureFi
     run(scenario)
 
 
+def test_a_node_that_is_refused_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a node says while it is not let in, as with an expired certificate, it says again with what is new."""
+
+    async def scenario() -> None:
+        async with swarm(tmp_path, FAST) as it:
+            node = await it.node("docker-1")
+            node.works = False
+            await it.service(spec("web", 2))
+            await eventually(lambda: len(node.now.tasks) == 2, "the node has its tasks")
+            refused: list[Any] = []
+
+            async def refuse(_: Conversation, __: aiohttp.ClientSession, ___: str, question: Any) -> Any:
+                refused.append(question["Tasks"])
+                raise MeshnetError("the certificate has expired", 403)
+
+            first, second = sorted(node.now.tasks)
+            with monkeypatch.context() as patch:
+                patch.setattr(Conversation, "ask", refuse)
+                node.tell(first, "starting")
+                await eventually(lambda: len([one for one in refused if one]) > 1, "it is refused, and tries again")
+                node.tell(second, "running")
+                node.tell(first, "running")
+                await eventually(lambda: len(refused[-1]) == 2, "all is said at once")
+            await node.client.reported()
+            assert [it.manager.view.tasks[ident].status.state for ident in (first, second)] == ["running"] * 2
+
+    run(scenario)
+
+
 def test_a_certificate_that_expires_while_connected(tmp_path: Path) -> None:
     """A connection that was let in is heard no longer than its certificate lasts; the refusal is counted."""
 
