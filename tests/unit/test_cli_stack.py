@@ -133,6 +133,14 @@ def test_removing_goes_on(capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     )
 
 
+def test_networks_go_one_by_one(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ingress network, which stays unless it is forced, does not keep the others."""
+    answering(monkeypatch, {"GET /networks": [{"Id": "i", "Name": "ingress"}, {"Id": "n", "Name": "back"}]})
+    code, out, err = meshnet(capsys, monkeypatch, "network", "rm", "ingress", "back")
+    assert (code, out) == (1, "back\n")
+    assert err.startswith("meshnet: without ingress no port can be published; ")
+
+
 def test_images_go_one_by_one(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """An image that is not there does not keep the others."""
     answering(monkeypatch, {"DELETE /images/a": ConflictError("no"), "DELETE /images/b": [{"Untagged": "b"}]})
