@@ -39,7 +39,7 @@ def _create(kind: str) -> click.Command:
     @click.option("-l", "--label", multiple=True, help="Labels.")
     @click.option("--template-driver", type=click.Choice(["golang"]), help="Whose placeholders its data has.")
     @click.argument("name", metavar=kind.upper())
-    @click.argument("file", type=click.Path(), default="-", metavar="[FILE|-]")
+    @click.argument("file", type=click.Path(), metavar="FILE|-")
     def create(engine: Engine, label: tuple[str, ...], template_driver: str | None, name: str, file: str) -> None:
         from meshnet.cli import service_values
 
@@ -56,6 +56,8 @@ def _data(file: str) -> str:
     try:
         if file == "-":
             content = sys.stdin.buffer.read(LARGEST + 1)
+            if not content:
+                raise MeshnetError("nothing came in: pipe the data into this command, or name a file instead of -")
         else:
             with open(file, "rb") as stream:
                 content = stream.read(LARGEST + 1)

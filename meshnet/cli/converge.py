@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from meshnet.cli.render import message
+from meshnet.errors import MeshnetError
 from meshnet.lab import converge
 from meshnet.lab.engine import Engine
 
@@ -17,11 +18,28 @@ def wait(manager: Engine, name: str, quiet: bool, back: bool = False) -> None:
     """
     view = _View(quiet)
     converge.wait(manager, [name], lambda found: view(found[0]) if found else None, converge.PATIENCE)
-    status = manager.service(name).update_status
-    if status is not None and status.state.startswith("rollback") and not back:
-        message(f"{name}: {view.back or 'the update failed and was rolled back'}; see: meshnet service ps {name}")
+    _go_back(manager, name, quiet, view.back if not back else None)
     if not quiet:
         message(f"verify: Service {name} converged")
+
+
+def _go_back(manager: Engine, name: str, quiet: bool, why: str | None) -> None:
+    """Waits for a service that goes back to have done so, and says that it has if there is a `why`.
+
+    Raises MeshnetError if that failed.
+    """
+    status, see = manager.service(name).update_status, f"see: meshnet service ps {name}"
+    if status is not None and status.state == "rollback_started":
+        if not quiet:
+            message("verify: Waiting until the rollback is completed")
+        status = converge.gone_back(manager, name)
+    state = status.state if status is not None else ""
+    if status is not None and state == "rollback_paused":
+        raise MeshnetError(f"{name}: {status.message}; {see}")
+    if state == "rollback_started":
+        message(f"{name}: on its way back: its tasks run, and are still monitored; {see}")
+    elif state == "rollback_completed" and why is not None:
+        message(f"{name}: {why or 'the update failed and was rolled back'}; {see}")
 
 
 class _View:

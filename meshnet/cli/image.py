@@ -83,7 +83,10 @@ def tag(engine: Engine, source: str, target: str) -> None:
 def rm(engine: Engine, force: bool, names: tuple[str, ...]) -> None:
     """Remove names of images, and with its last name the image."""
     query = {"force": "1"} if force else {}
-    for name in names:
+
+    def remove(name: str) -> None:
         for done in engine.delete(f"/images/{name}", **query) or ():
             for word, what in done.items():
-                print(f"{word}: {what}")
+                print(f"{word}: {what}", flush=True)
+
+    options.each(names, remove, quiet=True)

@@ -46,5 +46,7 @@ def start(lab_name: str | None, node: str) -> None:
 
     lab = state.current(lab_name)
     with Progress() as progress:
-        nodes.start(lab, node, progress)
+        note = nodes.start(lab, node, progress)
     print(node)
+    if note:
+        message(note)

@@ -49,7 +49,7 @@ def bring_up(lab: Lab) -> None:
     from meshnet.lab import up as ups
 
     for warning in lab.warnings:
-        message(f"warning: {warning}")
+        message(warning)
     begun = time.monotonic()
     with interrupts.undone(), Progress() as progress:
         ups.up(lab, progress)

@@ -128,6 +128,10 @@ def prune(engine: Engine, force: bool) -> None:
 @click.argument("names", nargs=-1, required=True, metavar="NETWORK...")
 def rm(engine: Engine, force: bool, names: tuple[str, ...]) -> None:
     """Remove networks that nothing uses."""
-    if INGRESS in names and not force:
-        raise MeshnetError(f"without {INGRESS} no port can be published; to remove it all the same, add --force")
-    options.each(names, engine.remove_network)
+
+    def remove(name: str) -> None:
+        if name == INGRESS and not force:
+            raise MeshnetError(f"without {INGRESS} no port can be published; to remove it all the same, add --force")
+        engine.remove_network(name)
+
+    options.each(names, remove)

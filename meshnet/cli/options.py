@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -91,13 +91,15 @@ def detach(command: F) -> F:
     return click.option("-d", "--detach", is_flag=True, help="Do not wait until the tasks run.")(command)
 
 
-def each(names: tuple[str, ...], act: Callable[[str], object]) -> None:
-    """Does something to each name and prints those that were done; raises after the last if any was refused."""
+def each(names: Iterable[str], act: Callable[[str], object], quiet: bool = False) -> None:
+    """Does something to each name and, if not `quiet`, prints those that were done; raises after the last if any was
+    refused."""
     refused = []
     for name in names:
         try:
             act(name)
-            print(name, flush=True)
+            if not quiet:
+                print(name, flush=True)
         except MeshnetError as error:
             refused.append(str(error))
     if refused:

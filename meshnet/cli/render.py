@@ -61,6 +61,11 @@ def message(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def warning(text: str) -> None:
+    """Prints what the engine does not do of what it took, on stderr."""
+    message(f"warning: {text}")
+
+
 class Progress:
     """What is going on, on stderr: one line that changes on a terminal, a line per step elsewhere."""
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshnet.cli import options, service_flags
+from meshnet.cli import options, render, service_flags
 from meshnet.cli.params import Words
 from meshnet.errors import MeshnetError
 
@@ -68,7 +68,7 @@ def update(engine: Engine, detach: bool, quiet: bool, back: bool, service: str, 
         if given["image"]:
             check_image(engine.lab, given["image"])
         given["env_add"] = environment(given["env_add"])
-        engine.update_service(found, changed(found.spec, given, known(engine, given)))
+        engine.update_service(found, changed(found.spec, given, known(engine, given)), render.warning)
     print(service, flush=True)
     if not detach:
         converge.wait(engine, found.spec.name, quiet, back)

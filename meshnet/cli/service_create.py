@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshnet.cli import options, service_flags
+from meshnet.cli import options, render, service_flags
 
 if TYPE_CHECKING:
     from meshnet.cli.service_apply import Known
@@ -39,7 +39,7 @@ def create(
     given["args"] = command or None
     wanted = changed(ServiceSpec(), given, known(engine, given))
     check_image(engine.lab, given["image"])
-    ident = engine.create_service(wanted)
+    ident = engine.create_service(wanted, render.warning)
     print(ident, flush=True)
     if not detach:
         converge.wait(engine, engine.service(ident).spec.name, quiet)

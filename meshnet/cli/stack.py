@@ -97,11 +97,25 @@ def _must_be(engine: Engine, name: str) -> None:
 @click.argument("names", nargs=-1, required=True, metavar="STACK...")
 def rm(engine: Engine, names: tuple[str, ...]) -> None:
     """Remove stacks, with all that they made."""
-    for name in names:
-        found = {kind: engine.get(f"/{kind}", **query(name)) for kind in PARTS}
-        if not any(found.values()):
-            raise MeshnetError(f"nothing found in stack: {name}", 404)
-        for kind in PARTS:
-            for part in sorted(found[kind], key=name_of):
-                print(f"Removing {kind.removesuffix('s')} {name_of(part)}", flush=True)
-                engine.delete(f"/{kind}/{part['Id' if kind == 'networks' else 'ID']}")
+    options.each(names, lambda name: _remove(engine, name), quiet=True)
+
+
+def _remove(engine: Engine, name: str) -> None:
+    """Removes what can be removed of a stack. Raises MeshnetError with what could not."""
+    found = {kind: engine.get(f"/{kind}", **query(name)) for kind in PARTS}
+    if not any(found.values()):
+        raise MeshnetError(f"nothing found in stack: {name}", 404)
+    parts = {
+        f"{kind.removesuffix('s')} {name_of(part)}": f"/{kind}/{part['Id' if kind == 'networks' else 'ID']}"
+        for kind in PARTS
+        for part in sorted(found[kind], key=name_of)
+    }
+
+    def remove(what: str) -> None:
+        print(f"Removing {what}", flush=True)
+        try:
+            engine.delete(parts[what])
+        except MeshnetError as error:
+            raise MeshnetError(f"{what}: {error}", error.status) from None
+
+    options.each(parts, remove, quiet=True)

@@ -42,6 +42,7 @@ T = TypeVar("T")
 FIRST_DELAY = 0.1
 LAST_DELAY = 2.0
 TIMEOUT = 5.0
+BAD = 400  # a report that cannot be read would not be another time; any other refusal is about this node, as it is now
 KEEP_DELAY, KEEP_REST = 0.5, 20  # s at most until a change is on disk; less where writing takes less than a 20th of it
 SILENCE = 25.0  # a stream without a bookmark for longer is dead
 LINE_LIMIT = 64 * 2**20
@@ -242,6 +243,8 @@ class ManagerClient:
                 raise RemovedError(str(error)) from None
             except MeshnetError as error:
                 log.error("the manager refused a report: %s", error)
+                if error.status != BAD:
+                    self._pending = {**self._sending, **self._pending}
                 return leaving
 
     async def assignments(self) -> AsyncIterator[Assignments]:

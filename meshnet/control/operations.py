@@ -327,14 +327,10 @@ def report_tasks(view: View, node_id: str, statuses: dict[str, TaskStatus]) -> C
     return Changes(tuple(put))
 
 
-def checked_statuses(statuses: dict[str, TaskStatus], now: float) -> dict[str, TaskStatus]:
+def checked_status(status: TaskStatus, now: float) -> TaskStatus:
     """Refuses unknown states; a status without a time gets the manager's."""
-    for task_id, status in statuses.items():
-        try:
-            state_rank(status.state)
-        except KeyError:
-            raise MeshnetError(f"Tasks.{task_id}.State: unknown state {status.state!r}") from None
-    return {
-        task_id: status if status.timestamp else dataclasses.replace(status, timestamp=stamp(now))
-        for task_id, status in statuses.items()
-    }
+    try:
+        state_rank(status.state)
+    except KeyError:
+        raise MeshnetError(f"State: unknown state {status.state!r}") from None
+    return status if status.timestamp else dataclasses.replace(status, timestamp=stamp(now))

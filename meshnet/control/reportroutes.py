@@ -3,7 +3,8 @@
 GET /v1/nodes/{id}/reports    {"Tasks": {id: TaskStatus}, "Leaving", "Trust"} -> {"Heartbeat", "Managers"}
 
 A report is a heartbeat, also an empty one; a node is ready from its first one on. A refusal is {"message", "status"},
-and what follows it may still be taken, unless the node is not a member any more: then the connection ends.
+and what follows it may still be taken, unless the node is not a member any more: then the connection ends. Where single
+statuses cannot be read the refusal names the first, and the others are taken: a node does not say them again.
 
 A member may be broken, or somebody else's by now. So a connection ends where its node does not take the answers, or
 sends anything but reports, a ping as well: answering those would be for as long as it likes. A node has few
@@ -99,7 +100,7 @@ class Reports:
             await asyncio.sleep(0)
 
     async def _take(self, peer: Peer, text: str) -> dict[str, Any]:
-        statuses, trust, leaving = _read(text)
+        statuses, wrong, trust, leaving = _read(text)
         manager, node_id = self._manager, peer.identity.node
         self._taken += 1
         await manager.keeper.heard(node_id, peer.certificate, trust)
@@ -109,6 +110,8 @@ class Reports:
             await manager.heard(node_id)
         if statuses:
             await manager.state.write(lambda view: operations.report_tasks(view, node_id, statuses))
+        if wrong:
+            raise wrong[0]
         return manager.terms()
 
 
@@ -118,8 +121,11 @@ async def _say(socket: web.WebSocketResponse, answer: dict[str, Any]) -> None:
         await socket.send_str(json.dumps(answer))
 
 
-def _read(text: str) -> tuple[dict[str, TaskStatus], Any, bool]:
-    """The tasks' statuses, what the node says of its trust, and whether it leaves. Raises MeshnetError."""
+def _read(text: str) -> tuple[dict[str, TaskStatus], list[MeshnetError], Any, bool]:
+    """The tasks' statuses and what is wrong with others, what the node says of its trust, and whether it leaves.
+
+    Raises MeshnetError if that is no report.
+    """
     try:
         body = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -129,5 +135,10 @@ def _read(text: str) -> tuple[dict[str, TaskStatus], Any, bool]:
         raise MeshnetError("Tasks: an object of task statuses by task id is needed")
     if len(given) > TASKS:
         raise MeshnetError(f"Tasks: at most {TASKS} are taken in a report")
-    statuses = {ident: from_json(TaskStatus, status) for ident, status in given.items()}
-    return operations.checked_statuses(statuses, time.time()), body.get("Trust"), body.get("Leaving") is True
+    statuses, wrong, now = {}, list[MeshnetError](), time.time()
+    for ident, status in given.items():
+        try:
+            statuses[ident] = operations.checked_status(from_json(TaskStatus, status), now)
+        except MeshnetError as error:
+            wrong.append(MeshnetError(f"Tasks.{ident}: {error}", error.status))
+    return statuses, wrong, body.get("Trust"), body.get("Leaving") is True

@@ -23,7 +23,8 @@ from meshnet.secretspec import ConfigSpec, SecretSpec
 class Stack:
     """What a compose file asks for. The pairs with a Value point into the file, for further checks.
 
-    Services refer to secrets and configs by name; `references.with_ids` puts the ids in.
+    Services refer to secrets and configs by name; `references.with_ids` puts the ids in. `external` is what must be
+    there already, each with its name in the swarm.
     """
 
     networks: tuple[NetworkSpec, ...] = ()
@@ -32,7 +33,9 @@ class Stack:
     configs: tuple[ConfigSpec, ...] = ()
     placed_networks: tuple[tuple[Value, NetworkSpec], ...] = ()
     placed_services: tuple[tuple[Value, ServiceSpec], ...] = ()
-    external: tuple[Value, ...] = ()
+    placed_secrets: tuple[tuple[Value, SecretSpec], ...] = ()
+    placed_configs: tuple[tuple[Value, ConfigSpec], ...] = ()
+    external: tuple[tuple[Value, str], ...] = ()
     subnets: tuple[tuple[Value, IPv4Network], ...] = ()
     images: tuple[tuple[Value, str], ...] = ()
     users: tuple[Value, ...] = ()
@@ -46,16 +49,16 @@ def parse(root: Value, directory: Path = Path(), stack: str = "") -> Stack:
     """
     keys = root.map(("version", "services", "networks", "volumes", "secrets", "configs"))
     declared = Declared(stack, directory)
-    external: list[Value] = []
+    external: list[tuple[Value, str]] = []
     subnets: list[tuple[Value, IPv4Network]] = []
     places = keys["networks"].map() if "networks" in keys else {}
     for key, value in places.items():
         entries = value.map(compose_networks.KEYS)
         declared.networks[key] = compose_networks.network(key, value, entries, stack)
         if "external" in entries and entries["external"].flag():
-            external.append(value)
+            external.append((value, declared.networks[key].name))
         subnets.extend(compose_networks.subnets(entries, subnets))
-    owned = {value.name for value in external}
+    owned = {value.name for value, _ in external}
     if "volumes" in keys:
         compose_mounts.declare(keys["volumes"], declared)
     secrets, outside = _files("secrets", SecretSpec, keys, declared)
@@ -80,6 +83,8 @@ def parse(root: Value, directory: Path = Path(), stack: str = "") -> Stack:
         configs=tuple(spec for _, spec in configs),
         placed_networks=placed,
         placed_services=tuple(services),
+        placed_secrets=tuple(secrets),
+        placed_configs=tuple(configs),
         external=tuple(external),
         subnets=tuple(subnets),
         images=tuple(images),
@@ -90,7 +95,7 @@ def parse(root: Value, directory: Path = Path(), stack: str = "") -> Stack:
 
 def _files(
     kind: str, cls: type[Spec], keys: dict[str, Value], declared: Declared
-) -> tuple[list[tuple[Value, Spec]], list[Value]]:
+) -> tuple[list[tuple[Value, Spec]], list[tuple[Value, str]]]:
     return compose_files.specs(kind, cls, keys[kind], declared) if kind in keys else ([], [])
 
 
@@ -114,8 +119,8 @@ def _services(
             images.append((entries["image"], container.image))
         if "user" in entries and container.user:
             users.append(entries["user"])
-        left = [key for key in compose_service.IGNORED if key in entries]
-        warnings += [f"services.{name}.{key}: a swarm has no use for it, so it changes nothing" for key in left]
+        left = [entries[key] for key in compose_service.IGNORED if key in entries]
+        warnings += [value.warning("a swarm has no use for it, so it changes nothing") for value in left]
     if not services:
         root.error("there are no services in it")
     _published_once(services)

@@ -53,15 +53,17 @@ def own_name(key: str, keys: Mapping[str, Value], stack: str) -> str:
     return key if external or not stack else f"{stack}_{key}"
 
 
-def specs(kind: str, cls: type[Spec], value: Value, declared: Declared) -> tuple[list[tuple[Value, Spec]], list[Value]]:
-    """The top-level `secrets` or `configs`: those to be made, with their places, and those that are external."""
+def specs(
+    kind: str, cls: type[Spec], value: Value, declared: Declared
+) -> tuple[list[tuple[Value, Spec]], list[tuple[Value, str]]]:
+    """The top-level `secrets` or `configs`, with their places: those to be made, and the names of external ones."""
     made, external = [], []
     for key, entry in value.map().items():
         keys = entry.map(KEYS)
         name = own_name(key, keys, declared.stack)
         getattr(declared, kind)[key] = name
         if "external" in keys and keys["external"].flag():
-            external.append(entry)
+            external.append((entry, name))
             continue
         if len(name) > MAX_NAME or not NAME.fullmatch(name):
             entry.error(f"{name!r} is no name: up to {MAX_NAME} letters, digits, -, _ and dots are allowed")

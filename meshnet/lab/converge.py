@@ -13,7 +13,7 @@ from meshnet.errors import MeshnetError
 from meshnet.lab.engine import PAUSE, Engine
 from meshnet.lab.references import with_ids
 from meshnet.lab.spec import Lab
-from meshnet.model import TERMINAL_STATES, Node, Service, Task, state_rank
+from meshnet.model import TERMINAL_STATES, Node, Service, Task, UpdateStatus, state_rank
 
 PATIENCE = 60.0
 # s that the same tasks must have run: what ends at once is seen running first, what ended before may end again.
@@ -156,6 +156,17 @@ def wait(
         if lagging and now > begun + timeout:
             name = lagging[0].service
             raise MeshnetError(f"not converged after {timeout:g} s: {lagging[0]}{advice and advice + name}")
+        time.sleep(2 * PAUSE)
+
+
+def gone_back(engine: Engine, name: str, timeout: float = PATIENCE) -> UpdateStatus | None:
+    """The status of a service's update once it is on its way back no more: its tasks run before that, and are monitored
+    for a while, as Swarm does. After `timeout` seconds the status is returned as it is."""
+    deadline = time.monotonic() + timeout
+    while True:
+        status = engine.service(name).update_status
+        if status is None or status.state != "rollback_started" or time.monotonic() > deadline:
+            return status
         time.sleep(2 * PAUSE)
 
 

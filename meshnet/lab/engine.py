@@ -15,7 +15,7 @@ from meshnet import names
 from meshnet.api.client import HUNG, EngineClient, SilentError
 from meshnet.codec import from_json, to_json
 from meshnet.errors import MeshnetError, NotFoundError
-from meshnet.lab import state
+from meshnet.lab import advice, state
 from meshnet.lab.spec import Lab
 from meshnet.lab.words import NAME_RULE
 from meshnet.model import NetworkSpec, Node, NodeSpec, Service, ServiceSpec, Task
@@ -26,6 +26,7 @@ SOCKETS = {"agent": "docker.sock", "manager": "manager.sock"}
 PAUSE = 0.02
 T = TypeVar("T")
 Thing = TypeVar("Thing", Service, Node)
+Warned = Callable[[str], object]
 
 
 class Engine:
@@ -71,6 +72,8 @@ class Engine:
                 f"start it with: meshnet lab start {self.node_name}, or see: meshnet lab logs {self.node_name}",
                 UNAVAILABLE,
             ) from None
+        except MeshnetError as error:
+            raise type(error)(advice.here(str(error), self.lab, self.node_name), error.status) from None
 
     def join_tokens(self) -> dict[str, str]:
         """`Worker` and `Manager`: what lets a node into the swarm in that role."""
@@ -150,13 +153,20 @@ class Engine:
         kind = "secrets" if isinstance(spec, SecretSpec) else "configs"
         self.post(f"/{kind}/{before['ID']}/update", to_json(spec), version=before["Version"]["Index"])
 
-    def create_service(self, spec: ServiceSpec) -> str:
-        """Creates a service and returns its id."""
-        return str(_explained(lambda: self.post("/services/create", to_json(spec)))["ID"])
+    def create_service(self, spec: ServiceSpec, warned: Warned = lambda _: None) -> str:
+        """Creates a service and returns its id; `warned` is told what of it is without effect."""
+        made = _explained(lambda: self.post("/services/create", to_json(spec)))
+        for warning in made.get("Warnings") or ():
+            warned(warning)
+        return str(made["ID"])
 
-    def update_service(self, service: Service, spec: ServiceSpec, **query: str) -> None:
+    def update_service(
+        self, service: Service, spec: ServiceSpec, warned: Warned = lambda _: None, **query: str
+    ) -> None:
         """Gives a service a new spec; refused if it changed since `service` was read. `query`: a rollback."""
-        self.post(f"/services/{service.id}/update", to_json(spec), version=service.version.index, **query)
+        path = f"/services/{service.id}/update"
+        for warning in self.post(path, to_json(spec), version=service.version.index, **query).get("Warnings") or ():
+            warned(warning)
 
     def remove_service(self, name: str) -> None:
         self.delete(f"/services/{self.service(name).id}")
@@ -190,7 +200,10 @@ def check_image(lab: Lab, reference: str) -> None:
     """Raises NotFoundError, with what to do, if no node of the lab could run this image."""
     from meshnet.sandbox.images import Images
 
-    Images(lab.images, f"{names.lab_dir(lab.name)}/images").check(reference)
+    try:
+        Images(lab.images, f"{names.lab_dir(lab.name)}/images").check(reference)
+    except NotFoundError as error:
+        raise NotFoundError(f"{error}; see what there is with: meshnet images") from None
 
 
 def of_node(lab: Lab, node: str | None = None) -> Engine:

@@ -395,7 +395,7 @@ def _stack(value: Value | None, directory: Path, underlay: IPv4Network, problems
         value.error(f"there is no compose file {path}")
         return compose.Stack()
     stack = compose.parse(read(path, problems), path.parent)
-    for external in stack.external:
+    for external, _ in stack.external:
         external.error("nothing external exists in a lab that starts; describe it instead")
     for network, subnet in stack.subnets:
         if subnet.overlaps(underlay):

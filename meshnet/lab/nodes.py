@@ -113,9 +113,22 @@ def kill_task(lab: Lab, name: str) -> str:
     return task.name
 
 
-def start(lab: Lab, name: str, report: Report = lambda _: None) -> None:
+def outside(lab: Lab, name: str) -> str:
+    """What to do about a node that is in no swarm; "" for a member of one."""
+    if not daemons.is_out(lab, name):
+        return ""
+    others = [manager.name for manager in lab.managers if manager.name != name]
+    if not others:
+        return f"{name} is in no swarm; make one with: meshnet swarm init --node {name}"
+    return (
+        f"{name} is in no swarm: it left, or was removed; let it join with what this says: "
+        f"meshnet swarm join-token worker --node {others[0]}"
+    )
+
+
+def start(lab: Lab, name: str, report: Report = lambda _: None) -> str:
     """Connects a node again and starts what of it does not run; returns when the manager sees it ready, or when its
-    agent answers if it is out of the swarm.
+    agent answers if it is out of the swarm: then with what to do about that, else with "".
 
     Raises ConflictError if it runs already, MeshnetError if it does not get ready, at once if its manager does not run.
     """
@@ -127,7 +140,7 @@ def start(lab: Lab, name: str, report: Report = lambda _: None) -> None:
             if not processes.alive(lab.name, name, daemon.role)
         ]
         if not missing and topology.is_plugged(lab, name):
-            raise ConflictError(f"{name} runs already")
+            raise ConflictError("; ".join(filter(None, (f"{name} runs already", outside(lab, name)))))
         topology.plug(lab, name, True)
         report(f"starting {name}")
         daemons.preload({daemon.role for daemon in missing})
@@ -141,8 +154,4 @@ def start(lab: Lab, name: str, report: Report = lambda _: None) -> None:
             f"meshnet lab start {manager}"
         )
     wait_ready(lab, [name], report)
-    if not lab.bare and daemons.is_out(lab, name):
-        report(
-            f"{name} is in no swarm: it left, or was removed; let it join with what this says: "
-            f"meshnet swarm join-token worker --node {manager}"
-        )
+    return "" if lab.bare else outside(lab, name)

@@ -5,6 +5,7 @@ So what the manager refuses is known, with its place in the file, before anythin
 
 from __future__ import annotations
 
+from contextlib import suppress
 from itertools import count
 from random import Random
 
@@ -58,6 +59,8 @@ def rehearse(stack: Stack, avoid: str, resolver: int = 0) -> None:
             keep(create_network(network))
         except MeshnetError as error:
             place.error(GRPC.sub("", str(error)))
+            with suppress(MeshnetError):  # its services are judged as if it were there
+                keep(create_network(NetworkSpec(network.name)))
     for place, service in stack.placed_services:
         try:
             keep(create_service(with_ids(service, *ids)))

@@ -69,8 +69,15 @@ class Value:
     def error(self, text: str) -> None:
         """Complains about this value."""
         mark = self.node.start_mark
-        said = f"{self.name}: {text}" if self.name else text
-        self.problems.add(self.file, mark.line + 1, mark.column + 1, said)
+        self.problems.add(self.file, mark.line + 1, mark.column + 1, self._about(text))
+
+    def warning(self, text: str) -> str:
+        """A line about this value that a person should see, but which is no mistake."""
+        mark = self.node.start_mark
+        return f"{self.file}:{mark.line + 1}:{mark.column + 1}: warning: {self._about(text)}"
+
+    def _about(self, text: str) -> str:
+        return f"{self.name}: {text}" if self.name else text
 
     @property
     def empty(self) -> bool:

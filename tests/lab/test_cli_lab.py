@@ -405,7 +405,7 @@ def test_the_swarm_itself(meshnet: Command) -> None:
         (
             "swarm init",
             1,
-            'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join',
+            'This node is already part of a swarm. Use "meshnet swarm leave --node docker-0" to leave this swarm',
         ),
         ("swarm leave", 1, "You are attempting to leave the swarm on a node that is participating as a manager."),
         ("swarm update", 2, "say what to change; see: meshnet swarm update --help"),

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from cli_engine import meshnet
 from click.testing import CliRunner
 
 from meshnet import names
@@ -20,16 +21,6 @@ from meshnet.lab.spec import Lab, LabNode
 
 NOUNS = ("swarm", "node", "service", "stack", "network", "secret", "config", "volume", "image", "container")
 HEAVY = ("pyroute2", "aiohttp", "asyncio", "rich", "yaml", "cryptography", "dnslib", "scapy", "ctypes")
-
-
-def meshnet(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str, str]:
-    """Runs the command in this process: exit status, stdout, stderr."""
-    monkeypatch.setattr(sys, "argv", ["meshnet", *words])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    out, err = capsys.readouterr()
-    code = ended.value.code
-    return (code if isinstance(code, int) else 0), out, err
 
 
 def test_the_command_starts_at_once() -> None:

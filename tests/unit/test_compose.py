@@ -269,7 +269,9 @@ def test_what_a_manager_can_do_is_passed_on(folder: Path) -> None:
     assert every.mode == ServiceMode(global_job=GlobalJob())
     assert stack.secrets == (SecretSpec("pw", {"a": "b"}, "c2VjcmV0"),)
     assert stack.configs == (ConfigSpec("cfg", data="AP8="),)
-    assert stack.warnings == ("services.app.depends_on: a swarm has no use for it, so it changes nothing",)
+    assert stack.warnings == (
+        "compose.yml:11:17: warning: services.app.depends_on: a swarm has no use for it, so it changes nothing",
+    )
     found = with_ids(app, {"pw": "1", "far": "2"}, {"cfg": "3"}).task_template.container_spec
     assert [one.secret_id for one in found.secrets] == ["1", "2"]
     assert {one.config_id for one in found.configs} == {"3"}

@@ -12,7 +12,7 @@ from api_world import Api, service
 from node_world import engine
 from swarm import eventually
 
-from meshnet.api.node import context
+from meshnet.api.node import context, unserved
 
 
 def test_a_manager_passes_swarm_requests_on(tmp_path: Path) -> None:
@@ -57,6 +57,20 @@ def test_a_node_in_no_swarm(tmp_path: Path) -> None:
         assert (await api.get("/info"))["Swarm"]["LocalNodeState"] == "inactive"
 
     engine(tmp_path, scenario, role="worker", joined=False)
+
+
+def test_commands_that_are_not_served(tmp_path: Path) -> None:
+    """docker export, diff, commit and the like are refused with 501 and one line, which has something to do instead."""
+
+    async def scenario(api: Api) -> None:
+        for method, path, what, instead in unserved.COMMANDS:
+            place = path.replace("{id}", "x").replace("{name:.+}", "y").replace("{rest:.+}", "z")
+            status, words = await api.refused(method, place)
+            assert (status, words) == (501, f"{what} not served: {instead}")
+            assert len(instead) > 10
+            assert "\n" not in words
+
+    engine(tmp_path, scenario)
 
 
 def test_versions(tmp_path: Path) -> None:

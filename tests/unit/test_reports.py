@@ -12,13 +12,14 @@ import aiohttp
 import pytest
 from aiohttp import web
 from peers import FAST, member, reporting, session, shown
-from swarm import Swarm, eventually, run, swarm
+from swarm import Swarm, eventually, run, spec, swarm
 
 from meshnet.control import conversation
 from meshnet.control.conversation import Conversation
 from meshnet.control.manager import Manager
 from meshnet.control.operations import remove_node
 from meshnet.errors import MeshnetError, NotFoundError
+from meshnet.model import TaskStatus
 
 EMPTY = '{"Tasks": {}}'
 
@@ -80,6 +81,59 @@ def test_bad_reports(tmp_path: Path) -> None:
             async with reporting(http, it.manager, node.credentials.context(), ident) as say:
                 assert await say("x" * (5 << 20)) is None
             assert it.manager.view.nodes[ident].status.state == "ready"
+
+    run(scenario)
+
+
+def test_one_bad_status_among_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What a node says of its tasks is taken one by one: neither an unknown task nor a status that cannot be read keeps
+    the others from the manager, and the log of the node has what was refused."""
+
+    async def scenario() -> None:
+        async with swarm(tmp_path) as it:
+            node = await it.node("docker-1")
+            node.works = False
+            await it.service(spec("web", 3))
+            await eventually(lambda: len(node.now.tasks) == 3, "the node has its tasks")
+            good, bad, other = sorted(node.now.tasks)
+            running, odd = TaskStatus(state="running"), TaskStatus(state="odd")
+            node.client.report({"unknown": running, bad: odd, good: running, other: running})
+            await node.client.reported()
+            states = {ident: it.manager.view.tasks[ident].status.state for ident in (good, bad, other)}
+            assert states == {good: "running", bad: "assigned", other: "running"}
+            assert f"the manager refused a report: Tasks.{bad}: State: unknown state 'odd'" in caplog.text
+            node.tell(bad, "running")
+            await node.client.reported()
+            assert it.manager.view.tasks[bad].status.state == "running"
+
+    run(scenario)
+
+
+def test_a_node_that_is_refused_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a node says while it is not let in, as with an expired certificate, it says again with what is new."""
+
+    async def scenario() -> None:
+        async with swarm(tmp_path, FAST) as it:
+            node = await it.node("docker-1")
+            node.works = False
+            await it.service(spec("web", 2))
+            await eventually(lambda: len(node.now.tasks) == 2, "the node has its tasks")
+            refused: list[Any] = []
+
+            async def refuse(_: Conversation, __: aiohttp.ClientSession, ___: str, question: Any) -> Any:
+                refused.append(question["Tasks"])
+                raise MeshnetError("the certificate has expired", 403)
+
+            first, second = sorted(node.now.tasks)
+            with monkeypatch.context() as patch:
+                patch.setattr(Conversation, "ask", refuse)
+                node.tell(first, "starting")
+                await eventually(lambda: len([one for one in refused if one]) > 1, "it is refused, and tries again")
+                node.tell(second, "running")
+                node.tell(first, "running")
+                await eventually(lambda: len(refused[-1]) == 2, "all is said at once")
+            await node.client.reported()
+            assert [it.manager.view.tasks[ident].status.state for ident in (first, second)] == ["running"] * 2
 
     run(scenario)
 

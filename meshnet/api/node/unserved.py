@@ -14,7 +14,7 @@ IMAGE = "/images/{name:.+}"
 # Method, path, what it is, and what to do instead.
 COMMANDS = (
     ("GET", "/containers/{id}/export", "docker export is", "use docker cp, or exec with tar"),
-    ("GET", "/containers/{id}/changes", "docker diff is", "what a container writes goes when it ends"),
+    ("GET", "/containers/{id}/changes", "docker diff is", "look inside with docker exec"),
     ("POST", "/containers/{id}/update", "docker update is", "make the container again"),
     ("GET", "/containers/{id}/attach/ws", "attaching over a web socket is", "use docker attach"),
     ("POST", "/commit", "docker commit is", "import or load an image"),

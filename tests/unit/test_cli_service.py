@@ -1,0 +1,37 @@
+"""`meshnet service`: what it says about what the engine refuses, or takes without doing it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from cli_engine import LAB, answering, meshnet
+
+from meshnet.codec import to_json
+from meshnet.errors import NotFoundError
+from meshnet.lab import engine
+from meshnet.model import ContainerSpec, Service, ServiceSpec, TaskSpec
+
+HOW = "name it in the lab's images, or give it a `rootfs:` there (docs/lab.md); see what there is with: meshnet images"
+
+
+def test_an_image_that_is_nowhere() -> None:
+    """Who names an image that does not exist hears where those are listed that do."""
+    with pytest.raises(NotFoundError) as refusal:
+        engine.check_image(LAB, "nosuch:1")
+    assert str(refusal.value) == f"No such image: nosuch:1; {HOW}"
+
+
+def test_warnings_are_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What of a service is without effect is said when it is made, and when it is changed."""
+    spec = ServiceSpec("web", task_template=TaskSpec(ContainerSpec("i")))
+    table: dict[str, Any] = {
+        "POST /services/create web": {"ID": "s", "Warnings": ["no pids"]},
+        "POST /services/s/update web": {"Warnings": ["no swap"]},
+        "GET /services": [to_json(Service("s", spec=spec))],
+    }
+    answering(monkeypatch, table)
+    said = meshnet(capsys, monkeypatch, "service", "create", "-d", "--name", "web", "i")
+    assert said == (0, "s\n", "warning: no pids\n")
+    said = meshnet(capsys, monkeypatch, "service", "update", "-d", "--force", "web")
+    assert said == (0, "web\n", "warning: no swap\n")

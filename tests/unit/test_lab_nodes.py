@@ -1,0 +1,50 @@
+"""One node of a lab that is up: what is said of one that runs and is in no swarm."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from cli_engine import LAB, answering, meshnet
+
+from meshnet import names
+from meshnet.lab import daemons, processes, topology
+from meshnet.lab.processes import Daemon
+
+
+@pytest.fixture
+def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both nodes of a lab run and are connected."""
+    answering(monkeypatch, {})
+    monkeypatch.setattr(names, "RUN", str(tmp_path))
+    for node in LAB.nodes:
+        Path(names.node_dir(LAB.name, node.name)).mkdir(parents=True)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(daemons, "of_node", lambda lab, node: [Daemon(lab.name, node.name, "agent", lambda: None)])
+    monkeypatch.setattr(processes, "alive", lambda *_: True)
+    monkeypatch.setattr(topology, "is_plugged", lambda *_: True)
+
+
+JOIN = "let it join with what this says: meshnet swarm join-token worker --node docker-0"
+
+
+@pytest.mark.parametrize(
+    ("node", "out", "said"),
+    [
+        ("docker-1", True, f"; docker-1 is in no swarm: it left, or was removed; {JOIN}"),
+        ("docker-0", True, "; docker-0 is in no swarm; make one with: meshnet swarm init --node docker-0"),
+        ("docker-1", False, ""),
+    ],
+)
+def test_a_node_that_runs_already(
+    running: None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    node: str,
+    out: bool,
+    said: str,
+) -> None:
+    """lab start of a node that runs says so, and if it is in no swarm, what to type about that."""
+    monkeypatch.setattr(daemons, "is_out", lambda *_: out)
+    assert meshnet(capsys, monkeypatch, "lab", "start", node) == (1, "", f"meshnet: {node} runs already{said}\n")
