@@ -177,6 +177,7 @@ def test_exec_becomes_the_command(make: Make) -> None:
     assert done.stderr == "oops\n"
     with subprocess.Popen([*base, "sleep", "100"]) as process:
         group = cgroups.path(lab.name, "docker-0", "exec")
-        wait_until(lambda: process.pid in cgroups.processes(group))
+        wait_until(lambda: Path(f"/proc/{process.pid}/comm").read_text() == "sleep\n")
+        assert process.pid in cgroups.processes(group)
         process.send_signal(signal.SIGTERM)
         assert process.wait(5) == -signal.SIGTERM
