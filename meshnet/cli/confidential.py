@@ -93,7 +93,11 @@ def _inspect(kind: str) -> click.Command:
     @options.template
     @click.argument("names", nargs=-1, required=True, metavar=f"{kind.upper()}...")
     def inspect(engine: Engine, template: str, names: tuple[str, ...]) -> None:
-        render.objects([engine.get(f"/{kind}s/{find(engine, kind, name)['ID']}") for name in names], template)
+        options.inspected(
+            names,
+            lambda name: engine.get(f"/{kind}s/{find(engine, kind, name)['ID']}"),
+            lambda found: render.objects(found, template),
+        )
 
     return inspect
 

@@ -77,7 +77,9 @@ def _port(port: dict[str, Any]) -> str:
 @click.argument("names", nargs=-1, required=True, metavar="CONTAINER...")
 def inspect(engine: Engine, template: str, names: tuple[str, ...]) -> None:
     """Show containers as JSON, in the Engine API's form."""
-    render.objects([engine.get(f"/containers/{name}/json") for name in names], template)
+    options.inspected(
+        names, lambda name: engine.get(f"/containers/{name}/json"), lambda found: render.objects(found, template)
+    )
 
 
 @click.command()

@@ -62,7 +62,9 @@ def ls(engine: Engine, shown: Listing, repository: str) -> None:
 @click.argument("names", nargs=-1, required=True, metavar="IMAGE...")
 def inspect(engine: Engine, template: str, names: tuple[str, ...]) -> None:
     """Show images as JSON, in the Engine API's form."""
-    render.objects([engine.get(f"/images/{name}/json") for name in names], template)
+    options.inspected(
+        names, lambda name: engine.get(f"/images/{name}/json"), lambda found: render.objects(found, template)
+    )
 
 
 @click.command()

@@ -85,7 +85,11 @@ def ls(engine: Engine, shown: Listing) -> None:
 def inspect(engine: Engine, template: str, verbose: bool, names: tuple[str, ...]) -> None:
     """Show networks as JSON, in the Engine API's form."""
     query = {"verbose": "true"} if verbose else {}
-    render.objects([engine.get(f"/networks/{engine.network(name)['Id']}", **query) for name in names], template)
+    options.inspected(
+        names,
+        lambda name: engine.get(f"/networks/{engine.network(name)['Id']}", **query),
+        lambda found: render.objects(found, template),
+    )
 
 
 @click.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -92,11 +92,13 @@ def inspect(engine: Engine, template: str, pretty: bool, names: tuple[str, ...])
     """Show nodes as JSON; self is the one that is asked."""
     from meshnet.cli import pretty as words
 
-    found = [engine.get(f"/nodes/{engine.node(_named(engine, name)).id}") for name in names]
-    if not pretty:
-        render.objects(found, template)
-    for one in found if pretty else ():
-        print(words.node(one))
+    def show(found: list[Any]) -> None:
+        if not pretty:
+            render.objects(found, template)
+        for one in found if pretty else ():
+            print(words.node(one))
+
+    options.inspected(names, lambda name: engine.get(f"/nodes/{engine.node(_named(engine, name)).id}"), show)
 
 
 def _named(engine: Engine, name: str) -> str:

@@ -104,3 +104,15 @@ def each(names: Iterable[str], act: Callable[[str], object], quiet: bool = False
             refused.append(str(error))
     if refused:
         raise MeshnetError("\n".join(refused))
+
+
+def inspected(names: Iterable[str], get: Callable[[str], Any], show: Callable[[list[Any]], object]) -> None:
+    """docker's `inspect`: shows those of `names` that are there, then raises MeshnetError for those that are not."""
+    found: list[Any] = []
+    try:
+        each(names, lambda name: found.append(get(name)), quiet=True)
+    except MeshnetError:
+        if found:
+            show(found)
+        raise
+    show(found)

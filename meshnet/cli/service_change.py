@@ -23,17 +23,23 @@ def scale(engine: Engine, detach: bool, quiet: bool, wanted: tuple[str, ...]) ->
     from meshnet.cli import converge
     from meshnet.cli.service_apply import scaled
 
-    numbers = [_wanted(text) for text in wanted]
-    for name, replicas in numbers:
-        service = engine.service(name)
+    numbers = dict(_wanted(text) for text in wanted)
+    changed = []
+
+    def scale_one(name: str) -> None:
         try:
-            engine.update_service(service, scaled(service.spec, replicas))
+            service = engine.service(name)
+            engine.update_service(service, scaled(service.spec, numbers[name]))
         except MeshnetError as error:
             raise MeshnetError(f"{name}: {error}", error.status) from None
-        print(f"{name} scaled to {replicas}", flush=True)
-    for name, _ in numbers:
-        if not detach:
-            converge.wait(engine, engine.service(name).spec.name, quiet)
+        print(f"{name} scaled to {numbers[name]}", flush=True)
+        changed.append(service.spec.name)
+
+    try:
+        options.each(numbers, scale_one, quiet=True)
+    finally:
+        for name in () if detach else changed:
+            converge.wait(engine, name, quiet)
 
 
 def _wanted(text: str) -> tuple[str, int]:

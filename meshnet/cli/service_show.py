@@ -90,11 +90,14 @@ def inspect(engine: Engine, template: str, pretty: bool, names: tuple[str, ...])
     """Show services as JSON, in the Engine API's form."""
     from meshnet.cli import pretty as words
 
-    idents = [engine.service(name).id for name in names]
-    found = [engine.get(f"/services/{ident}", **({"insertDefaults": "true"} if pretty else {})) for ident in idents]
-    if not pretty:
-        render.objects(found, template)
-        return
-    networks = {one["Id"]: one["Name"] for one in engine.networks()}
-    for one in found:
-        print(words.service(one, networks))
+    query = {"insertDefaults": "true"} if pretty else {}
+
+    def show(found: list[Any]) -> None:
+        if not pretty:
+            render.objects(found, template)
+            return
+        networks = {one["Id"]: one["Name"] for one in engine.networks()}
+        for one in found:
+            print(words.service(one, networks))
+
+    options.inspected(names, lambda name: engine.get(f"/services/{engine.service(name).id}", **query), show)

@@ -58,7 +58,7 @@ def ls(engine: Engine, shown: Listing) -> None:
 @click.argument("names", nargs=-1, required=True, metavar="VOLUME...")
 def inspect(engine: Engine, template: str, names: tuple[str, ...]) -> None:
     """Show volumes as JSON, in the Engine API's form."""
-    render.objects([engine.get(f"/volumes/{name}") for name in names], template)
+    options.inspected(names, lambda name: engine.get(f"/volumes/{name}"), lambda found: render.objects(found, template))
 
 
 @click.command()

@@ -42,6 +42,7 @@ T = TypeVar("T")
 FIRST_DELAY = 0.1
 LAST_DELAY = 2.0
 TIMEOUT = 5.0
+MOST = 1000  # statuses in a report: it must stay far below what the manager takes at once, 4 MiB
 BAD = 400  # a report that cannot be read would not be another time; any other refusal is about this node, as it is now
 KEEP_DELAY, KEEP_REST = 0.5, 20  # s at most until a change is on disk; less where writing takes less than a 20th of it
 SILENCE = 25.0  # a stream without a bookmark for longer is dead
@@ -226,7 +227,8 @@ class ManagerClient:
         def body() -> Any:
             nonlocal leaving
             # Taken anew for each attempt, so that a retry carries what came meanwhile.
-            self._sending, self._pending = {**self._sending, **self._pending}, {}
+            waiting = list({**self._sending, **self._pending}.items())
+            self._sending, self._pending = dict(waiting[:MOST]), dict(waiting[MOST:])
             tasks = {ident: to_json(status) for ident, status in self._sending.items()}
             leaving = self._leaving
             trust = {"Gossip": self._credentials.gossip.version, "Root": root_digest(self._credentials.root)}
@@ -238,6 +240,8 @@ class ManagerClient:
         while True:
             try:
                 self._terms(await self._until_answered(attempt))
+                if self._pending:  # more than one report takes
+                    self._rest.end()
                 return leaving
             except NotFoundError as error:
                 raise RemovedError(str(error)) from None

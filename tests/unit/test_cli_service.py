@@ -35,3 +35,24 @@ def test_warnings_are_said(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     assert said == (0, "s\n", "warning: no pids\n")
     said = meshnet(capsys, monkeypatch, "service", "update", "-d", "--force", "web")
     assert said == (0, "web\n", "warning: no swap\n")
+
+
+def test_what_is_not_there_keeps_the_others_from_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several services those that are there are scaled and shown; the others are named, and the exit status is 1."""
+    spec = ServiceSpec("web", task_template=TaskSpec(ContainerSpec("i")))
+    table: dict[str, Any] = {
+        "GET /services": [to_json(Service("s", spec=spec))],
+        "GET /services/s": {"ID": "s"},
+        "POST /services/s/update web": {},
+    }
+    client = answering(monkeypatch, table)
+    status, out, err = meshnet(capsys, monkeypatch, "service", "scale", "-d", "no=2", "web=3", "nor=4")
+    assert (status, out) == (1, "web scaled to 3\n")
+    assert "no: service no not found" in err
+    assert "nor: service nor not found" in err
+    assert client.changes == ["POST /services/s/update web"]
+    status, out, err = meshnet(capsys, monkeypatch, "service", "inspect", "no", "web", "-f", "{{.ID}}")
+    assert (status, out) == (1, "s\n")
+    assert "service no not found" in err

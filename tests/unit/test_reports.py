@@ -109,6 +109,26 @@ def test_one_bad_status_among_others(tmp_path: Path, caplog: pytest.LogCaptureFi
     run(scenario)
 
 
+def test_many_statuses_go_in_several_reports(tmp_path: Path) -> None:
+    """What a node says of thousands of tasks at once reaches the manager, whatever fits into one message."""
+
+    async def scenario() -> None:
+        async with swarm(tmp_path) as it:
+            node = await it.node("docker-1")
+            node.works = False
+            await it.service(spec("web", 2))
+            await eventually(lambda: len(node.now.tasks) == 2, "the node has its tasks")
+            long = TaskStatus(state="running", message="m" * 3000)
+            before = it.manager.statistics()["reports"]
+            first, last = sorted(node.now.tasks)
+            node.client.report({first: long} | {f"other{number}": long for number in range(2000)} | {last: long})
+            await node.client.reported()
+            assert {it.manager.view.tasks[ident].status.state for ident in (first, last)} == {"running"}
+            assert it.manager.statistics()["reports"] - before >= 3
+
+    run(scenario)
+
+
 def test_a_node_that_is_refused_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a node says while it is not let in, as with an expired certificate, it says again with what is new."""
 
