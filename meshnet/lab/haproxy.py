@@ -160,6 +160,11 @@ def _by_name(service: Service, wanted: Wanted, port: int) -> str:
 def _label(name: str, targets: list[PortConfig], port: int) -> str:
     """How the port is called in SRV records: only what the service publishes has some."""
     numbers = [one.target_port for one in targets]
+    if not numbers:
+        raise MeshnetError(
+            f"{name} publishes no tcp port, and SRV records tell only those; say the tasks' own without --srv, as "
+            "--port 8000"
+        )
     number = _port(port, numbers, f"SRV records tell published ports, and {name} publishes the tasks'")
     return next(one.name for one in targets if one.target_port == number) or str(number)
 
@@ -170,11 +175,10 @@ def _template(name: str, wanted: Wanted, address: str) -> str:
 
 
 def _port(port: int, known: list[int], what: str) -> int:
-    said = ", ".join(map(str, known)) or "none"
     if not port and len(known) == 1:
         return known[0]
     if port not in known:
-        raise MeshnetError(f"{what} {said}; say which with --port")
+        raise MeshnetError(f"{what} {', '.join(map(str, known))}; say which with --port")
     return port
 
 

@@ -77,7 +77,12 @@ def test_outside(port: PortConfig, refused: str) -> None:
         ((HTTP, NAMED), 0, Wanted(), "web publishes 8080, 9090; say which with --port"),
         ((HTTP,), 81, Wanted(), "web publishes 8080; say which with --port"),
         ((), 0, Wanted(DNS), "say on which port the tasks of web listen: --port 8000"),
-        ((), 0, Wanted(DNS, srv=True), "publishes the tasks' none; say which with --port"),
+        (
+            (),
+            0,
+            Wanted(DNS, srv=True),
+            "web publishes no tcp port, and SRV records tell only those; say the tasks' own without --srv",
+        ),
         (
             (),
             0,
