@@ -44,7 +44,7 @@ def test_who_answered(answer: bytes) -> None:
     ("answer", "who"),
     [
         (b"HTTP/1.0 200 OK\r\n\r\n" + PAGE, "200 Welcome to nginx!"),
-        (b"HTTP/1.0 404 Not Found\r\n\r\n<html><h1>Not <b>Found</b></h1></html>", "404 Not Found"),
+        (b"HTTP/1.0 404 Not Found\r\n\r\n<title>404 Not Found</title><h1>404 Not Found</h1>", "404 Not Found"),
         (b"HTTP/1.0 301 Moved\r\n\r\n", "301 (no text)"),
         (b"HTTP/1.0 404 Not Found\r\n\r\nnot here\n", "not here"),
     ],
