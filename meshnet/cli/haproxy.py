@@ -108,14 +108,16 @@ def stats(path: str | None, task: str, zero: str, clear: bool, lab_name: str | N
     from meshnet.lab import haproxy as statistics
     from meshnet.lab import state, tasks
 
+    where = ""
     if task:
         found = tasks.find(state.current(lab_name), task)
-        path = f"{tasks.root(found)}{path or '/run/haproxy.sock'}"
+        inside = path or "/run/haproxy.sock"
+        path, where = f"{tasks.root(found)}/{inside.lstrip('/')}", f"{inside} in {found.short}"
     path = path or f"{names.lab_dir(state.current(lab_name).name)}/haproxy.sock"
     if clear:
-        statistics.ask(path, "clear counters all")
+        statistics.ask(path, "clear counters all", where)
         return
-    table = statistics.rows(statistics.ask(path, "show stat"))
+    table = statistics.rows(statistics.ask(path, "show stat", where))
     if json_output:
         render.as_json(table)
     else:

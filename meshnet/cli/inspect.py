@@ -41,11 +41,20 @@ def inspect(
     elif not json_output and found:
         look = Look(_names(lab), no_trunc, everything)
         for node in asked:
-            print(f"--- {node.name}{': does not answer' if node.name in silent else ''}")
+            print(_heading(node.name, silent.get(node.name)))
             if node.name in found:
                 _show(view, found[node.name], look)
     if silent:
         raise MeshnetError("\n".join(dict.fromkeys(str(error) for error in silent.values())))
+
+
+def _heading(node: str, error: MeshnetError | None) -> str:
+    """A node's name, and why nothing follows, if nothing does."""
+    from meshnet.lab import engine
+
+    if error is None:
+        return f"--- {node}"
+    return f"--- {node}: {'is in no swarm' if error.status == engine.UNAVAILABLE else 'does not answer'}"
 
 
 def _names(lab: Lab) -> dict[str, str]:

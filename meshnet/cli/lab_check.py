@@ -34,10 +34,16 @@ class CannotCheck(MeshnetError):
 def check(what: tuple[str, ...], bring_up: bool, junit: str | None, lab_name: str | None, json_output: bool) -> None:
     """Run the checks of labs that are up, each check until it passes or its time is over.
 
+    Without a name, that is the lab named in $MESHNET_LAB; without that, the lab in the current folder; where there is
+    none, the only lab that is up.
+
     Exit 0 if all passed, 1 if one failed, 2 if they could not be run.
     """
+    from meshnet.lab import file
     from meshnet.lab import junit as documents
 
+    if not what and not lab_name and not os.environ.get("MESHNET_LAB") and Path(file.FILE).exists():
+        what = (".",)
     if bring_up and not what:
         raise CannotCheck("say which labs to bring up: meshnet lab check --up DIR...")
     if os.geteuid() != 0:
@@ -134,6 +140,7 @@ def _row(lab: str, one: Outcome) -> dict[str, Any]:
         "Tries": one.tries,
         "Expected": one.verdict.expected,
         "Seen": one.verdict.seen,
+        "Nodes": one.absent,
         "Command": one.check.command,
         "Look": "" if one.passed else one.look,
     }

@@ -73,7 +73,8 @@ def load(
     if codes[-1]:
         raise MeshnetError(f"{words[0]} ended with exit status {codes[-1]}")
     if found["Failed"] > at_most:
-        raise MeshnetError(f"{found['Failed']} requests failed; allowed were {at_most}")
+        why = ", ".join(f"{why}: {count}" for why, count in sorted(found["Failures"].items()))
+        raise MeshnetError(f"{found['Failed']} requests failed; allowed were {at_most} ({why})")
     if not found["Answered"]:
         raise MeshnetError("no request was answered")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from meshnet.cli import options
+from meshnet.cli import options, render
 
 
 @click.command(short_help="Show what a node, task or service wrote.")
@@ -20,5 +20,5 @@ def logs(lab_name: str | None, follow: bool, tail: int | None, what: str) -> Non
     found = readers.sources(state.current(lab_name), what)
     if follow:
         readers.follow(found, tail)
-    else:
-        readers.show(found, tail)
+    elif not readers.show(found, tail):
+        render.message(f"{what} has written nothing")

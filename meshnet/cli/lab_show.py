@@ -24,6 +24,7 @@ def ls(json_output: bool) -> None:
                     "State": view.state(lab),
                     "Nodes": len(lab.nodes),
                     "Clients": len(lab.clients),
+                    "Underlay": lab.subnet,
                     "Directory": lab.directory,
                 }
                 for lab in labs

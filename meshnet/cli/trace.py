@@ -27,13 +27,17 @@ def trace() -> None:
 @options.in_lab
 @click.option("--task", metavar="TASK", help="Only packets of this task (service.slot, or an id).")
 @click.option("--service", metavar="SERVICE", help="Only packets of this service's tasks and VIPs.")
+@click.option("-a", "--all", "everything", is_flag=True, help="Also what ends connections, and was received.")
 @click.option("--json", "json_output", is_flag=True, help="Print one JSON object per line.")
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after N drops.")
-def drops(lab_name: str | None, task: str | None, service: str | None, json_output: bool, count: int | None) -> None:
+def drops(
+    lab_name: str | None, task: str | None, service: str | None, everything: bool, json_output: bool, count: int | None
+) -> None:
     """Show every packet that is dropped in a lab, by the kernel or by meshnet, with the reason, until Ctrl-C.
 
     A connection that meshnet refuses (with RST or port unreachable) is an answer, no drop: see meshnet inspect
-    statistics. One that the kernel refuses since nobody listens is shown, as no_socket.
+    statistics. One that the kernel refuses since nobody listens is shown, as no_socket. The last FIN or RST of a
+    connection that its program has closed was received, and is shown with --all only.
     """
     from meshnet.cli.trace_scope import scope
     from meshnet.lab import state
@@ -43,7 +47,7 @@ def drops(lab_name: str | None, task: str | None, service: str | None, json_outp
         raise click.UsageError("--task and --service cannot be used together")
     lab = state.current(lab_name)
     looked_at, left = scope(lab, task or "", service or ""), count
-    with DropTrace(looked_at) as running:
+    with DropTrace(looked_at, everything) as running:
         render.message(f"meshnet: tracing drops in {lab.name}; Ctrl-C ends it")
         looked = time.monotonic()
         while left is None or left > 0:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from meshnet.errors import NotFoundError
-from meshnet.lab import cgroups, packages, tasks
+from meshnet.lab import cgroups, packages, tasks, view
 from meshnet.lab.bounded import TooMuchError
 from meshnet.lab.enter import current_check, run_in_task, run_on_host
 from meshnet.lab.interrupts import postponed
@@ -29,9 +29,10 @@ PAUSE = 0.1
 PASSED, FAILED, CANNOT = "passed", "failed", "could not run"
 _BEGIN, _END = 100, 200  # characters of a long output that are shown: what failed stands at its end, mostly
 _CUT = "none after"
-_ABSENT = "a host or a running task"
+_NOBODY = "a host or a running task"
 _ROUNDS = 10  # of ending what a check has started: a process may change from one group of the check to another
 _NO_PROGRAM = 127  # as a shell says
+_MESHNET = re.compile(r"(^|[;&|(]\s*)meshnet ", re.MULTILINE)
 _NOT_FOUND = re.compile(r"([\w.+-]+): (?:command )?not found|No such file or directory: '([^']+)'")
 
 
@@ -46,13 +47,15 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a check ended, after how long (s) and how many tries; `look` is where to look if it did not pass."""
+    """How a check ended, after how long (s) and how many tries; `look` is where to look if it did not pass, `absent`
+    says which nodes did not run then, and what brings them back."""
 
     check: LabCheck
     verdict: Verdict
     seconds: float
     tries: int
     look: str = ""
+    absent: str = ""
 
     @property
     def passed(self) -> bool:
@@ -63,13 +66,17 @@ class Outcome:
         """ "" if it passed, else what was expected, what was seen and where to look, in one line."""
         if self.passed:
             return ""
-        return f"expected {self.verdict.expected}, saw {self.verdict.seen}; look: {self.look}"
+        absent = f"; {self.absent}" if self.absent else ""
+        return f"expected {self.verdict.expected}, saw {self.verdict.seen}{absent}; look: {self.look}"
 
     @property
     def told(self) -> tuple[tuple[str, str], ...]:
         """The same for a person, one thing after the other, with the command as the lab file has it."""
+        if self.passed:
+            return ()
         seen = (("expected", self.verdict.expected), ("seen", self.verdict.seen))
-        return () if self.passed else (*seen, ("command", self.check.command.rstrip()), ("look", self.look))
+        absent = (("nodes", self.absent),) if self.absent else ()
+        return (*seen, *absent, ("command", self.check.command.rstrip()), ("look", self.look))
 
 
 def run(lab: Lab, heard: Callable[[Outcome], None] = lambda _: None) -> list[Outcome]:
@@ -94,18 +101,29 @@ def _run(lab: Lab, check: LabCheck) -> Outcome:
             verdict = before  # a try that was cut short says less than the one before it
         spent = time.monotonic() - begun
         if verdict.state != FAILED or check.once or spent + PAUSE > check.within / SECOND:
-            return Outcome(check, verdict, spent, tries, _look(lab, check, verdict))
+            absent = _absent(lab) if verdict.state == FAILED else ""
+            return Outcome(check, verdict, spent, tries, _look(lab, check, verdict), absent)
         time.sleep(PAUSE)
 
 
 def _look(lab: Lab, check: LabCheck, verdict: Verdict) -> str:
-    """What to type to see more: as the lab file says, else a shell where the command can be typed."""
+    """What to type to see more: as the lab file says, else a shell where the command can be typed. It names the lab:
+    several may be up."""
     if check.look:
-        return check.look
-    if verdict.expected.startswith(_ABSENT):
+        return _MESHNET.sub(rf"\1meshnet --lab {lab.name} ", check.look)
+    if verdict.expected.startswith(_NOBODY):
         return f"meshnet --lab {lab.name} service ps {check.on.partition('.')[0]}"
     where = f"meshnet lab exec --lab {lab.name} {check.on} --"
     return f"{where} sh" if check.run[:2] == SHELL else f"{where} {check.command}"
+
+
+def _absent(lab: Lab) -> str:
+    """Which nodes are killed or stopped, wholly or in part, each with what brings it back; "" if all run."""
+    return "; ".join(
+        f"{row['Name']} is {row['State']}; bring it back with: meshnet --lab {lab.name} lab start {row['Name']}"
+        for row in view.hosts(lab)
+        if row["Role"] != "client" and row["State"] != view.UP
+    )
 
 
 @contextmanager
@@ -140,26 +158,28 @@ def _try(lab: Lab, check: LabCheck, timeout: float) -> Verdict:
             else:
                 done = run_in_task(tasks.find(lab, check.on), check.run, timeout, check=group)
     except NotFoundError as error:
-        return Verdict(FAILED, f"{_ABSENT} {check.on}", str(error))
+        return Verdict(FAILED, f"{_NOBODY} {check.on}", str(error))
     except subprocess.TimeoutExpired as cut:
         said = _one_line(_text(cut.stdout) + _text(cut.stderr))
         return Verdict(FAILED, "an end", f"{_CUT} {timeout:.1f} s" + (f"; until then: {said}" if said else ""))
     except TooMuchError as flood:
         return Verdict(FAILED, "an end", f"{flood}, which begins: {_one_line(_text(flood.output))}")
-    return judge(check, done)
+    return judge(check, done, lab.directory)
 
 
 def _text(output: str | bytes | None) -> str:
     return output.decode(errors="replace") if isinstance(output, bytes) else output or ""
 
 
-def judge(check: LabCheck, done: subprocess.CompletedProcess[str]) -> Verdict:
-    """What a command that ended says about the check."""
+def judge(check: LabCheck, done: subprocess.CompletedProcess[str], directory: str) -> Verdict:
+    """What a command that ended says about the check of the lab in `directory`."""
     seen = _one_line(done.stdout + done.stderr)
     missing = _NOT_FOUND.search(done.stderr) if done.returncode == _NO_PROGRAM else None
     if missing is not None:
         program = (missing[1] or missing[2]).rpartition("/")[2]
-        return Verdict(CANNOT, f"the program {program}", f"none on this machine; {packages.how_to_get(program)}")
+        return Verdict(
+            CANNOT, f"the program {program}", f"none on this machine; {packages.how_to_get(program, directory)}"
+        )
     if done.returncode != 0:
         return Verdict(FAILED, "exit status 0", f"{done.returncode}: {seen or 'no output'}")
     if check.expect and check.expect not in done.stdout:

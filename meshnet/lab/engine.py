@@ -227,7 +227,8 @@ def of_lab(lab: Lab) -> Engine:
 
 
 def agent(lab: Lab, node: str, path: str) -> Any:
-    """GET of an agent's own socket, such as `/inspect/lb`. Raises MeshnetError if the agent does not answer."""
+    """GET of an agent's own socket, such as `/inspect/lb`. Raises MeshnetError if the agent does not answer, and with
+    status UNAVAILABLE if it does, but is in no swarm."""
     return _agent(lab, node, lambda client: client.get(path))
 
 
@@ -273,3 +274,9 @@ def _agent(lab: Lab, node: str, ask: Callable[[EngineClient], Any]) -> Any:
         if os.geteuid() != 0:
             raise MeshnetError(f"the agent on {node} belongs to root; run this as root") from None
         raise MeshnetError(f"the agent on {node} does not answer; start it with: meshnet lab start {node}") from None
+    except MeshnetError as error:
+        if error.status != UNAVAILABLE:
+            raise
+        raise MeshnetError(
+            f"{node} is in no swarm yet; let it join with what this says: meshnet swarm join-token worker", UNAVAILABLE
+        ) from None

@@ -60,7 +60,7 @@ def config(service: Service, nodes: Sequence[tuple[str, str]], wanted: Wanted, p
     elif way == DNS:
         servers = _by_name(service, wanted, port)
     else:
-        found = _published_port(service, port)
+        found = _published_port(service, port, "run HAProxy as a task, without --outside")
         servers = _template(name, wanted, f"_{found.published_port}._tcp.{name}")
         options = _SERVERS[PUBLISHED if found.publish_mode == "ingress" else DNS]
     resolvers = _resolvers(wanted, nodes)
@@ -131,16 +131,17 @@ def _resolvers(wanted: Wanted, nodes: Sequence[tuple[str, str]]) -> str:
 def _published(service: Service, nodes: Sequence[tuple[str, str]], wanted: Wanted, port: int) -> str:
     if wanted.srv:
         raise MeshnetError("SRV records are names: they go with --mode dns")
-    number = _published_port(service, port).published_port
+    number = _published_port(service, port, "balance over its tasks with --mode dns").published_port
     return "".join(f"    server {name} {address}:{number} check\n" for name, address in nodes)
 
 
-def _published_port(service: Service, port: int) -> PortConfig:
+def _published_port(service: Service, port: int, otherwise: str) -> PortConfig:
+    """The port that is meant. Raises MeshnetError if there is none: `otherwise` is what else can be done."""
     ports = {one.published_port: one for one in service.endpoint.ports if one.protocol == "tcp"}
     if not ports:
         raise MeshnetError(
             f"{service.spec.name} publishes no tcp port; publish one (meshnet service update --publish-add 8080:80 "
-            f"{service.spec.name}), or balance over its tasks with --mode dns"
+            f"{service.spec.name}), or {otherwise}"
         )
     return ports[_port(port, list(ports), f"{service.spec.name} publishes")]
 
@@ -159,6 +160,11 @@ def _by_name(service: Service, wanted: Wanted, port: int) -> str:
 def _label(name: str, targets: list[PortConfig], port: int) -> str:
     """How the port is called in SRV records: only what the service publishes has some."""
     numbers = [one.target_port for one in targets]
+    if not numbers:
+        raise MeshnetError(
+            f"{name} publishes no tcp port, and SRV records tell only those; say the tasks' own without --srv, as "
+            "--port 8000"
+        )
     number = _port(port, numbers, f"SRV records tell published ports, and {name} publishes the tasks'")
     return next(one.name for one in targets if one.target_port == number) or str(number)
 
@@ -169,16 +175,16 @@ def _template(name: str, wanted: Wanted, address: str) -> str:
 
 
 def _port(port: int, known: list[int], what: str) -> int:
-    said = ", ".join(map(str, known)) or "none"
     if not port and len(known) == 1:
         return known[0]
     if port not in known:
-        raise MeshnetError(f"{what} {said}; say which with --port")
+        raise MeshnetError(f"{what} {', '.join(map(str, known))}; say which with --port")
     return port
 
 
-def ask(path: str, command: str) -> str:
-    """What HAProxy answers to a command at its stats socket. Raises MeshnetError if nobody is there."""
+def ask(path: str, command: str, where: str = "") -> str:
+    """What HAProxy answers to a command at its stats socket. Raises MeshnetError if nobody is there, at `where` for
+    people, who know a task's path by the task's name."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(5.0)
@@ -190,7 +196,7 @@ def ask(path: str, command: str) -> str:
                 size += len(data)
     except OSError as error:
         advice = "start one with what meshnet haproxy config writes, or say where its stats socket is"
-        raise MeshnetError(f"no haproxy answers at {path}: {error.strerror or error}; {advice}") from None
+        raise MeshnetError(f"no haproxy answers at {where or path}: {error.strerror or error}; {advice}") from None
     return b"".join(parts).decode(errors="replace")
 
 

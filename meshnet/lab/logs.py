@@ -67,13 +67,18 @@ def _nothing(lab: Lab, what: str, there: list[tasks.LabTask]) -> str:
     return f"the lab {lab.name} has no node, task or service {what}; nodes are {nodes}; services are {services}"
 
 
-def show(found: Iterable[Source], tail: int | None) -> None:
-    """Prints what is there, the last `tail` lines of each; with several sources, each line begins with its label."""
-    found = list(found)
+def show(found: Iterable[Source], tail: int | None) -> bool:
+    """Prints what is there, the last `tail` lines of each; with several sources, each line begins with its label.
+
+    Returns whether anything is there.
+    """
+    found, there = list(found), False
     for source in found:
         lines = list(source.lines())
+        there |= bool(lines)
         for stream, text in lines if tail is None else lines[max(0, len(lines) - tail) :]:
             _print(source, stream, text, len(found) > 1)
+    return there
 
 
 def follow(found: list[Source], tail: int | None) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -60,12 +61,16 @@ _DOWNLOAD = (
 _TIMEOUT = 300.0
 
 
-def how_to_get(program: str) -> str:
-    """What to do about a program that the machine does not have."""
+def how_to_get(program: str, directory: str) -> str:
+    """What to do about a program that the machine does not have and the lab in `directory` needs."""
     package = PROGRAMS.get(program)
     if package is None:
         return f"find its Debian package with: apt-file search bin/{program}"
-    return f"Debian's {package} brings it: name it in the lab's packages and run meshnet lab get DIR"
+    file = shlex.quote(f"{directory.rstrip('/')}/lab.yml")
+    return (
+        f"Debian's {package} brings it: name it in the packages of {file}, run meshnet lab get "
+        f"{shlex.quote(directory)}, and bring the lab up again"
+    )
 
 
 def missing(lab: Lab) -> list[str]:

@@ -29,6 +29,7 @@ from meshnet.kernel import bpfbuild
 from meshnet.observe import drop_program
 from meshnet.observe.btf import Btf
 from meshnet.observe.packet_line import line
+from meshnet.observe.settled import is_settled
 
 PYTHON = "/usr/bin/python3"
 _BTF = Path("/sys/kernel/btf/vmlinux")
@@ -88,9 +89,12 @@ class Words:
 
 
 class DropTrace:
-    """A trace that runs from `__enter__` to `close`. Raises MeshnetError if it cannot run here."""
+    """A trace that runs from `__enter__` to `close`. Raises MeshnetError if it cannot run here.
 
-    def __init__(self, scope: Scope) -> None:
+    With `everything`, also of what the kernel frees after it was received (settled.py).
+    """
+
+    def __init__(self, scope: Scope, everything: bool = False) -> None:
         self.lost = 0  # drops that came faster than they could be read
         try:
             btf = Btf(_BTF.read_bytes())
@@ -100,6 +104,7 @@ class DropTrace:
         except KeyError as error:
             raise MeshnetError(f"this kernel has no {error.args[0]}: tracing drops needs 5.17 or newer") from None
         self._scope = scope
+        self._everything = everything
         self._words = Words(kernel, list(reasons.read(bpfbuild.source_dir()).drops.items()))
         if os.geteuid() != 0:
             raise MeshnetError("tracing drops needs root; run it with sudo")
@@ -187,7 +192,7 @@ class DropTrace:
                 raise MeshnetError(message["error"])
             ready |= "ready" in message
             self.lost += message.get("lost", 0)
-            if "reason" in message:
+            if "reason" in message and (self._everything or not self._is_settled(message)):
                 self._found.append(self._drop(message))
         return ready
 
@@ -197,6 +202,11 @@ class DropTrace:
             self._take(timeout)
         found, self._found = self._found, []
         return found
+
+    def _is_settled(self, message: dict[str, Any]) -> bool:
+        reason = self._words.kernel.get(message["reason"], "")
+        data = bytes.fromhex(message["data"])
+        return is_settled(reason, message["function"], data, message["protocol"], message["length"])
 
     def _drop(self, message: dict[str, Any]) -> Drop:
         reason, own, meaning = self._words.of(message["reason"], message["mark"], message["function"])

@@ -39,6 +39,14 @@ def line(data: bytes, protocol: int, vxlan_port: int = 4789) -> str:
     return f"{ends} UDP"
 
 
+def tcp(data: bytes, protocol: int) -> tuple[int, int] | None:
+    """Flags (FIN lowest) and header's length in bytes of a TCP segment over IPv4, or None."""
+    head = (data[0] & 15) * 4 if data else 0
+    if protocol != _IPV4 or len(data) < head + 14 or data[9] != _TCP or struct.unpack_from("!H", data, 6)[0] & 0x1FFF:
+        return None
+    return data[head + 13], (data[head + 12] >> 4) * 4
+
+
 def addresses(data: bytes, protocol: int) -> tuple[str, str] | None:
     """Source and destination of an IPv4 packet, or None."""
     return (_address(data, 12), _address(data, 16)) if protocol == _IPV4 and len(data) >= 20 else None

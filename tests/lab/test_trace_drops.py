@@ -59,8 +59,8 @@ class Traced:
 
 
 @contextmanager
-def tracing(lab: LabUnderTest, **what: str) -> Iterator[Traced]:
-    with DropTrace(scope(lab.spec, **what)) as trace:
+def tracing(lab: LabUnderTest, everything: bool = False, **what: str) -> Iterator[Traced]:
+    with DropTrace(scope(lab.spec, **what), everything) as trace:
         yield Traced(trace)
 
 
@@ -98,6 +98,19 @@ def test_the_kernels_reasons(lab: LabUnderTest) -> None:
         drop = traced.until(lab, lambda drop: ":4002" in drop.packet)
     assert (drop.where, drop.device, drop.reason, drop.own) == ("whoami.1", target.device, "no_socket", False)
     assert drop.meaning.startswith("in ")
+
+
+def test_connections_that_end(lab: LabUnderTest) -> None:
+    """What the kernel clears away of connections that were closed in order is shown only with everything; a connection
+    that is refused is a drop in any case."""
+    to = interface(lab, "whoami.1", "demo").ip
+    with tracing(lab, everything=True) as everything, tracing(lab) as traced:
+        lab.task("box.1").out(f"for n in $(seq 5); do curl -sS -m 2 {to}:8000 || exit 1; done")
+        lab.task("box.1").run(f"curl -s -m 2 {to}:4010")
+        everything.until(lab, lambda drop: ":8000" in drop.packet and drop.packet.endswith("TCP FA"))
+        refused = traced.until(lab, lambda drop: ":4010" in drop.packet)
+    assert (refused.reason, refused.packet.endswith("TCP S")) == ("no_socket", True)
+    assert not [drop for drop in traced.drops if ":8000" in drop.packet]
 
 
 def test_a_tunnel(lab: LabUnderTest) -> None:

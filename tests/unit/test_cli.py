@@ -16,7 +16,7 @@ from meshnet.bench import plots, prober, run
 from meshnet.cli import lab_up
 from meshnet.cli import main as cli
 from meshnet.errors import MeshnetError, NotFoundError
-from meshnet.lab import file, nodes, processes, spec, state
+from meshnet.lab import file, logs, nodes, processes, spec, state
 from meshnet.lab.spec import Lab, LabNode
 
 NOUNS = ("swarm", "node", "service", "stack", "network", "secret", "config", "volume", "image", "container")
@@ -232,7 +232,8 @@ def test_a_table_that_is_not_there(capsys: pytest.CaptureFixture[str], monkeypat
 def test_labs_that_come_and_go_do_not_end_the_list(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """`lab ls` leaves out a lab that went down meanwhile, and shows one whose namespaces are not there yet."""
+    """`lab ls` leaves out a lab that went down meanwhile, and shows one whose namespaces are not there yet; its JSON
+    has what the table has."""
     coming = spec.Lab("coming", "/", "198.51.100.0/24", 1500, (spec.LabNode("node1", "198.51.100.2", "manager"),))
     monkeypatch.setattr(names, "RUN", str(tmp_path))
     (tmp_path / "coming").mkdir()
@@ -242,6 +243,9 @@ def test_labs_that_come_and_go_do_not_end_the_list(
     code, out, err = meshnet(capsys, monkeypatch, "lab", "ls")
     assert (code, err) == (0, "")
     assert [line.split()[0] for line in out.splitlines()] == ["NAME", "coming"]
+    (row,) = json.loads(meshnet(capsys, monkeypatch, "lab", "ls", "--json")[1])
+    assert row.keys() == {word.capitalize() for word in out.splitlines()[0].split()}
+    assert row["Underlay"] == "198.51.100.0/24"
 
 
 @pytest.mark.parametrize(
@@ -262,3 +266,27 @@ def test_options_of_load_in_the_wrong_place(
     code, _, err = meshnet(capsys, monkeypatch, "lab", "load", *words)
     example = "meshnet lab load --for 1s client http://172.17.0.2:8080"
     assert (code, err) == (2, f"meshnet: {said}, as in {example}; see: meshnet lab load --help\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "out", "err"),
+    [
+        ("", (), "", "whoami has written nothing\n"),
+        ("2026-01-01T00:00:00.0Z stdout F hello\n", (), "hello\n", ""),
+        ("2026-01-01T00:00:00.0Z stdout F hello\n", ("--tail", "0"), "", ""),
+    ],
+)
+def test_logs_without_a_line(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    text: str,
+    words: tuple[str, ...],
+    out: str,
+    err: str,
+) -> None:
+    """`lab logs` of what has written nothing says so on stderr, and that is no failure."""
+    (tmp_path / "log").write_text(text)
+    monkeypatch.setattr(state, "current", lambda _: None)
+    monkeypatch.setattr(logs, "sources", lambda *_: [logs.Source("whoami.1", tmp_path / "log", True)])
+    assert meshnet(capsys, monkeypatch, "lab", "logs", *words, "whoami") == (0, out, err)

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+from click.testing import CliRunner
+
+from meshnet.api.client import SilentError
+from meshnet.cli import inspect
 from meshnet.cli.inspect_views import Look, Table, tables
+from meshnet.errors import MeshnetError
+from meshnet.lab import engine, state
+from meshnet.lab.spec import Lab, LabNode
 
 SERVICE, NODE, TASK = "s" * 25, "n" * 25, "t" * 25
 LOOK = Look({SERVICE: "web", NODE: "docker-0"})
@@ -101,3 +109,28 @@ def test_members_keep_their_ids() -> None:
     answer = [{"Node": "docker-0", "ID": NODE}]
     assert rows("members", answer) == [("docker-0", "n" * 12)]
     assert rows("members", answer, Look({}, whole=True)) == [("docker-0", NODE)]
+
+
+def test_a_node_in_no_swarm_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that is in no swarm is told from one that does not answer, with what to do about it."""
+
+    class Client:
+        def __init__(self, path: str) -> None:
+            self.node = path.split("/")[-2]
+
+        def get(self, _: str) -> list[Any]:
+            if self.node == "b":
+                raise MeshnetError("this node has not joined its swarm yet", 503)
+            if self.node == "c":
+                raise SilentError("no engine answers", 503)
+            return []
+
+    nodes = tuple(LabNode(name, f"172.17.0.{at}", "worker") for at, name in enumerate("abc", 2))
+    monkeypatch.setattr(state, "current", lambda _: Lab("shop", "/", "172.17.0.0/16", 1500, nodes))
+    monkeypatch.setattr(engine, "EngineClient", Client)
+    monkeypatch.setattr(inspect, "_names", lambda _: {})
+    done = CliRunner().invoke(inspect.inspect, ["dns"])
+    assert done.output.splitlines() == ["--- a", "no task", "--- b: is in no swarm", "--- c: does not answer"]
+    assert str(done.exception).splitlines()[0] == (
+        "b is in no swarm yet; let it join with what this says: meshnet swarm join-token worker"
+    )

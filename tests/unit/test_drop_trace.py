@@ -12,7 +12,8 @@ from scapy.layers.vxlan import VXLAN
 from meshnet.observe.btf import Btf
 from meshnet.observe.drop_program import OWN_MARK
 from meshnet.observe.drops import Words
-from meshnet.observe.packet_line import line
+from meshnet.observe.packet_line import line, tcp
+from meshnet.observe.settled import is_settled
 
 
 def made() -> bytes:
@@ -94,3 +95,47 @@ def test_whose_reason() -> None:
     assert words.of(70, OWN_MARK, "f") == words.of(70, OWN_MARK | 2, "f") == ("tc_ingress", False, "in f")
     assert words.of(70, 0x6D6E, "f") == ("tc_ingress", False, "in f")
     assert words.of(99, 0, "f") == ("reason 99", False, "in f")
+
+
+def segment(flags: str, payload: bytes = b"") -> bytes:
+    options = [("Timestamp", (1, 2)), ("NOP", None), ("NOP", None)]
+    return bytes(IP(src="10.0.1.5", dst="10.0.1.7") / TCP(sport=4, dport=80, flags=flags, options=options) / payload)
+
+
+QUEUE, INPUT = "sk_stream_kill_queues", "tcp_v4_rcv"
+
+
+@pytest.mark.parametrize(
+    ("reason", "function", "flags", "length", "settled"),
+    [
+        ("queue_purge", QUEUE, "FA", 0, True),
+        ("not_specified", QUEUE, "FA", 0, True),  # as older kernels say it
+        ("queue_purge", QUEUE, "FPA", 7, False),  # data that nobody read
+        ("queue_purge", QUEUE, "A", 0, False),
+        ("queue_purge", "tcp_disconnect", "FA", 0, False),
+        ("socket_rcvbuff", QUEUE, "FA", 0, False),
+        ("not_specified", INPUT, "RA", 32, True),
+        ("not_specified", INPUT, "R", 32, True),
+        ("not_specified", INPUT, "FA", 32, True),
+        ("not_specified", INPUT, "FPA", 39, False),
+        ("not_specified", INPUT, "A", 32, False),  # the accept queue may be full
+        ("not_specified", INPUT, "S", 32, False),
+        ("not_specified", INPUT, "SR", 32, False),
+        ("no_socket", INPUT, "RA", 32, False),
+        ("no_socket", INPUT, "S", 32, False),
+        ("tcp_reset", "tcp_validate_incoming", "RA", 32, False),
+        ("not_specified", "ip_rcv", "FA", 32, False),
+    ],
+)
+def test_what_was_received(reason: str, function: str, flags: str, length: int, settled: bool) -> None:
+    """A FIN or RST without data that a closed connection got is no drop; whatever may have been lost is one."""
+    assert is_settled(reason, function, segment(flags, b"payload")[:96], 0x0800, length) == settled
+
+
+def test_what_is_no_segment() -> None:
+    """Other packets, later fragments and cut off headers settle nothing, and are no error."""
+    assert tcp(segment("FA"), 0x0800) == (0x11, 32)
+    fragment = bytes(IP(src="10.0.1.5", dst="10.0.1.7", proto=6, frag=2) / bytes(20))
+    datagram = bytes(IP(src="10.0.1.5", dst="10.0.1.7") / UDP() / bytes(20))
+    assert tcp(fragment, 0x0800) is tcp(datagram, 0x0800) is tcp(segment("FA"), 0x86DD) is None
+    assert [tcp(segment("FA")[:size], 0x0800) for size in range(34)] == [None] * 34

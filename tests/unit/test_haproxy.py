@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 
+from meshnet.cli.haproxy import stats
 from meshnet.errors import MeshnetError
-from meshnet.lab.haproxy import DNS, LOSSES, Wanted, config, lost, rows
+from meshnet.lab import state, tasks
+from meshnet.lab.haproxy import DNS, LOSSES, Wanted, ask, config, lost, rows
 from meshnet.model import EndpointSpec, PortConfig, Service, ServiceEndpoint, ServiceSpec
 from meshnet.sandbox.programs import whoami
 
@@ -72,12 +77,22 @@ def test_outside(port: PortConfig, refused: str) -> None:
 @pytest.mark.parametrize(
     ("ports", "port", "wanted", "said"),
     [
-        ((), 0, Wanted(), "web publishes no tcp port; publish one"),
+        ((), 0, Wanted(), "web publishes no tcp port; publish one .*, or balance over its tasks with --mode dns$"),
         ((HTTP, NAMED), 0, Wanted(), "web publishes 8080, 9090; say which with --port"),
         ((HTTP,), 81, Wanted(), "web publishes 8080; say which with --port"),
         ((), 0, Wanted(DNS), "say on which port the tasks of web listen: --port 8000"),
-        ((), 0, Wanted(DNS, srv=True), "publishes the tasks' none; say which with --port"),
-        ((), 0, Wanted(DNS, resolver=53), "web publishes no tcp port; publish one"),
+        (
+            (),
+            0,
+            Wanted(DNS, srv=True),
+            "web publishes no tcp port, and SRV records tell only those; say the tasks' own without --srv",
+        ),
+        (
+            (),
+            0,
+            Wanted(DNS, resolver=53),
+            "web publishes no tcp port; publish one .*, or run HAProxy as a task, without --outside$",
+        ),
         ((HTTP, NAMED), 0, Wanted(DNS, resolver=53), "web publishes 8080, 9090; say which with --port"),
         ((HTTP,), 0, Wanted(srv=True), "they go with --mode dns"),
     ],
@@ -86,6 +101,20 @@ def test_what_cannot_be(ports: tuple[PortConfig, ...], port: int, wanted: Wanted
     """A service that cannot be reached that way is refused, with what to do."""
     with pytest.raises(MeshnetError, match=said):
         config(service(*ports), NODES, wanted, port)
+
+
+def test_where_no_haproxy_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket at which nobody answers is told by its path, one in a task by the task's name and its path there."""
+    path = f"{tmp_path}/haproxy.sock"
+    with pytest.raises(MeshnetError, match=f"no haproxy answers at {path}: No such file"):
+        ask(path, "show stat")
+    monkeypatch.setattr(state, "current", lambda _: None)
+    monkeypatch.setattr(tasks, "find", lambda *_: SimpleNamespace(short="lb.1"))
+    monkeypatch.setattr(tasks, "root", lambda _: tmp_path)
+    said = "no haproxy answers at /run/haproxy.sock in lb.1: No such file"
+    for words in (["--task", "lb.1"], ["--task", "lb.1", "--clear"]):
+        done = CliRunner().invoke(stats, words)
+        assert str(done.exception).startswith(said)
 
 
 STAT = """\

@@ -11,11 +11,12 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from click.testing import CliRunner
 
 from meshnet.cli import lab_check
 from meshnet.errors import MeshnetError, NotFoundError
 from meshnet.kernel import netns
-from meshnet.lab import cgroups, checks, enter, file, packages, tasks
+from meshnet.lab import cgroups, checks, enter, file, packages, tasks, view
 from meshnet.lab.checks import CANNOT, FAILED, PASSED, Outcome, judge
 from meshnet.lab.junit import Graded, xml
 from meshnet.lab.spec import Lab, LabCheck, LabClient, LabNode
@@ -36,7 +37,12 @@ def ended(status: int, out: str = "", err: str = "") -> subprocess.CompletedProc
         (ended(0), FAILED, '"I\'m" in the output', "nothing"),
         (ended(7, "", "curl: refused"), FAILED, "exit status 0", "7: curl: refused"),
         (ended(1), FAILED, "exit status 0", "1: no output"),
-        (ended(127, "", "sh: 1: haproxy: not found"), CANNOT, "the program haproxy", "Debian's haproxy brings it"),
+        (
+            ended(127, "", "sh: 1: haproxy: not found"),
+            CANNOT,
+            "the program haproxy",
+            "Debian's haproxy brings it: name it in the packages of /labs/shop/lab.yml, run meshnet lab get /labs/shop",
+        ),
         (
             ended(127, "", "bash: line 1: ip: command not found"),
             CANNOT,
@@ -49,7 +55,7 @@ def ended(status: int, out: str = "", err: str = "") -> subprocess.CompletedProc
 )
 def test_what_an_end_says(done: subprocess.CompletedProcess[str], state: str, expected: str, seen: str) -> None:
     """Passed, failed with what was expected and seen, or not to be run, with the package that brings the program."""
-    verdict = judge(CHECK, done)
+    verdict = judge(CHECK, done, "/labs/shop")
     assert (verdict.state, verdict.expected) == (state, expected)
     assert seen in verdict.seen
 
@@ -63,15 +69,15 @@ def test_output_that_is_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(netns, "run_in", lambda _, work: work())
     nothing: Any = SimpleNamespace(name="shop")
     for done in (enter.run_on_host(nothing, "client", words), enter.run_in_task(nothing, words)):
-        assert judge(CHECK, done).state == PASSED
+        assert judge(CHECK, done, "/labs/shop").state == PASSED
 
 
 def test_junit() -> None:
     """Failures, errors and times are where CI systems look, and what a command printed cannot break the document."""
     outcomes = [
-        Outcome(CHECK, judge(CHECK, ended(0, "I'm web")), 0.25, 1),
-        Outcome(CHECK, judge(CHECK, ended(1, "\x1b[31m<&\0")), 1.5, 3, "meshnet inspect lb"),
-        Outcome(CHECK, judge(CHECK, ended(127, "", "sh: 1: dig: not found")), 0.0, 1),
+        Outcome(CHECK, judge(CHECK, ended(0, "I'm web"), "/labs/shop"), 0.25, 1),
+        Outcome(CHECK, judge(CHECK, ended(1, "\x1b[31m<&\0"), "/labs/shop"), 1.5, 3, "meshnet inspect lb"),
+        Outcome(CHECK, judge(CHECK, ended(127, "", "sh: 1: dig: not found"), "/labs/shop"), 0.0, 1),
     ]
     root = ElementTree.fromstring(xml([Graded("shop", outcomes), Graded("gone", (), "the lab gone is not up")]))
     shop, gone = root
@@ -100,6 +106,12 @@ UP = Lab("shop", "/", "172.17.0.0/16", 1500, (LabNode("a", "172.17.0.2", "manage
         ),
         (("curl", "a b"), "", "curl 'a b'", "meshnet lab exec --lab shop client -- curl 'a b'"),
         (("sh", "-c", "curl web"), "ip addr", "curl web", "ip addr"),
+        (
+            ("true",),
+            "meshnet service ps web; meshnet lab exec a -- meshnet ls | meshnet x",
+            "true",
+            "meshnet --lab shop service ps web; meshnet --lab shop lab exec a -- meshnet ls | meshnet --lab shop x",
+        ),
     ],
 )
 def test_what_a_person_reads_of_a_failure(
@@ -116,6 +128,7 @@ def test_what_a_person_reads_of_a_failure(
     check = LabCheck("it answers", "client", run, look=look, once=True)
     monkeypatch.setattr(checks, "run_on_host", lambda *_, **__: ended(7, "", "curl: refused"))
     monkeypatch.setattr(cgroups, "path", lambda _: tmp_path)
+    monkeypatch.setattr(view, "hosts", lambda _: [])
     (outcome,) = checks.run(replace(UP, checks=(check,)))
     said = dict(outcome.told)
     assert said == {"expected": "exit status 0", "seen": "7: curl: refused", "command": command, "look": where}
@@ -128,7 +141,7 @@ def test_what_a_person_reads_of_a_failure(
     assert lines[-1] == f"        look      {where}"
     failure = ElementTree.fromstring(xml([Graded("shop", [outcome])]))[0][0][0]
     assert f"\ncommand: {command}\nlook: {where}" in str(failure.text)
-    assert replace(outcome, verdict=judge(CHECK, ended(0, "I'm"))).told == ()
+    assert replace(outcome, verdict=judge(CHECK, ended(0, "I'm"), "/labs/shop")).told == ()
 
 
 def test_what_is_seen_of_a_check_without_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,6 +155,7 @@ def test_what_is_seen_of_a_check_without_an_end(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(checks, "run_on_host", cut)
     monkeypatch.setattr(tasks, "find", absent)
+    monkeypatch.setattr(view, "hosts", lambda _: [])
     monkeypatch.setattr(cgroups, "path", lambda _: tmp_path)
     lab = replace(
         UP, checks=(LabCheck("ends", "client", ("x",), once=True), LabCheck("is", "web.1", ("x",), once=True))
@@ -153,10 +167,59 @@ def test_what_is_seen_of_a_check_without_an_end(tmp_path: Path, monkeypatch: pyt
     assert there.look == "meshnet --lab shop service ps web"
 
 
+def test_a_node_that_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check that fails while a node is killed says so, and what brings the node back; one that passes does not."""
+    rows = [
+        {"Name": "a", "Role": "manager", "State": "killed"},
+        {"Name": "b", "Role": "worker", "State": view.UP},
+        {"Name": "client", "Role": "client", "State": "cut off"},
+    ]
+    monkeypatch.setattr(checks, "run_on_host", lambda _, __, run, *___, **____: ended(0 if run == ("true",) else 1))
+    monkeypatch.setattr(cgroups, "path", lambda _: tmp_path)
+    monkeypatch.setattr(view, "hosts", lambda _: rows)
+    broken, fine = LabCheck("no", "client", ("false",), once=True), LabCheck("yes", "client", ("true",), once=True)
+    failed, passed = checks.run(replace(UP, checks=(broken, fine)))
+    said = "a is killed; bring it back with: meshnet --lab shop lab start a"
+    assert dict(failed.told)["nodes"] == said
+    assert f"; {said}; look: " in failed.reason
+    assert (passed.told, passed.absent) == ((), "")
+
+
+@pytest.mark.parametrize(
+    ("words", "variable", "folder", "meant"),
+    [
+        ([], "", True, "."),
+        ([], "", False, None),
+        ([], "other", True, None),
+        (["--lab", "other"], "", True, "other"),
+        (["shop"], "", True, "shop"),
+        (["--up"], "", True, "."),
+    ],
+)
+def test_which_lab_is_checked(
+    words: list[str], variable: str, folder: bool, meant: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a name, in the folder of a lab, that one is checked, unless $MESHNET_LAB says another."""
+    asked: list[str | None] = []
+
+    def graded(word: str | None, *_: object) -> Graded:
+        asked.append(word)
+        return Graded("shop")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MESHNET_LAB", variable)
+    monkeypatch.setattr(lab_check, "_grade", graded)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    if folder:
+        (tmp_path / "lab.yml").touch()
+    assert CliRunner().invoke(lab_check.check, words).exit_code == 0
+    assert asked == [meant]
+
+
 def test_what_could_not_be_run() -> None:
     """A lab with a problem, or with a check that found no program, is told from one with a check that failed."""
-    lacking = Outcome(CHECK, judge(CHECK, ended(127, "", "sh: 1: dig: not found")), 0.0, 1)
-    broken = Outcome(CHECK, judge(CHECK, ended(1)), 0.0, 1)
+    lacking = Outcome(CHECK, judge(CHECK, ended(127, "", "sh: 1: dig: not found"), "/labs/shop"), 0.0, 1)
+    broken = Outcome(CHECK, judge(CHECK, ended(1), "/labs/shop"), 0.0, 1)
     assert (Graded("a", [lacking]).could_not_run, Graded("a", [broken]).could_not_run) == (True, False)
     assert Graded("a", (), "not up").could_not_run
     assert Graded("a", [broken, lacking]).failed == 2
@@ -195,7 +258,7 @@ def test_unpacked_packages_fit_a_merged_machine(tmp_path: Path) -> None:
 
 def test_a_long_output_is_cut_in_the_middle() -> None:
     """What is shown of a long output is its beginning and its end, where programs say what was wrong."""
-    seen = judge(CHECK, ended(1, "start " + "x" * 1000, "the end")).seen
+    seen = judge(CHECK, ended(1, "start " + "x" * 1000, "the end"), "/labs/shop").seen
     assert seen.startswith("1: start xxx")
     assert seen.endswith("the end")
     assert len(seen) < 320

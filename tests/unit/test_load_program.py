@@ -13,6 +13,9 @@ LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nI'm web\n"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n8\r\nI'm web\n\r\n0\r\n\r\n"
 
 
+PAGE = b"<!DOCTYPE html>\n<html>\n<head>\n<title>Welcome to nginx!</title>\n<style>\nhtml { color: red }\n</style>\n"
+
+
 def asked(answer: bytes) -> str:
     """What load says of a server that sends this, and closes."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -35,6 +38,20 @@ def asked(answer: bytes) -> str:
 def test_who_answered(answer: bytes) -> None:
     """The first line of the body, however its end is told."""
     assert asked(answer) == "web"
+
+
+@pytest.mark.parametrize(
+    ("answer", "who"),
+    [
+        (b"HTTP/1.0 200 OK\r\n\r\n" + PAGE, "200 Welcome to nginx!"),
+        (b"HTTP/1.0 404 Not Found\r\n\r\n<title>404 Not Found</title><h1>404 Not Found</h1>", "404 Not Found"),
+        (b"HTTP/1.0 301 Moved\r\n\r\n", "301 (no text)"),
+        (b"HTTP/1.0 404 Not Found\r\n\r\nnot here\n", "not here"),
+    ],
+)
+def test_which_page_answered(answer: bytes, who: str) -> None:
+    """A page is told by its status and its first text, not by its markup."""
+    assert asked(answer) == who
 
 
 @pytest.mark.parametrize(

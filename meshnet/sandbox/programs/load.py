@@ -9,6 +9,7 @@ seconds. Runs wherever it is started, on a host or in a task, with the interpret
 
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -16,6 +17,7 @@ import time
 
 LONGEST = 4 << 20  # bytes of an answer
 CHUNK = 65536
+NAME = 60  # characters of what tells an answer
 KINDS = 16  # kinds of failures that are told apart, and senders of answers
 
 
@@ -71,7 +73,7 @@ def count(table: dict[str, int], key: str) -> None:
 
 
 def ask(address: str, port: int, request: bytes, timeout: float) -> str:
-    """The first line of the answer's body. Raises OSError, or ValueError for an answer that is none."""
+    """Who answered, as `sender` says. Raises OSError, or ValueError for an answer that is none."""
     deadline = time.monotonic() + timeout
     data = b""
     with socket.create_connection((address, port), timeout) as connection:
@@ -94,7 +96,16 @@ def ask(address: str, port: int, request: bytes, timeout: float) -> str:
         raise ValueError("half an answer")
     if is_chunked(head):
         body = body.partition(b"\r\n")[2]  # without the first chunk's size
-    return body.partition(b"\n")[0].decode("utf-8", "replace").removeprefix("I'm ")[:60]
+    return sender(words[1].decode("ascii", "replace"), body.decode("utf-8", "replace"))
+
+
+def sender(status: str, body: str) -> str:
+    """What tells an answer from those of others: its body's first line, or of a page the status and its first text."""
+    line = body.partition("\n")[0].strip()
+    if line and not line.startswith("<"):
+        return line.removeprefix("I'm ")[:NAME]
+    lines = (text.strip() for text in re.sub(r"<[^>]*>", "\n", body).splitlines())
+    return f"{status} {next(filter(None, lines), '(no text)').removeprefix(f'{status} ')}"[:NAME]
 
 
 def complete(data: bytes) -> bool:
