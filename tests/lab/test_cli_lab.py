@@ -160,8 +160,8 @@ def test_words_for_tasks(meshnet: Command, lab: LabUnderTest) -> None:
     code, _, err = meshnet("lab", "kill", "words.")
     assert (code, err.startswith("meshnet: several tasks are called words.: words.1.")) == (1, True)
     nothing = meshnet("lab", "logs", "nosuch")[2]
-    assert nothing.startswith(f"meshnet: the lab {lab.name} has no node, task or service nosuch; ")
-    assert "services are all, " in nothing
+    assert nothing.startswith(f"meshnet: the lab {lab.name} has no node nosuch, and no task of that name or ")
+    assert "services with tasks are all, " in nothing
     assert meshnet("service", "logs", "words")[0] == 0
     for command in ("nosuch", "/bin/nosuch"):
         words = [sys.executable, "-m", "meshnet.cli", "lab", "exec", "words.1", "--", command]
@@ -439,7 +439,8 @@ def test_the_swarm_itself(meshnet: Command) -> None:
         (
             "lab logs nosuch",
             1,
-            "the lab {lab} has no node, task or service nosuch; nodes are docker-0, docker-1, docker-2",
+            "the lab {lab} has no node nosuch, and no task of that name or of a service nosuch; nodes are docker-0, "
+            "docker-1, docker-2; services with tasks are",
         ),
         ("agent --settings /nosuch", 1, "/nosuch: not the settings of an agent: "),
         ("manager --settings /nosuch", 1, "/nosuch: not the settings of a manager: "),
