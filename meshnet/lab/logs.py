@@ -66,7 +66,7 @@ def _nothing(lab: Lab, what: str, there: list[tasks.LabTask]) -> str:
     services = ", ".join(sorted({task.service for task in there})) or "none"
     return (
         f"the lab {lab.name} has no node {what}, and no task of that name or of a service {what}; nodes are {nodes}; "
-        f"services with tasks are {services}"
+        f"services with tasks are {services}; of tasks that have ended: meshnet service logs {what}"
     )
 
 

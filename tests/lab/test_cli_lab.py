@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from meshnet.cli import main as cli
-from meshnet.lab import converge, tasks
+from meshnet.lab import converge, enter, tasks
 from meshnet.testing.labs import LabUnderTest
 
 pytestmark = pytest.mark.root
@@ -112,6 +113,16 @@ def test_looking_around(meshnet: Command, lab: LabUnderTest) -> None:
         assert f"/{node}/" in lines["DOCKER_HOST"]
         assert Path(lines["DOCKER_HOST"].removeprefix("unix://")).is_socket()
         assert f'eval "$(meshnet lab env {node})"' in out
+
+
+def test_hosts_are_called_by_their_names(lab: LabUnderTest) -> None:
+    """A shell on a node or client has its name in its prompt, and a check sees the same; the machine's stays."""
+    before = socket.gethostname()
+    for host in ("docker-1", "client"):
+        words = [sys.executable, "-m", "meshnet.cli", "lab", "exec", "--lab", lab.name, host, "--", "hostname"]
+        assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == f"{host}\n"
+        assert enter.run_on_host(lab.spec, host, ["hostname"], 10.0).stdout == f"{host}\n"
+    assert socket.gethostname() == before
 
 
 def test_a_node_that_is_dead_hides_no_other(meshnet: Command, lab: LabUnderTest) -> None:
