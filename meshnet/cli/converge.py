@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from meshnet.cli.render import message
+from meshnet.cli.render import height, message
 from meshnet.errors import MeshnetError
 from meshnet.lab import converge
 from meshnet.lab.engine import Engine
+
+_BARS = 20  # tasks that have a line each on a terminal, as with docker; of more, only the sum is shown
 
 
 def wait(manager: Engine, name: str, quiet: bool, back: bool = False) -> None:
@@ -50,11 +52,12 @@ class _View:
         self._quiet = quiet
         self._live = sys.stderr.isatty()
         self._shown: list[str] = []
+        self._rows = 0  # what the lines shown take on the terminal
 
     def __call__(self, progress: converge.Progress) -> None:
         self.back = progress.back or self.back
         lines = [f"overall progress: {progress.running} out of {progress.wanted} tasks"]
-        if self._live:
+        if self._live and progress.wanted <= _BARS:
             slots = sorted(progress.states.items(), key=lambda item: (len(item[0]), item[0]))
             lines += [f"{slot}/{progress.wanted}: {state}" for slot, state in slots]
         if progress.error:
@@ -64,7 +67,8 @@ class _View:
         if self._quiet or lines == self._shown:
             return
         if self._live and self._shown:
-            print(f"\x1b[{len(self._shown)}A\x1b[J", end="", file=sys.stderr)
+            print(f"\x1b[{self._rows}A\x1b[J", end="", file=sys.stderr)
         news = lines if self._live else [line for line in lines if line not in self._shown]
-        print("\n".join(news), file=sys.stderr, flush=True)
-        self._shown = lines
+        if news:
+            message("\n".join(news))
+        self._shown, self._rows = lines, sum(height(line) for line in lines)

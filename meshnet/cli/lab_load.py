@@ -47,9 +47,10 @@ def load(
     """Send HTTP requests to URL from a host or a task while COMMAND runs, and say what became of them.
 
     Every request has a connection of its own. Exit 1 if more requests failed than --at-most, or if COMMAND failed.
+    Ctrl-C ends the asking, and shows what was counted if no COMMAND runs.
     """
+    from meshnet.lab import interrupts, state
     from meshnet.lab import load as requests
-    from meshnet.lab import state
 
     _check_order(where, url, command)
     lab = state.current(lab_name)
@@ -63,7 +64,12 @@ def load(
     def work() -> None:
         if words:
             codes.append(_run(words, lab.name))
-        time.sleep(longer)
+        try:
+            time.sleep(longer)
+        except interrupts.Ended:
+            raise
+        except KeyboardInterrupt:
+            pass  # a person has seen enough
 
     found = requests.during(lab, where, asked, work, clients, every / SECOND, timeout / SECOND)
     if json_output:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from types import TracebackType
@@ -66,6 +67,19 @@ def warning(text: str) -> None:
     message(f"warning: {text}")
 
 
+def height(line: str) -> int:
+    """How many rows of the terminal on stderr a line takes."""
+    return max(1, -(-len(line) // _columns()))
+
+
+def _columns() -> int:
+    """The width of the terminal on stderr; 80 where nobody knows."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
+
+
 class Progress:
     """What is going on, on stderr: one line that changes on a terminal, a line per step elsewhere."""
 
@@ -88,6 +102,6 @@ class Progress:
             return
         self._last = text
         if self._live:
-            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+            print(f"\r\x1b[K{text[: _columns() - 1]}", end="", file=sys.stderr, flush=True)
         else:
             message(text)

@@ -31,7 +31,8 @@ def scale(engine: Engine, detach: bool, quiet: bool, wanted: tuple[str, ...]) ->
             service = engine.service(name)
             engine.update_service(service, scaled(service.spec, numbers[name]))
         except MeshnetError as error:
-            raise MeshnetError(f"{name}: {error}", error.status) from None
+            said = str(error)
+            raise MeshnetError(said if name in said.split() else f"{name}: {said}", error.status) from None
         print(f"{name} scaled to {numbers[name]}", flush=True)
         changed.append(service.spec.name)
 

@@ -176,29 +176,37 @@ class Dispatcher:
             feed = Feed(view, node_id)
             await _send(response, snapshot_line(feed.told, view.rev))
             await _send(response, trust_line(self._manager.keeper.told(), view.rev))
+            spoken = time.monotonic()
             while not stopping.done() and node_id in view.nodes:
-                if not await _either(changed, stopping):
-                    await _send(response, bookmark_line(view.rev))
-                    continue
-                await asyncio.sleep(BATCH)
-                changed.clear()
-                trust = any(isinstance(change.after, SealedTrust) for change in changes)
-                delta = feed.advance(changes)
-                changes.clear()
-                if trust:
-                    await _send(response, trust_line(self._manager.keeper.told(), view.rev))
-                if delta:
-                    await _send(response, delta_line(delta, view.rev))
+                lines: list[bytes] = []
+                # Changes that are none for this node do not put its bookmark off.
+                if await _either(changed, stopping, spoken + BOOKMARK - time.monotonic()):
+                    await asyncio.sleep(BATCH)
+                    changed.clear()
+                    lines = self._news(feed, changes)
+                    changes.clear()
+                if not lines and time.monotonic() >= spoken + BOOKMARK:
+                    lines = [bookmark_line(view.rev)]
+                for line in lines:
+                    await _send(response, line)
+                    spoken = time.monotonic()
         finally:
             silence()
             stopping.cancel()
 
+    def _news(self, feed: Feed, changes: list[Change]) -> list[bytes]:
+        """What a node's stream says of changes: nothing, if they are none for this node."""
+        rev, delta = self._manager.view.rev, feed.advance(changes)
+        trust = any(isinstance(change.after, SealedTrust) for change in changes)
+        told = [trust_line(self._manager.keeper.told(), rev)] if trust else []
+        return told + ([delta_line(delta, rev)] if delta else [])
 
-async def _either(changed: asyncio.Event, stopping: asyncio.Future[Any]) -> bool:
-    """Waits until one of them happens, for a while; whether it was a change."""
+
+async def _either(changed: asyncio.Event, stopping: asyncio.Future[Any], timeout: float) -> bool:
+    """Waits until one of them happens, for at most so many seconds; whether it was a change."""
     waiting = asyncio.ensure_future(changed.wait())
     try:
-        await asyncio.wait({waiting, stopping}, timeout=BOOKMARK, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({waiting, stopping}, timeout=max(timeout, 0.0), return_when=asyncio.FIRST_COMPLETED)
         return waiting.done()
     finally:
         waiting.cancel()

@@ -6,6 +6,7 @@ import ctypes
 import os
 
 CLONE_NEWNET = 0x40000000
+CLONE_NEWUTS = 0x04000000
 MS_BIND, MS_REC, MS_SHARED, MNT_DETACH = 0x1000, 0x4000, 1 << 20, 2
 
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from typing import NoReturn
 
 from meshnet import names
 from meshnet.errors import MeshnetError, NotFoundError
-from meshnet.kernel import netns
+from meshnet.kernel import libc, netns
 from meshnet.lab import bounded, cgroups, packages
 from meshnet.lab.spec import Lab
 from meshnet.lab.tasks import LabTask
@@ -47,12 +48,19 @@ def _check_host(lab: Lab, host: str) -> None:
 def enter_host(lab: Lab, host: str) -> None:
     """Moves this process into a node's or client's network namespace and into the group of its commands.
 
-    On a node, the group is what makes the node's published ports answer on 127.0.0.1.
+    On a node, the group is what makes the node's published ports answer on 127.0.0.1. Prompts say the host's name.
     Raises NotFoundError for an unknown name, MeshnetError without root.
     """
     cgroups.join(_host_group(lab, host))
     netns.enter(names.node_netns(lab.name, host))
+    _called(host)
     os.environ.update(_environment(lab))
+
+
+def _called(host: str) -> None:
+    """Gives this thread, and what it starts, a hostname of its own."""
+    libc.unshare(libc.CLONE_NEWUTS)
+    socket.sethostname(host)
 
 
 def current_check() -> str:
@@ -196,7 +204,8 @@ def run_on_host(
         env[CHECK] = check
 
     def work() -> subprocess.CompletedProcess[str]:
+        _called(host)
         return bounded.run(words, timeout, stdin, env)
 
-    # A process started by a thread begins in that thread's network namespace.
+    # A process started by a thread begins in that thread's namespaces.
     return netns.run_in(names.node_netns(lab.name, host), work)

@@ -81,4 +81,5 @@ def _started(lab: Lab, where: str, given: list[str]) -> subprocess.Popen[str]:
 
 def _popen(words: list[str], keep: tuple[int, ...]) -> subprocess.Popen[str]:
     pipe = subprocess.PIPE
-    return subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, text=True, pass_fds=keep)
+    # Ctrl-C is for this side, which ends the other: a process group of its own.
+    return subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, text=True, pass_fds=keep, process_group=0)

@@ -64,7 +64,10 @@ def sources(lab: Lab, what: str) -> list[Source]:
 def _nothing(lab: Lab, what: str, there: list[tasks.LabTask]) -> str:
     nodes = ", ".join(node.name for node in lab.nodes)
     services = ", ".join(sorted({task.service for task in there})) or "none"
-    return f"the lab {lab.name} has no node, task or service {what}; nodes are {nodes}; services are {services}"
+    return (
+        f"the lab {lab.name} has no node {what}, and no task of that name or of a service {what}; nodes are {nodes}; "
+        f"services with tasks are {services}; of tasks that have ended: meshnet service logs {what}"
+    )
 
 
 def show(found: Iterable[Source], tail: int | None) -> bool:

@@ -2,10 +2,13 @@
 
 It sits at the tracepoint skb:kfree_skb, as a raw one, since that needs neither kprobes nor tracefs. It hands over a
 packet that was dropped in one of the namespaces in `spaces`, and where there is a filter only one that was dropped in
-a namespace marked there, or has one of `addresses` in its own or its tunnelled IP header.
+a namespace marked there, or has one of `addresses` in its own or its tunnelled IP header. What processes say to one
+another and to the kernel (AF_UNIX, AF_NETLINK) is in buffers of the same kind, and is no packet.
 """
 
 from __future__ import annotations
+
+import socket
 
 from meshnet.observe.btf import Btf
 
@@ -26,6 +29,7 @@ _MEMBERS = {
     "DEVICE_NET": ("net_device", "nd_net.net"),
     "NET_NUMBER": ("net", "ns.inum"),
     "SOCKET_NET": ("sock", "__sk_common.skc_net.net"),
+    "SOCKET_FAMILY": ("sock", "__sk_common.skc_family"),
 }
 
 _BODY = """
@@ -51,6 +55,7 @@ static inline u32 space_of(u64 skb, char *name)
 {
 	u64 device = 0, socket = 0, net = 0;
 	u32 space = 0;
+	u16 family = 0;
 
 	READ(device, skb, SKB_DEVICE);
 	if (device && !READ(net, device, DEVICE_NET) && net && !READ(space, net, NET_NUMBER) && spaces.lookup(&space)) {
@@ -60,6 +65,10 @@ static inline u32 space_of(u64 skb, char *name)
 	/* A socket's queue keeps other things in place of the device. */
 	space = 0;
 	READ(socket, skb, SKB_SOCKET);
+	if (socket)
+		READ(family, socket, SOCKET_FAMILY);
+	if (family == FAMILY_UNIX || family == FAMILY_NETLINK)
+		return 0;
 	if (socket && !READ(net, socket, SOCKET_NET) && net)
 		READ(space, net, NET_NUMBER);
 	return space;
@@ -134,6 +143,7 @@ def source(btf: Btf) -> str:
     """The program's text for a kernel. KeyError if that kernel lacks what the program reads (drop reasons: 5.17)."""
     first = min(value for value, name in btf.enum("skb_drop_reason").items() if name.startswith("SKB_DROP_REASON_"))
     numbers = {name: btf.offset(*member) for name, member in _MEMBERS.items()}
+    numbers |= {"FAMILY_UNIX": int(socket.AF_UNIX), "FAMILY_NETLINK": int(socket.AF_NETLINK)}
     numbers |= {"CAPTURED": CAPTURED, "VXLAN_PORT": VXLAN_PORT, "FIRST_REASON": first}
     return "".join(f"#define {name} {value}\n" for name, value in numbers.items()) + _BODY
 

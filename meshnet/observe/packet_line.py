@@ -5,8 +5,8 @@ from __future__ import annotations
 import socket
 import struct
 
-_IPV4, _ARP = 0x0800, 0x0806
-_TCP, _UDP, _ICMP = 6, 17, 1
+_IPV4, _ARP, _IPV6 = 0x0800, 0x0806, 0x86DD
+_TCP, _UDP, _ICMP, _ICMPV6 = 6, 17, 1, 58
 _FLAGS = "FSRPAUEC"  # from the lowest bit
 _TUNNEL = 20 + 8 + 8 + 14  # from the outer IP header to the inner one
 
@@ -20,6 +20,8 @@ def line(data: bytes, protocol: int, vxlan_port: int = 4789) -> str:
         operation = struct.unpack_from("!H", data, 6)[0]
         asks, about = _address(data, 14), _address(data, 24)
         return f"ARP who has {about}, asks {asks}" if operation == 1 else f"ARP op {operation} {asks} > {about}"
+    if protocol == _IPV6 and len(data) >= 40:
+        return _version_6(data)
     if protocol != _IPV4 or len(data) < 20:
         return f"type {protocol:#06x}"
     head = (data[0] & 15) * 4
@@ -31,12 +33,23 @@ def line(data: bytes, protocol: int, vxlan_port: int = 4789) -> str:
     ports = struct.unpack_from("!HH", body)
     ends = f"{source}:{ports[0]} > {destination}:{ports[1]}"
     if kind == _TCP:
-        flags = "".join(name for bit, name in enumerate(_FLAGS) if len(body) > 13 and body[13] >> bit & 1)
-        return f"{ends} TCP {flags}".rstrip()
+        return f"{ends} TCP {_flags(body)}".rstrip()
     if ports[1] == vxlan_port and head == 20 and len(data) >= _TUNNEL:
         vni = int.from_bytes(data[32:35], "big")
         return f"{ends} VXLAN {vni} | {line(data[_TUNNEL:], struct.unpack_from('!H', data, _TUNNEL - 2)[0], 0)}"
     return f"{ends} UDP"
+
+
+def _version_6(data: bytes) -> str:
+    """The same of IPv6, which overlays do not carry, but localhost does; extension headers are not followed."""
+    source, destination = (socket.inet_ntop(socket.AF_INET6, data[at : at + 16]) for at in (8, 24))
+    kind, body = data[6], data[40:]
+    if kind in (_TCP, _UDP) and len(body) >= 8:
+        ports = struct.unpack_from("!HH", body)
+        name = f"TCP {_flags(body)}".rstrip() if kind == _TCP else "UDP"
+        return f"[{source}]:{ports[0]} > [{destination}]:{ports[1]} {name}"
+    said = f"ICMPv6 type {body[0]} code {body[1]}" if kind == _ICMPV6 and len(body) > 1 else f"next header {kind}"
+    return f"{source} > {destination} {said}"
 
 
 def tcp(data: bytes, protocol: int) -> tuple[int, int] | None:
@@ -54,6 +67,10 @@ def addresses(data: bytes, protocol: int) -> tuple[str, str] | None:
 
 def _address(data: bytes, at: int) -> str:
     return socket.inet_ntoa(data[at : at + 4])
+
+
+def _flags(segment: bytes) -> str:
+    return "".join(name for bit, name in enumerate(_FLAGS) if len(segment) > 13 and segment[13] >> bit & 1)
 
 
 def _other(kind: int, body: bytes, fragment: int) -> str:

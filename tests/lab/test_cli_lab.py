@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from meshnet.cli import main as cli
-from meshnet.lab import converge, tasks
+from meshnet.lab import converge, enter, tasks
 from meshnet.testing.labs import LabUnderTest
 
 pytestmark = pytest.mark.root
@@ -114,6 +115,16 @@ def test_looking_around(meshnet: Command, lab: LabUnderTest) -> None:
         assert f'eval "$(meshnet lab env {node})"' in out
 
 
+def test_hosts_are_called_by_their_names(lab: LabUnderTest) -> None:
+    """A shell on a node or client has its name in its prompt, and a check sees the same; the machine's stays."""
+    before = socket.gethostname()
+    for host in ("docker-1", "client"):
+        words = [sys.executable, "-m", "meshnet.cli", "lab", "exec", "--lab", lab.name, host, "--", "hostname"]
+        assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == f"{host}\n"
+        assert enter.run_on_host(lab.spec, host, ["hostname"], 10.0).stdout == f"{host}\n"
+    assert socket.gethostname() == before
+
+
 def test_a_node_that_is_dead_hides_no_other(meshnet: Command, lab: LabUnderTest) -> None:
     """inspect shows the nodes that answer, says of the other that it does not, and ends with 1."""
     code, out, err = meshnet("lab", "kill", "docker-2")
@@ -160,8 +171,8 @@ def test_words_for_tasks(meshnet: Command, lab: LabUnderTest) -> None:
     code, _, err = meshnet("lab", "kill", "words.")
     assert (code, err.startswith("meshnet: several tasks are called words.: words.1.")) == (1, True)
     nothing = meshnet("lab", "logs", "nosuch")[2]
-    assert nothing.startswith(f"meshnet: the lab {lab.name} has no node, task or service nosuch; ")
-    assert "services are all, " in nothing
+    assert nothing.startswith(f"meshnet: the lab {lab.name} has no node nosuch, and no task of that name or ")
+    assert "services with tasks are all, " in nothing
     assert meshnet("service", "logs", "words")[0] == 0
     for command in ("nosuch", "/bin/nosuch"):
         words = [sys.executable, "-m", "meshnet.cli", "lab", "exec", "words.1", "--", command]
@@ -439,7 +450,8 @@ def test_the_swarm_itself(meshnet: Command) -> None:
         (
             "lab logs nosuch",
             1,
-            "the lab {lab} has no node, task or service nosuch; nodes are docker-0, docker-1, docker-2",
+            "the lab {lab} has no node nosuch, and no task of that name or of a service nosuch; nodes are docker-0, "
+            "docker-1, docker-2; services with tasks are",
         ),
         ("agent --settings /nosuch", 1, "/nosuch: not the settings of an agent: "),
         ("manager --settings /nosuch", 1, "/nosuch: not the settings of a manager: "),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from meshnet.lab import leftovers, packages
+from meshnet.lab import cgroups, enter, leftovers, packages
+from meshnet.testing import capture, tcp
 from meshnet.testing.labs import LabUnderTest
 
 pytestmark = pytest.mark.root
@@ -150,3 +152,29 @@ def test_haproxy_takes_what_we_write(lab: LabUnderTest, tmp_path: Path) -> None:
     assert (code, err.count("\n")) == (1, 1)
     assert err.startswith("meshnet: no haproxy answers at /nowhere.sock: No such file or directory; start one with ")
     lab.remove("web")
+
+
+def test_load_is_interrupted(lab: LabUnderTest) -> None:
+    """Ctrl-C ends the asking and shows what was counted; SIGTERM shows nothing; neither leaves anybody who asks."""
+    lab.service("stopped", ports=["8703:8000"])
+    words = [sys.executable, "-m", "meshnet.cli", "lab", "load", "--for", "40s", "client", "172.17.0.3:8703"]
+    for number, status, said in ((signal.SIGINT, 0, " 0 failed"), (signal.SIGTERM, 143, "")):
+        with capture(lab.client()) as wire:
+            process = subprocess.Popen(
+                words,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "MESHNET_LAB": lab.name},
+                process_group=0,
+            )
+            wire.wait(tcp(sport=8703, flags="F"), 5, 10.0)
+            os.killpg(process.pid, number)
+            out, err = process.communicate(timeout=20)
+        assert (process.returncode, said in out, bool(out)) == (status, True, bool(said)), err
+        assert not [pid for pid in pids(lab) if b"load.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def pids(lab: LabUnderTest) -> list[str]:
+    """The processes of commands on the client."""
+    return cgroups.path(lab.name, "client", enter.EXEC).joinpath("cgroup.procs").read_text().split()

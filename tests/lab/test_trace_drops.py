@@ -113,6 +113,19 @@ def test_connections_that_end(lab: LabUnderTest) -> None:
     assert not [drop for drop in traced.drops if ":8000" in drop.packet]
 
 
+def test_what_is_no_packet(lab: LabUnderTest) -> None:
+    """What processes of a task say to one another, and to the kernel, is not shown, also when nobody read it."""
+    unread = "a, b = socket.socketpair(); a.send(b'x'); b.close(); a.close()"
+    question = "struct.pack('=IHHIIB', 17, 18, 0x301, 1, 0, 0)"  # which links are there?
+    asked = f"n = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0); n.send({question}); n.close()"
+    to = interface(lab, "whoami.1", "demo").ip
+    with tracing(lab) as traced:
+        lab.task("box.1").out(f'/usr/bin/python3 -c "import socket, struct; {unread}; {asked}"')
+        send_from(lab.task("box.1"), IP(dst=to) / UDP(sport=1, dport=4011) / b"x")
+        traced.until(lab, lambda drop: ":4011" in drop.packet)
+    assert not [drop for drop in traced.drops if drop.packet.startswith("type 0x0000")], traced.drops
+
+
 def test_a_tunnel(lab: LabUnderTest) -> None:
     """A tunnel packet from a stranger is shown with its VNI and what is inside."""
     from scapy.layers.vxlan import VXLAN

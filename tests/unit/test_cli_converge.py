@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
+import os
+import sys
 from collections.abc import Sequence
 
 import pytest
 
 from meshnet.cli import converge as waiting
+from meshnet.cli import render
 from meshnet.errors import MeshnetError
 from meshnet.lab import converge
 from meshnet.model import Service, ServiceSpec, UpdateStatus
@@ -63,3 +68,56 @@ def test_a_rollback_that_fails(capsys: pytest.CaptureFixture[str], monkeypatch: 
     with pytest.raises(MeshnetError, match=r"^web: task t failed; see: meshnet service ps web$"):
         waiting.wait(Going(["rollback_started", "rollback_paused"]), "web", quiet=True)  # type: ignore[arg-type]  # as above
     assert capsys.readouterr().err == ""
+
+
+def show(*steps: converge.Progress) -> None:
+    view = waiting._View(quiet=False)
+    for step in steps:
+        view(step)
+
+
+def test_an_error_that_passes(capsys: pytest.CaptureFixture[str]) -> None:
+    """Away from a terminal each change is a line, and an error that is over is no empty one."""
+    running = converge.Progress("web", 2, 3, {})
+    show(running, dataclasses.replace(running, error="task: unhealthy container"), running)
+    assert capsys.readouterr().err == "overall progress: 2 out of 3 tasks\ntask: unhealthy container\n"
+
+
+class Screen(io.StringIO):
+    """A terminal of 40 columns, in place of stderr."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        monkeypatch.setattr(sys, "stderr", self)
+        monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size((40, 24)))
+
+    def isatty(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return 2
+
+
+def test_a_line_that_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal the block is rewritten from its first row, also when a line of it takes several."""
+    screen = Screen(monkeypatch)
+    first = converge.Progress("web", 0, 1, {"1": "failed"}, "x" * 81)
+    show(first, converge.Progress("web", 1, 1, {"1": "running"}))
+    again = "overall progress: 1 out of 1 tasks\n1/1: running\n"
+    assert screen.getvalue() == f"overall progress: 0 out of 1 tasks\n1/1: failed\n{'x' * 81}\n\x1b[5A\x1b[J{again}"
+
+
+def test_many_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More tasks than fit on a screen are shown as their sum, as docker does."""
+    screen = Screen(monkeypatch)
+    slots = {str(slot): "running" for slot in range(21)}
+    show(converge.Progress("web", 21, 21, slots))
+    assert screen.getvalue() == "overall progress: 21 out of 21 tasks\n"
+
+
+def test_a_step_that_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line that is written over stays in one row."""
+    screen = Screen(monkeypatch)
+    with render.Progress() as progress:
+        progress("x" * 99)
+    assert screen.getvalue() == f"\r\x1b[K{'x' * 39}\r\x1b[K"

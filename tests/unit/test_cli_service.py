@@ -50,8 +50,8 @@ def test_what_is_not_there_keeps_the_others_from_nothing(
     client = answering(monkeypatch, table)
     status, out, err = meshnet(capsys, monkeypatch, "service", "scale", "-d", "no=2", "web=3", "nor=4")
     assert (status, out) == (1, "web scaled to 3\n")
-    assert "no: service no not found" in err
-    assert "nor: service nor not found" in err
+    assert "meshnet: service no not found\n" in err
+    assert "meshnet: service nor not found\n" in err
     assert client.changes == ["POST /services/s/update web"]
     status, out, err = meshnet(capsys, monkeypatch, "service", "inspect", "no", "web", "-f", "{{.ID}}")
     assert (status, out) == (1, "s\n")

@@ -6,6 +6,7 @@ import struct
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import ARP, Ether
 from scapy.layers.vxlan import VXLAN
 
@@ -84,7 +85,25 @@ def test_lines(packet: object, text: str) -> None:
 def test_other_lines() -> None:
     """ARP and what is unknown have a line, too."""
     assert line(bytes(ARP(psrc="10.0.1.5", pdst="10.0.1.7")), 0x0806) == "ARP who has 10.0.1.7, asks 10.0.1.5"
-    assert line(b"x" * 60, 0x86DD) == "type 0x86dd"
+    assert line(b"x" * 39, 0x86DD) == "type 0x86dd"
+    assert line(b"x" * 60, 0x88CC) == "type 0x88cc"
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (TCP(sport=4, dport=80, flags="S"), "[::1]:4 > [fd00::7]:80 TCP S"),
+        (UDP(sport=4, dport=80), "[::1]:4 > [fd00::7]:80 UDP"),
+        (ICMPv6EchoRequest(), "::1 > fd00::7 ICMPv6 type 128 code 0"),
+    ],
+)
+def test_lines_of_ipv6(body: object, text: str) -> None:
+    """IPv6 has a line with addresses and ports, and less than a header is no error."""
+    data = bytes(IPv6(src="::1", dst="fd00::7") / body)
+    assert line(data, 0x86DD) == text
+    for size in range(len(data)):
+        assert line(data[:size], 0x86DD)
+    assert line(bytes(IPv6(src="::1", dst="fd00::7", nh=132)), 0x86DD) == "::1 > fd00::7 next header 132"
 
 
 def test_whose_reason() -> None:
