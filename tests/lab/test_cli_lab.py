@@ -397,7 +397,7 @@ def test_the_swarm_itself(meshnet: Command) -> None:
         ("service create --name x --label =1 whoami", 2, "--label '=1': write NAME=value; see: meshnet service create"),
         ("service create --name x", 2, "Missing argument 'IMAGE'; see: meshnet service create --help"),
         ("service scale taken=many", 2, "'taken=many': write SERVICE=REPLICAS; see: meshnet service scale --help"),
-        ("service scale nosuch=2", 1, "nosuch: service nosuch not found"),
+        ("service scale nosuch=2", 1, "service nosuch not found"),
         ("service update --image nosuch taken", 1, "No such image: nosuch; name it in the lab's images"),
         ("service rm nosuch", 1, "service nosuch not found"),
         ("service ls --node docker-1", 1, "This node is not a swarm manager. Worker nodes can't be used to view or"),
