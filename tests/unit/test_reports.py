@@ -129,6 +129,26 @@ def test_many_statuses_go_in_several_reports(tmp_path: Path) -> None:
     run(scenario)
 
 
+def test_long_statuses_go_in_several_reports(tmp_path: Path) -> None:
+    """What many tasks failed of reaches the manager, however long the words are that tell it."""
+
+    async def scenario() -> None:
+        async with swarm(tmp_path) as it:
+            node = await it.node("docker-1")
+            node.works = False
+            await it.service(spec("web", 2))
+            await eventually(lambda: len(node.now.tasks) == 2, "the node has its tasks")
+            first, last = sorted(node.now.tasks)
+            wordy = {f"other{number}": TaskStatus(state="running", message="\0" * 50_000) for number in range(20)}
+            endless = TaskStatus(state="running", err="\0" * 1_000_000)
+            node.client.report({first: endless} | wordy | {last: endless})
+            async with asyncio.timeout(20):
+                await node.client.reported()
+            assert {it.manager.view.tasks[ident].status.state for ident in (first, last)} == {"running"}
+
+    run(scenario)
+
+
 def test_a_node_that_is_refused_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a node says while it is not let in, as with an expired certificate, it says again with what is new."""
 
