@@ -74,6 +74,7 @@ class Runner:
         self._container: Container | None = None
         self._started = kept is not None
         self._serving = kept is not None and kept.serving
+        self._confirmed = True  # every live member knows that it drains
         self._stop_wanted = asyncio.Event()
         if kept is not None and kept.leaving:
             self._stop_wanted.set()
@@ -270,7 +271,8 @@ class Runner:
         self._note_leaving()
         if self._serving:
             record = self._host.publish(self.task, "draining", self.hostname, self.container_id)
-            if not await self._host.in_force(record):
+            self._confirmed = await self._host.in_force(record)
+            if not self._confirmed:
                 log.warning("task %s: not every member confirmed that it drains", self.task.id)
             await self._tried(self._host.close(self.task), "it is stopped while new connections still reach it")
             await asyncio.sleep(self._pauses.on_the_way)
@@ -289,13 +291,15 @@ class Runner:
             err=end.err,
             container_status=ContainerStatus(self.container_id, 0, end.exit_code),
         )
-        ordered = self._stop_wanted.is_set()
-        if not ordered:  # its successor is waited for
+        # Its successor is waited for, unless it was ordered: then the manager may take it, and its networks, from this
+        # node at once. Who has not confirmed that it drains is not waited for once more.
+        at_once = not self._stop_wanted.is_set() or not self._confirmed
+        if at_once:
             self._host.report(self.task, self.status)
         await self._tried(self.resolver.stop())
         if self._serving:
             await self._tried(self._host.in_force(record))
-        if ordered:  # the manager may take it, and its networks, from this node at once
+        if not at_once:
             self._host.report(self.task, self.status)
         await self._tried(self._host.unwire(self.task))
         try:

@@ -219,7 +219,8 @@ def test_cleaning_up_goes_on_after_a_failure(tmp_path: Path) -> None:
 
 
 def test_members_that_do_not_confirm_hold_nobody(tmp_path: Path) -> None:
-    """A drain goes on after its bound, although somebody may not have heard of it."""
+    """A drain goes on after its bound, although somebody may not have heard of it, and its end is reported without
+    waiting for them again."""
 
     async def scenario() -> None:
         life = Life(tmp_path)
@@ -229,6 +230,7 @@ def test_members_that_do_not_confirm_hold_nobody(tmp_path: Path) -> None:
         stopped(life)
         assert await life.over() == ("shutdown", "")
         assert life.said == [*BEGUN, *JOINED, "draining", "not in force", "close", "stop", *MISSED]
+        assert life.host.known_gone_after == "shutdown"
 
     live(scenario)
 
