@@ -27,7 +27,7 @@ from meshnet.control.assignments import follow, trust_of
 from meshnet.control.attachments import Attach
 from meshnet.control.cachetext import CacheText
 from meshnet.control.conversation import Conversation
-from meshnet.control.operations import Join
+from meshnet.control.operations import WORDS, Join
 from meshnet.control.trouble import Trouble
 from meshnet.control.trust import joining, tls
 from meshnet.control.trust.credentials import Credentials
@@ -44,7 +44,6 @@ FIRST_DELAY = 0.1
 LAST_DELAY = 2.0
 TIMEOUT = 5.0
 MOST, BYTES = 1000, 2**20  # statuses in a report, and of JSON in them: the manager takes 4 MiB at once
-WORDS = 4096  # characters of why a task ended that are told: a program's name in it may be as long as one likes
 BAD = 400  # a report that cannot be read would not be another time; any other refusal is about this node, as it is now
 KEEP_DELAY, KEEP_REST = 0.5, 20  # s at most until a change is on disk; less where writing takes less than a 20th of it
 SILENCE = 25.0  # a stream without a bookmark for longer is dead
@@ -428,7 +427,8 @@ class ManagerClient:
 
 
 def _report(waiting: Mapping[str, TaskStatus]) -> dict[str, Any]:
-    """The first of the statuses that wait, as many as go into one report."""
+    """The first of the statuses that wait, as many as go into one report. A program's name, in why it cannot be run,
+    may be as long as one likes."""
     tasks: dict[str, Any] = {}
     size = 0
     for ident, status in waiting.items():
