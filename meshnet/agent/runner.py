@@ -74,7 +74,10 @@ class Runner:
         self._container: Container | None = None
         self._started = kept is not None
         self._serving = kept is not None and kept.serving
+        self._confirmed = True  # every live member knows that it drains
         self._stop_wanted = asyncio.Event()
+        if kept is not None and kept.leaving:
+            self._stop_wanted.set()
         self._health_changed = asyncio.Event()
         self._life: asyncio.Task[None] | None = None
 
@@ -158,7 +161,7 @@ class Runner:
             await self._adopt()
             return
         self._say("accepted")
-        self._keep(serving=False)
+        self._keep()
         self._say("preparing")
         self._host.spaces.create(os.path.basename(self.netns))
         await self._host.wire(self.task, self.netns)
@@ -184,7 +187,7 @@ class Runner:
         if self._container is None:
             raise EndedError("failed", "its container is gone")
         self._container.on_health(self._health_is)
-        self._host.publish(self.task, "ready" if self._kept.serving else "starting", self.hostname, self.container_id)
+        self._host.publish(self.task, self._kept.announced, self.hostname, self.container_id)
         await self.resolver.start(self.netns)  # names are known at once, also without a manager
         try:
             await self._host.wire(self.task, self.netns)
@@ -214,7 +217,7 @@ class Runner:
             exited.cancel()
             judged.cancel()
         self._serving = True
-        self._keep(serving=True)
+        self._keep()
         record = self._host.publish(self.task, "ready", self.hostname, self.container_id)
         if self.status.state != "running":
             # "Running" is what people and tests wait for: then every node leads here.
@@ -265,9 +268,11 @@ class Runner:
         """
         if self._container is None or not self._started:
             return
+        self._note_leaving()
         if self._serving:
             record = self._host.publish(self.task, "draining", self.hostname, self.container_id)
-            if not await self._host.in_force(record):
+            self._confirmed = await self._host.in_force(record)
+            if not self._confirmed:
                 log.warning("task %s: not every member confirmed that it drains", self.task.id)
             await self._tried(self._host.close(self.task), "it is stopped while new connections still reach it")
             await asyncio.sleep(self._pauses.on_the_way)
@@ -286,13 +291,15 @@ class Runner:
             err=end.err,
             container_status=ContainerStatus(self.container_id, 0, end.exit_code),
         )
-        ordered = self._stop_wanted.is_set()
-        if not ordered:  # its successor is waited for
+        # Its successor is waited for, unless it was ordered: then the manager may take it, and its networks, from this
+        # node at once. Who has not confirmed that it drains is not waited for once more.
+        at_once = not self._stop_wanted.is_set() or not self._confirmed
+        if at_once:
             self._host.report(self.task, self.status)
         await self._tried(self.resolver.stop())
         if self._serving:
             await self._tried(self._host.in_force(record))
-        if ordered:  # the manager may take it, and its networks, from this node at once
+        if not at_once:
             self._host.report(self.task, self.status)
         await self._tried(self._host.unwire(self.task))
         try:
@@ -325,8 +332,17 @@ class Runner:
             return False
         return True
 
-    def _keep(self, *, serving: bool) -> None:
-        self._dirs.write(Kept(self.task, self.container_id, serving))
+    def _note_leaving(self) -> None:
+        """An agent that takes over in the middle of a stop goes on with it, also before it hears from the manager."""
+        try:
+            if self._stop_wanted.is_set():
+                self._keep()
+        except OSError as error:  # a full disk keeps nobody from being stopped
+            log.warning("task %s: that it is being stopped cannot be kept: %s", self.task.id, error)
+
+    def _keep(self) -> None:
+        leaving = self._stop_wanted.is_set()
+        self._dirs.write(Kept(self.task, self.container_id, self._serving, leaving=leaving))
 
     def _say(self, state: str, message: str = "") -> None:
         pid = self._container.pid if self._container is not None else 0

@@ -21,13 +21,21 @@ FILE = "task.json"
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A task as it was last written: what it is, its container's id, whether it had joined its service, and its last
-    status once it has ended."""
+    """A task as it was last written: what it is, its container's id, whether it had joined its service, its last status
+    once it has ended, and whether it was being stopped."""
 
     task: Task
     container_id: str
     serving: bool
     ended: TaskStatus | None = None
+    leaving: bool = False
+
+    @property
+    def announced(self) -> str:
+        """What the other members are to know of it while it runs: a task that leaves gets no new connections again."""
+        if not self.serving:
+            return "starting"
+        return "draining" if self.leaving else "ready"
 
 
 class TaskDirs:
@@ -60,6 +68,7 @@ class TaskDirs:
             "container": kept.container_id,
             "serving": kept.serving,
             "ended": to_json(kept.ended),
+            "leaving": kept.leaving,
         }
         replace_text(directory / FILE, json.dumps(value))
 
@@ -92,7 +101,8 @@ def _read(root: Path) -> list[Kept]:
             value = json.loads(file.read_text())
             ended = value.get("ended")
             status = from_json(TaskStatus, ended) if ended is not None else None
-            found.append(Kept(from_json(Task, value["task"]), value["container"], value["serving"], status))
+            task, leaving = from_json(Task, value["task"]), value.get("leaving", False)
+            found.append(Kept(task, value["container"], value["serving"], status, leaving))
         except (ValueError, KeyError, TypeError, AttributeError, OSError, MeshnetError) as error:
             log.warning("%s cannot be read, its task is not taken up: %s", file, error)
     return found

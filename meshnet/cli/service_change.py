@@ -36,11 +36,14 @@ def scale(engine: Engine, detach: bool, quiet: bool, wanted: tuple[str, ...]) ->
         print(f"{name} scaled to {numbers[name]}", flush=True)
         changed.append(service.spec.name)
 
-    try:
-        options.each(numbers, scale_one, quiet=True)
-    finally:
-        for name in () if detach else changed:
-            converge.wait(engine, name, quiet)
+    failed = []
+    for names, act in ((numbers, scale_one), (changed, lambda name: converge.wait(engine, name, quiet))):
+        try:
+            options.each(() if detach and names is changed else names, act, quiet=True)
+        except MeshnetError as error:
+            failed.append(str(error))
+    if failed:
+        raise MeshnetError("\n".join(failed))
 
 
 def _wanted(text: str) -> tuple[str, int]:

@@ -55,10 +55,13 @@ def deploy(engine: Engine, file: Path, prune: bool, detach: bool, quiet: bool, n
         for kind in ("secret", "config"):
             _make_files(engine, kind, found, ids[f"{kind}s"], done)
         if prune:
-            _prune(engine, name, {service.name for service in found.services})
+            _prune(engine, name, {service.name for service in found.services}, done)
         _make_services(engine, found, ids, done)
     except MeshnetError as error:
         raise MeshnetError(f"{error}\n{_left(name, done)}", error.status) from None
+    except KeyboardInterrupt as error:
+        error.add_note(_left(name, done))
+        raise
     for service in found.services if not detach else ():
         converge.wait(engine, service.name, quiet)
 
@@ -172,11 +175,13 @@ def _make_service(engine: Engine, spec: ServiceSpec, before: Service | None, war
         engine.update_service(before, _kept(spec, before.spec), warned)
 
 
-def _prune(engine: Engine, name: str, wanted: set[str]) -> None:
+def _prune(engine: Engine, name: str, wanted: set[str], done: list[str]) -> None:
     for one in engine.get("/services", **query(name)):
         if one["Spec"]["Name"] not in wanted:
-            print(f"Removing service {one['Spec']['Name']}", flush=True)
+            what = f"service {one['Spec']['Name']}"
+            print(f"Removing {what}", flush=True)
             engine.delete(f"/services/{one['ID']}")
+            done.append(f"{what} (removed)")
 
 
 def _kept(spec: ServiceSpec, before: ServiceSpec) -> ServiceSpec:

@@ -60,7 +60,8 @@ def drops(
             if time.monotonic() - looked >= _REFRESH:
                 try:
                     now = scope(lab, task or "", service or "")
-                except MeshnetError:
+                except (MeshnetError, OSError):
+                    state.load(lab.name)  # raises if the lab went down
                     now = looked_at  # the task has ended: what was its own still is
                 if now != looked_at:
                     running.look_at(now)

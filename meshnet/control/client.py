@@ -15,6 +15,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import SystemRandom
 from typing import Any, TypeVar
@@ -26,7 +27,7 @@ from meshnet.control.assignments import follow, trust_of
 from meshnet.control.attachments import Attach
 from meshnet.control.cachetext import CacheText
 from meshnet.control.conversation import Conversation
-from meshnet.control.operations import Join
+from meshnet.control.operations import WORDS, Join
 from meshnet.control.trouble import Trouble
 from meshnet.control.trust import joining, tls
 from meshnet.control.trust.credentials import Credentials
@@ -42,7 +43,7 @@ T = TypeVar("T")
 FIRST_DELAY = 0.1
 LAST_DELAY = 2.0
 TIMEOUT = 5.0
-MOST = 1000  # statuses in a report: it must stay far below what the manager takes at once, 4 MiB
+MOST, BYTES = 1000, 2**20  # statuses in a report, and of JSON in them: the manager takes 4 MiB at once
 BAD = 400  # a report that cannot be read would not be another time; any other refusal is about this node, as it is now
 KEEP_DELAY, KEEP_REST = 0.5, 20  # s at most until a change is on disk; less where writing takes less than a 20th of it
 SILENCE = 25.0  # a stream without a bookmark for longer is dead
@@ -227,9 +228,10 @@ class ManagerClient:
         def body() -> Any:
             nonlocal leaving
             # Taken anew for each attempt, so that a retry carries what came meanwhile.
-            waiting = list({**self._sending, **self._pending}.items())
-            self._sending, self._pending = dict(waiting[:MOST]), dict(waiting[MOST:])
-            tasks = {ident: to_json(status) for ident, status in self._sending.items()}
+            waiting = {**self._sending, **self._pending}
+            tasks = _report(waiting)
+            self._sending = {ident: waiting.pop(ident) for ident in tasks}
+            self._pending = waiting
             leaving = self._leaving
             trust = {"Gossip": self._credentials.gossip.version, "Root": root_digest(self._credentials.root)}
             return {"Tasks": tasks, "Leaving": leaving, "Trust": trust}
@@ -422,3 +424,17 @@ class ManagerClient:
             log.warning("the assignments are kept in memory alone until they change again: %s", error)
             return
         self._unwritten = None
+
+
+def _report(waiting: Mapping[str, TaskStatus]) -> dict[str, Any]:
+    """The first of the statuses that wait, as many as go into one report. A program's name, in why it cannot be run,
+    may be as long as one likes."""
+    tasks: dict[str, Any] = {}
+    size = 0
+    for ident, status in waiting.items():
+        told = to_json(replace(status, err=status.err[:WORDS]))
+        size += len(json.dumps(told))
+        if tasks and (size > BYTES or len(tasks) == MOST):
+            break
+        tasks[ident] = told
+    return tasks

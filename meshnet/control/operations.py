@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import re
 from collections.abc import Callable, Iterable
+from datetime import datetime
 
 from meshnet.clusterspec import ClusterChange, ClusterSpec, RaftConfig
 from meshnet.control.allocator import Ledger, give_network, give_node, give_service
@@ -42,6 +44,9 @@ from meshnet.model import (
 
 NewId = Callable[[], str]
 INGRESS = "ingress"
+WORDS = 4096  # characters of what a node says of a task
+_CONTAINER_ID = re.compile("[0-9a-f]{0,64}")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
 HOSTNAME = 253  # characters that a name has at most (RFC 1035)
 KEPT_SPECS = 5
 SHORTEST_HEARTBEAT = SECOND // 10
@@ -328,9 +333,32 @@ def report_tasks(view: View, node_id: str, statuses: dict[str, TaskStatus]) -> C
 
 
 def checked_status(status: TaskStatus, now: float) -> TaskStatus:
-    """Refuses unknown states; a status without a time gets the manager's."""
+    """Refuses unknown states and what is no container's id; a status without a readable time gets the manager's.
+
+    A node may be anybody's by now, and everybody who lists tasks reads its words: they are cut to `WORDS` characters,
+    and what is no character is replaced.
+    """
     try:
         state_rank(status.state)
     except KeyError:
-        raise MeshnetError(f"State: unknown state {status.state!r}") from None
-    return status if status.timestamp else dataclasses.replace(status, timestamp=stamp(now))
+        raise MeshnetError(f"State: unknown state {status.state[:40]!r}") from None
+    ident = status.container_status.container_id if status.container_status is not None else ""
+    if not _CONTAINER_ID.fullmatch(ident):
+        raise MeshnetError(f"ContainerStatus.ContainerID: {ident[:70]!r} is no container's id")
+    told = status.timestamp if _is_time(status.timestamp) else stamp(now)
+    return dataclasses.replace(status, timestamp=told, message=_words(status.message), err=_words(status.err))
+
+
+def _words(text: str) -> str:
+    return text[:WORDS].encode("utf-8", "replace").decode()
+
+
+def _is_time(text: str) -> bool:
+    """Whether it is a time of RFC 3339 that every client can read."""
+    if not _TIME.fullmatch(text):
+        return False
+    try:
+        datetime.fromisoformat(text[:19])
+    except ValueError:
+        return False
+    return True

@@ -33,6 +33,7 @@ _NOBODY = "a host or a running task"
 _ROUNDS = 10  # of ending what a check has started: a process may change from one group of the check to another
 _NO_PROGRAM = 127  # as a shell says
 _MESHNET = re.compile(r"(^|[;&|(]\s*)meshnet ", re.MULTILINE)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _NOT_FOUND = re.compile(r"([\w.+-]+): (?:command )?not found|No such file or directory: '([^']+)'")
 
 
@@ -80,7 +81,7 @@ class Outcome:
 
 
 def run(lab: Lab, heard: Callable[[Outcome], None] = lambda _: None) -> list[Outcome]:
-    """Runs the lab's checks in order; `heard` is told of each as it ends."""
+    """Runs the lab's checks in order; `heard` is told of each as it ends. GoneError if the lab goes down meanwhile."""
     _sweep(lab)
     outcomes = []
     for check in lab.checks:
@@ -188,5 +189,6 @@ def judge(check: LabCheck, done: subprocess.CompletedProcess[str], directory: st
 
 
 def _one_line(text: str) -> str:
-    text = " ".join(text.split())
+    """For a person's terminal, which must not be told what to do by what a check has printed."""
+    text = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", " ".join(text.split()))
     return text if len(text) <= _BEGIN + _END else f"{text[:_BEGIN]} ... {text[-_END:]}"

@@ -18,7 +18,7 @@ from typing import NoReturn
 from meshnet import names
 from meshnet.errors import MeshnetError, NotFoundError
 from meshnet.kernel import libc, netns
-from meshnet.lab import bounded, cgroups, packages
+from meshnet.lab import bounded, cgroups, packages, state
 from meshnet.lab.spec import Lab
 from meshnet.lab.tasks import LabTask
 from meshnet.sandbox.runtime import INIT_PID
@@ -35,6 +35,13 @@ class CommandError(MeshnetError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class GoneError(MeshnetError):
+    """The lab went down while something was to be run in it."""
+
+    def __init__(self, lab: str) -> None:
+        super().__init__(f"the lab {lab} is being taken down, or is down")
 
 
 def _check_host(lab: Lab, host: str) -> None:
@@ -70,8 +77,13 @@ def current_check() -> str:
 
 
 def _host_group(lab: Lab, host: str, check: str = "") -> Path:
-    """The group of a host's commands, or the one of a check (by default this process's) below it, made if needed."""
+    """The group of a host's commands, or the one of a check (by default this process's) below it, made if needed.
+
+    None is made of a lab that goes down, or is: it would stay.
+    """
     _check_host(lab, host)
+    if state.is_leaving(lab.name) or not netns.exists(names.node_netns(lab.name, host)):
+        raise GoneError(lab.name)
     group = cgroups.path(lab.name, host, EXEC)
     group.mkdir(parents=True, exist_ok=True)
     return _below(group, check)
@@ -195,8 +207,8 @@ def run_on_host(
     """Runs a command on a node or client and waits; the result has its exit status, stdout and stderr, as text in
     any case.
 
-    `check` is the check's group that it belongs to. Raises NotFoundError for an unknown name, and what `bounded.run`
-    raises.
+    `check` is the check's group that it belongs to. Raises NotFoundError for an unknown name, GoneError if the lab went
+    down, and what `bounded.run` raises.
     """
     words = host_command(lab, host, command, check)
     env = {**os.environ, **_environment(lab)}
@@ -207,5 +219,11 @@ def run_on_host(
         _called(host)
         return bounded.run(words, timeout, stdin, env)
 
-    # A process started by a thread begins in that thread's namespaces.
-    return netns.run_in(names.node_netns(lab.name, host), work)
+    space = names.node_netns(lab.name, host)
+    try:
+        # A process started by a thread begins in that thread's namespaces.
+        return netns.run_in(space, work)
+    except FileNotFoundError:
+        if netns.exists(space):
+            raise
+        raise GoneError(lab.name) from None

@@ -55,9 +55,14 @@ def leave(name: str) -> None:
         Path(names.lab_dir(name), LEAVING).touch()
 
 
+def is_leaving(name: str) -> bool:
+    """Whether somebody takes the lab down."""
+    return Path(names.lab_dir(name), LEAVING).exists()
+
+
 def is_ours(name: str, claim: int) -> bool:
     """Whether the directory that `claim` gave is there, and nobody takes it down."""
-    return claimed(name) == claim and not Path(names.lab_dir(name), LEAVING).exists()
+    return claimed(name) == claim and not is_leaving(name)
 
 
 @contextlib.contextmanager

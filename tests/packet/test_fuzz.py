@@ -10,7 +10,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -45,6 +45,7 @@ from meshnet.model import mac_of
 from meshnet.testing.bpf_run import DROP, PASS, REDIRECT, UNDERLAY, VXLAN, PacketNode
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.fuzz, pytest.mark.timeout(1800)]
+CLOSED = replace(PLAN, closed=tuple(row.task for row in PLAN.endpoints))  # the plan of the second half
 FRAMES = int(os.environ.get("MESHNET_FUZZ", "200000")) // 4
 
 
@@ -143,6 +144,8 @@ def test_fuzz(node: PacketNode, target: Target) -> None:
 
     def inside() -> None:
         for number in range(FRAMES):
+            if number == FRAMES // 2:
+                node.apply(CLOSED)
             frame = _broken(rng, rng.choice(target.frames))
             size = rng.choice((0,) * 9 + (500,))  # a GSO packet, now and then
             entry, context = node.prepared(target.program, target.port, size, rng.choice(target.tunnels))

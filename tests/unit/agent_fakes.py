@@ -186,7 +186,7 @@ class FakeHost:
         await self.acknowledging.passed()
         if record == WITHDRAWN:
             self.said.append("gone for all")
-            self.known_gone_after = self.reports[-1][0]
+            self.known_gone_after = self.reports[-1][0] if self.reports else ""
             return True
         self.said.append("in force" if self.confirmed else "not in force")
         return self.confirmed
@@ -226,13 +226,20 @@ class FakeHost:
 class Life:
     """One task on a fake node. `listening` holds the look at published ports."""
 
-    def __init__(self, directory: Path, task: Task = TASK, kept: bool | None = None, service: Service | None = None):
-        """`kept`: taken over from an earlier agent, and whether it had joined its service."""
+    def __init__(
+        self,
+        directory: Path,
+        task: Task = TASK,
+        kept: bool | None = None,
+        service: Service | None = None,
+        leaving: bool = False,
+    ):
+        """`kept`: taken over from an earlier agent, and whether it had joined its service; `leaving`: and left it."""
         self.host = FakeHost(service)
         self.dirs = TaskDirs(str(directory))
         self.listening = Gate()
         self.asked: list[set[tuple[str, int]]] = []
-        left = None if kept is None else Kept(task, "c" * 64, kept)
+        left = None if kept is None else Kept(task, "c" * 64, kept, leaving=leaving)
         if left is not None:
             self.host.spaces.names.add(f"mn-lab-docker-0-{task.id}")
             self.dirs.write(left)

@@ -41,7 +41,7 @@ class TableClient:
     def _answer(self, what: str, otherwise: Any) -> Any:
         self.asked.append(what)
         answer = self.table.get(what, otherwise)
-        if isinstance(answer, Exception):
+        if isinstance(answer, BaseException):
             raise answer
         return answer
 

@@ -165,6 +165,7 @@ def test_tasks_are_kept_until_they_are_removed(tmp_path: Path) -> None:
     dirs = TaskDirs(str(tmp_path))
     assert dirs.read_all() == []
     kept = [Kept(replace(TASK, id=ident), "c" * 64, serving) for ident, serving in (("a", True), ("b", False))]
+    kept[0] = replace(kept[0], leaving=True)
     for one in kept:
         dirs.write(one)
     assert TaskDirs(str(tmp_path)).read_all() == kept

@@ -13,7 +13,8 @@ import pytest
 from agent_fakes import TASK, Life
 
 from meshnet.agent.reconciler import NotWiredError
-from meshnet.errors import MeshnetError, StartError
+from meshnet.agent.taskdir import Kept
+from meshnet.errors import MeshnetError, NoSpaceError, StartError
 from meshnet.model import PortConfig, Service, ServiceEndpoint
 
 BEGUN = ["netns", "wire", "dns", "starting", "create", "start"]
@@ -218,7 +219,8 @@ def test_cleaning_up_goes_on_after_a_failure(tmp_path: Path) -> None:
 
 
 def test_members_that_do_not_confirm_hold_nobody(tmp_path: Path) -> None:
-    """A drain goes on after its bound, although somebody may not have heard of it."""
+    """A drain goes on after its bound, although somebody may not have heard of it, and its end is reported without
+    waiting for them again."""
 
     async def scenario() -> None:
         life = Life(tmp_path)
@@ -228,6 +230,7 @@ def test_members_that_do_not_confirm_hold_nobody(tmp_path: Path) -> None:
         stopped(life)
         assert await life.over() == ("shutdown", "")
         assert life.said == [*BEGUN, *JOINED, "draining", "not in force", "close", "stop", *MISSED]
+        assert life.host.known_gone_after == "shutdown"
 
     live(scenario)
 
@@ -293,6 +296,49 @@ def test_a_stop_that_meets_an_adoption_drains(tmp_path: Path) -> None:
         stopped(life)
         assert await life.over() == ("shutdown", "")
         assert life.said == ["hold", "adopt", "ready", "dns", *LEFT, *MISSED]
+
+    live(scenario)
+
+
+def test_a_stop_outlives_its_agent(tmp_path: Path) -> None:
+    """An agent that takes over in the middle of a stop goes on with it, without the manager's word: a task that may
+    have had its stop signal is never announced as ready again."""
+
+    async def scenario() -> None:
+        first = Life(tmp_path)
+        await first.begin()
+        await first.running()
+        assert not first.dirs.read_all()[0].leaving
+        first.container.stopping.open.clear()
+        stopped(first)
+        await first.until("stop")
+        await first.runner.abandon()
+        kept = first.dirs.read_all()[0]
+        assert (kept.serving, kept.leaving, kept.announced) == (True, True, "draining")
+        second = Life(tmp_path, kept=True, leaving=True)
+        await second.begin()
+        assert await second.over() == ("shutdown", "")
+        assert [one for one in second.said if one != "wire"] == ["hold", "adopt", "draining", "dns", *LEFT, *MISSED]
+
+    live(scenario)
+
+
+def test_a_full_disk_keeps_nobody_from_being_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That a task leaves cannot be kept, and it leaves all the same, in order."""
+
+    async def scenario() -> None:
+        life = Life(tmp_path)
+        await life.begin()
+        await life.running()
+
+        def full(_: Kept) -> None:
+            raise NoSpaceError("/run")
+
+        monkeypatch.setattr(life.dirs, "write", full)
+        monkeypatch.setattr(life.dirs, "retire", lambda _: None)
+        stopped(life)
+        assert await life.over() == ("shutdown", "")
+        assert life.said == [*BEGUN, *JOINED, *LEFT, *MISSED]
 
     live(scenario)
 

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from cli_engine import LAB, answering, meshnet
 
+from meshnet.cli import converge
 from meshnet.codec import to_json
-from meshnet.errors import NotFoundError
+from meshnet.errors import MeshnetError, NotFoundError
 from meshnet.lab import engine
+from meshnet.lab.engine import Engine
 from meshnet.model import ContainerSpec, Service, ServiceSpec, TaskSpec
 
 HOW = "name it in the lab's images, or give it a `rootfs:` there (docs/lab.md); see what there is with: meshnet images"
@@ -56,3 +58,32 @@ def test_what_is_not_there_keeps_the_others_from_nothing(
     status, out, err = meshnet(capsys, monkeypatch, "service", "inspect", "no", "web", "-f", "{{.ID}}")
     assert (status, out) == (1, "s\n")
     assert "service no not found" in err
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_scaling_says_all_that_failed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, interrupted: bool
+) -> None:
+    """A service that is not there, and others that do not converge, are each said; Ctrl-C ends it without waiting."""
+    waited: list[str] = []
+
+    def wait(_: Engine, name: str, __: bool) -> None:
+        waited.append(name)
+        raise MeshnetError(f"{name} does not converge")
+
+    services = [to_json(Service(n, spec=ServiceSpec(n, task_template=TaskSpec(ContainerSpec("i"))))) for n in "ab"]
+    table: dict[str, Any] = {
+        "GET /services": services,
+        "POST /services/a/update a": {},
+        "POST /services/b/update b": KeyboardInterrupt() if interrupted else {},
+    }
+    monkeypatch.setattr(converge, "wait", wait)
+    answering(monkeypatch, table)
+    status, out, err = meshnet(capsys, monkeypatch, "service", "scale", "no=2", "a=3", "b=4")
+    if interrupted:
+        assert (status, out, waited) == (130, "a scaled to 3\n", [])
+        return
+    assert (status, out, waited) == (1, "a scaled to 3\nb scaled to 4\n", ["a", "b"])
+    assert "service no not found" in err
+    assert "a does not converge" in err
+    assert "b does not converge" in err

@@ -61,6 +61,35 @@ def test_what_the_engine_refuses(
     assert rest.endswith("; to remove the whole stack: meshnet stack rm b" if left else "nothing was made or changed")
 
 
+def test_what_was_pruned_is_a_change(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deployment that fails after it has removed a service does not say that nothing has changed."""
+    (folder / "s.yml").write_text("services: {web: {image: i}}")
+    table: dict[str, Any] = {
+        "GET /networks": [{"Id": "n", "Name": "b_default"}],
+        "POST /services/create b_web": ConflictError("no"),
+    }
+    client = answering(monkeypatch, table)
+    plain = client.get
+    there = {"ID": "o", "Spec": {"Name": "b_old"}}
+    monkeypatch.setattr(client, "get", lambda path, **asked: [there] if asked else plain(path))
+    code, out, err = meshnet(capsys, monkeypatch, "stack", "deploy", "--prune", "-c", "s.yml", "b")
+    assert (code, out.splitlines()[0]) == (1, "Removing service b_old")
+    assert err.splitlines()[1].startswith("meshnet: made or changed before that: service b_old (removed); ")
+
+
+def test_an_interruption_says_what_is_there(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in the middle leaves what was made, and says what that is and how it goes."""
+    answering(monkeypatch, {"POST /services/create b_db": KeyboardInterrupt()})
+    code, _, err = meshnet(capsys, monkeypatch, "stack", "deploy", "-c", "s.yml", "b")
+    assert code == 130
+    assert err.startswith("meshnet: interrupted; made or changed before that: network b_")
+    assert err.endswith("service b_web; to remove the whole stack: meshnet stack rm b\n")
+
+
 def test_nobody_is_no_place(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine that ends in the middle is no mistake of the file; what was made is said all the same."""
     answering(monkeypatch, {"POST /services/create b_web": MeshnetError("gone", 503)})

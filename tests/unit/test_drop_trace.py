@@ -5,14 +5,20 @@ from __future__ import annotations
 import struct
 
 import pytest
+from cli_engine import answering, meshnet
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import ARP, Ether
 from scapy.layers.vxlan import VXLAN
 
+from meshnet.cli import trace, trace_scope
+from meshnet.errors import NotFoundError
+from meshnet.lab import state
+from meshnet.lab.spec import Lab
+from meshnet.observe import drops
 from meshnet.observe.btf import Btf
 from meshnet.observe.drop_program import OWN_MARK
-from meshnet.observe.drops import Words
+from meshnet.observe.drops import Scope, Words
 from meshnet.observe.packet_line import line, tcp
 from meshnet.observe.settled import is_settled
 
@@ -158,3 +164,39 @@ def test_what_is_no_segment() -> None:
     datagram = bytes(IP(src="10.0.1.5", dst="10.0.1.7") / UDP() / bytes(20))
     assert tcp(fragment, 0x0800) is tcp(datagram, 0x0800) is tcp(segment("FA"), 0x86DD) is None
     assert [tcp(segment("FA")[:size], 0x0800) for size in range(34)] == [None] * 34
+
+
+def test_a_lab_that_goes_down(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trace of a lab ends when the lab does, with a line that says so."""
+
+    class Nothing:
+        lost = 0
+
+        def __init__(self, *_: object) -> None: ...
+
+        def __enter__(self) -> Nothing:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def read(self, _: float) -> list[object]:
+            return []
+
+    looked = iter([Scope({})])
+
+    def scope(lab: Lab, *_: str) -> Scope:
+        for found in looked:
+            return found
+        raise FileNotFoundError(2, "No such file or directory", f"/run/{lab.name}/m0")
+
+    answering(monkeypatch, {})
+    monkeypatch.setattr(drops, "DropTrace", Nothing)
+    monkeypatch.setattr(trace, "_REFRESH", 0.0)
+    monkeypatch.setattr(trace_scope, "scope", scope)
+    monkeypatch.setattr(state, "load", refuse)
+    code, _, err = meshnet(capsys, monkeypatch, "trace", "drops")
+    assert (code, err.splitlines()[-1]) == (1, "meshnet: the lab x is not up")
+
+
+def refuse(name: str) -> Lab:
+    raise NotFoundError(f"the lab {name} is not up")

@@ -37,6 +37,7 @@ def ended(status: int, out: str = "", err: str = "") -> subprocess.CompletedProc
         (ended(0), FAILED, '"I\'m" in the output', "nothing"),
         (ended(7, "", "curl: refused"), FAILED, "exit status 0", "7: curl: refused"),
         (ended(1), FAILED, "exit status 0", "1: no output"),
+        (ended(1, "\x1b]0;mine\x07\x9b2J"), FAILED, "exit status 0", "1: \ufffd]0;mine\ufffd\ufffd2J"),
         (
             ended(127, "", "sh: 1: haproxy: not found"),
             CANNOT,
@@ -70,6 +71,15 @@ def test_output_that_is_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
     nothing: Any = SimpleNamespace(name="shop")
     for done in (enter.run_on_host(nothing, "client", words), enter.run_in_task(nothing, words)):
         assert judge(CHECK, done, "/labs/shop").state == PASSED
+
+
+def test_nothing_is_made_of_a_lab_that_went_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checks of a lab that goes down meanwhile end with a line that says so, and leave no group of it behind."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(cgroups, "path", lambda *parts: tmp_path.joinpath(*parts))
+    with pytest.raises(enter.GoneError, match=r"^the lab shop is being taken down, or is down$"):
+        checks.run(replace(UP, checks=(LabCheck("no", "client", ("true",)),)))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_junit() -> None:

@@ -54,6 +54,13 @@ def test_which_page_answered(answer: bytes, who: str) -> None:
     assert asked(answer) == who
 
 
+@pytest.mark.timeout(15)
+def test_a_page_that_is_no_page() -> None:
+    """However long and odd the markup is, telling the answer takes no time to speak of."""
+    assert load.sender("200", "<" * 400_000 + "p>x") == "200 " + "<" * (load.NAME - 4)
+    assert load.sender("200", "<a" * 200_000 + ">").startswith("200 <a<a")
+
+
 @pytest.mark.parametrize(
     ("answer", "why"),
     [

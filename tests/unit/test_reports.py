@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -109,6 +110,35 @@ def test_one_bad_status_among_others(tmp_path: Path, caplog: pytest.LogCaptureFi
     run(scenario)
 
 
+def test_words_that_others_have_to_read(tmp_path: Path) -> None:
+    """What a node says of its tasks is stored so that any client can read it, and no longer than a person would."""
+
+    async def scenario() -> None:
+        async with swarm(tmp_path) as it, session() as http:
+            node = await it.node("docker-1")
+            node.works = False
+            await it.service(spec("web", 1))
+            await eventually(lambda: len(node.now.tasks) == 1, "the node has its task")
+            (task,) = node.now.tasks
+            context = node.credentials.context()
+            async with reporting(http, it.manager, context, node.client.node_id) as say:
+                odd = {"State": "running", "ContainerStatus": {"ContainerID": "../" * 9_999}}
+                answer = await say(json.dumps({"Tasks": {task: odd}}))
+                assert "is no container's id" in answer["message"]
+                assert len(answer["message"]) < 200
+                for time in ("", "bogus", "2026-13-01T00:00:00Z", "2026-01-01T00:00:00.1e999Z", "20260101T000000Z"):
+                    status = {"State": "running", "Err": "\ud800", "Message": "m" * 9_999, "Timestamp": time}
+                    assert "message" not in await say(json.dumps({"Tasks": {task: status}}))
+                    found = it.manager.view.tasks[task].status
+                    assert (found.err, len(found.message)) == ("?", 4096)
+                    assert found.timestamp.endswith("000Z")
+                good = "2026-01-01T00:00:00.123456789Z"
+                await say(json.dumps({"Tasks": {task: {"State": "running", "Timestamp": good}}}))
+                assert it.manager.view.tasks[task].status.timestamp == good
+
+    run(scenario)
+
+
 def test_many_statuses_go_in_several_reports(tmp_path: Path) -> None:
     """What a node says of thousands of tasks at once reaches the manager, whatever fits into one message."""
 
@@ -125,6 +155,26 @@ def test_many_statuses_go_in_several_reports(tmp_path: Path) -> None:
             await node.client.reported()
             assert {it.manager.view.tasks[ident].status.state for ident in (first, last)} == {"running"}
             assert it.manager.statistics()["reports"] - before >= 3
+
+    run(scenario)
+
+
+def test_long_statuses_go_in_several_reports(tmp_path: Path) -> None:
+    """What many tasks failed of reaches the manager, however long the words are that tell it."""
+
+    async def scenario() -> None:
+        async with swarm(tmp_path) as it:
+            node = await it.node("docker-1")
+            node.works = False
+            await it.service(spec("web", 2))
+            await eventually(lambda: len(node.now.tasks) == 2, "the node has its tasks")
+            first, last = sorted(node.now.tasks)
+            wordy = {f"other{number}": TaskStatus(state="running", message="\0" * 50_000) for number in range(20)}
+            endless = TaskStatus(state="running", err="\0" * 1_000_000)
+            node.client.report({first: endless} | wordy | {last: endless})
+            async with asyncio.timeout(20):
+                await node.client.reported()
+            assert {it.manager.view.tasks[ident].status.state for ident in (first, last)} == {"running"}
 
     run(scenario)
 

@@ -104,7 +104,7 @@ def sender(status: str, body: str) -> str:
     line = body.partition("\n")[0].strip()
     if line and not line.startswith("<"):
         return line.removeprefix("I'm ")[:NAME]
-    lines = (text.strip() for text in re.sub(r"<[^>]*>", "\n", body).splitlines())
+    lines = (text.strip() for text in re.sub(r"<[^<>]*>", "\n", body).splitlines())
     return f"{status} {next(filter(None, lines), '(no text)').removeprefix(f'{status} ')}"[:NAME]
 
 
