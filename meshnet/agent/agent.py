@@ -247,7 +247,7 @@ class Agent:
             dns = item.task.spec.container_spec.dns_config
             runner = Runner(self.host, self.dirs, self.picture.new_resolver(dns), item.task, item)
             if item.serving:
-                self.host.publish(item.task, item.announced, runner.hostname, item.container_id)
+                runner.announce()
             self._add_runner(runner)
         self.standalones = {one.id: one for one in standalone.read_all(self)}
         for one in self.standalones.values():

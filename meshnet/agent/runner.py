@@ -74,7 +74,7 @@ class Runner:
         self._container: Container | None = None
         self._started = kept is not None
         self._serving = kept is not None and kept.serving
-        self._confirmed = True  # every live member knows that it drains
+        self._unconfirmed = False  # some live member did not say that it knows that the task drains
         self._stop_wanted = asyncio.Event()
         if kept is not None and kept.leaving:
             self._stop_wanted.set()
@@ -101,6 +101,11 @@ class Runner:
             # The first plan may be made before the task is taken up; what it has in the kernel stays.
             self._host.hold(self.task, self.netns)
         self._life = asyncio.create_task(self._live(), name=f"task {self.task.id}")
+
+    def announce(self) -> None:
+        """Tells the other members of a task that an earlier agent left, as what they know it as already."""
+        assert self._kept is not None
+        self._host.publish(self.task, self._kept.announced, self.hostname, self.container_id)
 
     def update(self, task: Task | None) -> None:
         """Takes the manager's latest word; None means that the task is no longer assigned here."""
@@ -187,7 +192,7 @@ class Runner:
         if self._container is None:
             raise EndedError("failed", "its container is gone")
         self._container.on_health(self._health_is)
-        self._host.publish(self.task, self._kept.announced, self.hostname, self.container_id)
+        self.announce()
         await self.resolver.start(self.netns)  # names are known at once, also without a manager
         try:
             await self._host.wire(self.task, self.netns)
@@ -271,8 +276,8 @@ class Runner:
         self._note_leaving()
         if self._serving:
             record = self._host.publish(self.task, "draining", self.hostname, self.container_id)
-            self._confirmed = await self._host.in_force(record)
-            if not self._confirmed:
+            self._unconfirmed = not await self._host.in_force(record)
+            if self._unconfirmed:
                 log.warning("task %s: not every member confirmed that it drains", self.task.id)
             await self._tried(self._host.close(self.task), "it is stopped while new connections still reach it")
             await asyncio.sleep(self._pauses.on_the_way)
@@ -293,7 +298,7 @@ class Runner:
         )
         # Its successor is waited for, unless it was ordered: then the manager may take it, and its networks, from this
         # node at once. Who has not confirmed that it drains is not waited for once more.
-        at_once = not self._stop_wanted.is_set() or not self._confirmed
+        at_once = not self._stop_wanted.is_set() or self._unconfirmed
         if at_once:
             self._host.report(self.task, self.status)
         await self._tried(self.resolver.stop())
@@ -321,13 +326,13 @@ class Runner:
         return {"shutdown": "shutdown", "complete": "finished", "rejected": "preparing"}.get(state, failed)
 
     async def _tried(self, work: Coroutine[Any, Any, object], what: str = "cleaning up") -> bool:
-        """Whether a step of the cleaning up was done; if not, the log says why."""
+        """Whether a step of the stop or the cleaning up was done; if not, the log says why, and the others follow."""
         try:
             await work
         except MeshnetError as error:
             log.error("task %s: %s: %s", self.task.id, what, error)
             return False
-        except Exception:  # it is tried again
+        except Exception:  # a fault in one step must not leave the rest of a task behind
             log.exception("task %s: %s", self.task.id, what)
             return False
         return True

@@ -186,8 +186,9 @@ class _Archive(BoundedTar):
             try:
                 for offset, size in pieces(tarinfo):
                     target.seek(offset)
-                    # As tarfile's own makefile does; it is no part of its types.
-                    tarfile.copyfileobj(source, target, size, tarfile.ReadError)  # type: ignore[attr-defined]
+                    # As tarfile's own makefile does.
+                    copy: Any = tarfile.copyfileobj  # type: ignore[attr-defined]  # no part of its types
+                    copy(source, target, size, tarfile.ReadError)
                 target.truncate(tarinfo.size)
             except BaseException:
                 os.unlink(targetpath)  # half a file is worse than none

@@ -125,7 +125,7 @@ def received(inner: Any, node: str = OTHER, vni: int = DEMO) -> Any:
 def taken_out(node: PacketNode, packet: Any) -> Result:
     """What becomes of a tunnel packet that `uplink` leaves to the kernel: its device takes it apart, for `overlay`."""
     left = node.run("uplink", packet)
-    assert (left.verdict, left.drops, left.events) == (PASS, {}, {})
+    assert (left.verdict, left.drops, left.events) == (PASS, {}, {}), f"not left to the kernel: {left}"
     same(left, packet)
     tunnel = packet[VXLAN]
     return node.run("overlay", Ether(raw(tunnel.payload)), tunnel=(tunnel.vni, packet[IP].src))

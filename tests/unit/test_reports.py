@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from peers import FAST, member, reporting, session, shown
-from swarm import Swarm, eventually, run, spec, swarm
+from swarm import FakeNode, Swarm, eventually, run, spec, swarm
 
 from meshnet.control import conversation
 from meshnet.control.conversation import Conversation
@@ -37,6 +37,15 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(conversation, "_opened", counted)
     return found
+
+
+async def _with_tasks(it: Swarm, tasks: int) -> FakeNode:
+    """A node that has been given so many tasks, and does nothing with them."""
+    node = await it.node("docker-1")
+    node.works = False
+    await it.service(spec("web", tasks))
+    await eventually(lambda: len(node.now.tasks) == tasks, "the node has its tasks")
+    return node
 
 
 def test_one_connection(tmp_path: Path, opened: list[str]) -> None:
@@ -92,10 +101,7 @@ def test_one_bad_status_among_others(tmp_path: Path, caplog: pytest.LogCaptureFi
 
     async def scenario() -> None:
         async with swarm(tmp_path) as it:
-            node = await it.node("docker-1")
-            node.works = False
-            await it.service(spec("web", 3))
-            await eventually(lambda: len(node.now.tasks) == 3, "the node has its tasks")
+            node = await _with_tasks(it, 3)
             good, bad, other = sorted(node.now.tasks)
             running, odd = TaskStatus(state="running"), TaskStatus(state="odd")
             node.client.report({"unknown": running, bad: odd, good: running, other: running})
@@ -115,10 +121,7 @@ def test_words_that_others_have_to_read(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         async with swarm(tmp_path) as it, session() as http:
-            node = await it.node("docker-1")
-            node.works = False
-            await it.service(spec("web", 1))
-            await eventually(lambda: len(node.now.tasks) == 1, "the node has its task")
+            node = await _with_tasks(it, 1)
             (task,) = node.now.tasks
             context = node.credentials.context()
             async with reporting(http, it.manager, context, node.client.node_id) as say:
@@ -144,10 +147,7 @@ def test_many_statuses_go_in_several_reports(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         async with swarm(tmp_path) as it:
-            node = await it.node("docker-1")
-            node.works = False
-            await it.service(spec("web", 2))
-            await eventually(lambda: len(node.now.tasks) == 2, "the node has its tasks")
+            node = await _with_tasks(it, 2)
             long = TaskStatus(state="running", message="m" * 3000)
             before = it.manager.statistics()["reports"]
             first, last = sorted(node.now.tasks)
@@ -164,10 +164,7 @@ def test_long_statuses_go_in_several_reports(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         async with swarm(tmp_path) as it:
-            node = await it.node("docker-1")
-            node.works = False
-            await it.service(spec("web", 2))
-            await eventually(lambda: len(node.now.tasks) == 2, "the node has its tasks")
+            node = await _with_tasks(it, 2)
             first, last = sorted(node.now.tasks)
             wordy = {f"other{number}": TaskStatus(state="running", message="\0" * 50_000) for number in range(20)}
             endless = TaskStatus(state="running", err="\0" * 1_000_000)
@@ -184,10 +181,7 @@ def test_a_node_that_is_refused_for_a_while(tmp_path: Path, monkeypatch: pytest.
 
     async def scenario() -> None:
         async with swarm(tmp_path, FAST) as it:
-            node = await it.node("docker-1")
-            node.works = False
-            await it.service(spec("web", 2))
-            await eventually(lambda: len(node.now.tasks) == 2, "the node has its tasks")
+            node = await _with_tasks(it, 2)
             refused: list[Any] = []
 
             async def refuse(_: Conversation, __: aiohttp.ClientSession, ___: str, question: Any) -> Any:
