@@ -88,14 +88,12 @@ class Settings:
 
         Probes are what a node costs at rest, some 0.3 ms of processor time for each.
 
-        With more than ten `members` it takes proportionally longer: they share the machine's processors, and a node
-        that waits for its turn must not be taken for a dead one.
+        With many `members` it takes longer, see `patience`.
         """
-        patience = max(1.0, members / 10)
         return replace(
             self,
-            probe_interval=0.4 * patience,
-            probe_timeout=0.1 * patience,
+            probe_interval=0.4 * patience(members),
+            probe_timeout=0.1 * patience(members),
             suspicion_mult=3.0,
             suspicion_max_mult=2.0,
             gossip_interval=0.05,
@@ -106,3 +104,10 @@ class Settings:
             resend_interval=0.04,
             sync_interval=0.1,
         )
+
+
+def patience(members: int) -> float:
+    """How many times as long as otherwise a node of a lab is waited for: with more than ten they are proportionally
+    slower, since they share the machine's processors, and one that waits for its turn must not be taken for a dead one.
+    """
+    return max(1.0, members / 10)

@@ -14,12 +14,13 @@ from pathlib import Path
 from meshnet import names
 from meshnet.agent.settings import AGENT_FILE, MANAGER_FILE, AgentSettings, ManagerSettings
 from meshnet.errors import ConflictError
+from meshnet.gossip.settings import patience
 from meshnet.kernel import bpfbuild
 from meshnet.lab import cgroups, packages, processes, state
 from meshnet.lab.processes import Daemon
 from meshnet.lab.spec import GOSSIP_PORT, MANAGER_PORT, Lab, LabNode
 
-HEARTBEAT = 1.0  # s; a lab's node that is lost is down after three of them, not after Swarm's 15 s
+HEARTBEAT, SWARMS_HEARTBEAT = 1.0, 5.0  # s; a lost node of a small lab is down after 3 s, not after Swarm's 15
 AGENT, MANAGER = "agent", "manager"
 _CODE = {AGENT: ("meshnet.agent.main", "meshnet.api.node.server"), MANAGER: ("meshnet.api.process",)}
 
@@ -74,9 +75,14 @@ def _agent(lab: Lab, node: LabNode, token: str) -> AgentSettings:
         map_sizes=lab.map_sizes,
         neighbours=len(lab.nodes),
         avoid=(lab.subnet,),
-        heartbeat=HEARTBEAT,
+        heartbeat=heartbeat(lab),
         token=token,
     )
+
+
+def heartbeat(lab: Lab) -> float:
+    """Seconds between two reports of a node; after three of them without one, the manager calls it down."""
+    return min(HEARTBEAT * patience(len(lab.nodes)), SWARMS_HEARTBEAT)
 
 
 def _manager(lab: Lab, node: LabNode) -> ManagerSettings:
@@ -88,7 +94,7 @@ def _manager(lab: Lab, node: LabNode) -> ManagerSettings:
         run_dir=names.node_dir(lab.name, node.name),
         listen=f"{node.address}:{MANAGER_PORT}",
         avoid=(lab.subnet,),
-        heartbeat=HEARTBEAT,
+        heartbeat=heartbeat(lab),
         resolver=lab.resolver,
         images=tuple(Images(lab.images).catalogue()),
     )

@@ -9,6 +9,7 @@ from enum import Enum
 from pathlib import Path
 
 from meshnet.errors import ConflictError, MeshnetError
+from meshnet.gossip.settings import patience
 from meshnet.lab import cgroups, daemons, engine, processes, state, tasks, topology
 from meshnet.lab.spec import Lab
 from meshnet.lab.up import Report, tokens, wait_ready
@@ -94,12 +95,14 @@ def after_kill(lab: Lab, name: str, was: Was) -> str:
         return f"it was killed before, and nothing of it ran; {again}"
     if was is Was.ENDED:
         return f"nothing of it ran; now its cable is cut, too; {again}"
+    slow = patience(len(lab.nodes))
+    avoided = f"traffic avoids it within {'a second' if slow == 1 else f'{slow:.0f} seconds'}"
     managers = [manager.name for manager in lab.managers]
     if name in managers:
-        return f"traffic avoids it within a second; nothing can be changed or replaced without the manager; {again}"
+        return f"{avoided}; nothing can be changed or replaced without the manager; {again}"
     if not any(processes.alive(lab.name, manager, daemons.MANAGER) for manager in managers):
-        return f"traffic avoids it within a second; no manager runs that would call it Down; {again}"
-    return f"traffic avoids it within a second; the manager calls it Down after {3 * daemons.HEARTBEAT:g} s; {again}"
+        return f"{avoided}; no manager runs that would call it Down; {again}"
+    return f"{avoided}; the manager calls it Down after {3 * daemons.heartbeat(lab):g} s; {again}"
 
 
 def kill_task(lab: Lab, name: str) -> str:

@@ -7,6 +7,8 @@ from places import box, vip
 from probes import inside, on
 
 from meshnet.lab import converge
+from meshnet.lab.daemons import MANAGER
+from meshnet.lab.processes import log_path
 from meshnet.testing.labs import LabUnderTest
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(180)]
@@ -23,6 +25,8 @@ LAB = {
 def test_fifty_nodes(lab: LabUnderTest) -> None:
     """They are all ready and know one another; a task on each serves its name, its VIP and every node's port."""
     assert {node.status.state for node in lab.engine.nodes()} == {"ready"}
+    # Nor was any lost while all of them started at once, and waited for one another's turn on the processors.
+    assert "is down" not in log_path(lab.name, "n0", MANAGER).read_text()
     lab.network("demo")
     lab.service("whoami", global_=True, networks=["demo"], ports=["8000:8000"], wait=False)
     converge.wait(lab.engine, ["whoami"], lambda _: None, PATIENCE)

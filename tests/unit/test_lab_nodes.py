@@ -9,8 +9,9 @@ import pytest
 from cli_engine import LAB, answering, meshnet
 
 from meshnet import names
-from meshnet.lab import daemons, processes, topology
+from meshnet.lab import daemons, nodes, processes, topology
 from meshnet.lab.processes import Daemon
+from meshnet.lab.spec import Lab, LabNode
 
 
 @pytest.fixture
@@ -48,3 +49,17 @@ def test_a_node_that_runs_already(
     """lab start of a node that runs says so, and if it is in no swarm, what to type about that."""
     monkeypatch.setattr(daemons, "is_out", lambda *_: out)
     assert meshnet(capsys, monkeypatch, "lab", "start", node) == (1, "", f"meshnet: {node} runs already{said}\n")
+
+
+@pytest.mark.parametrize(
+    ("count", "avoided", "down"),
+    [(2, "a second", 3), (10, "a second", 3), (25, "2 seconds", 7.5), (200, "20 seconds", 15)],
+)
+def test_many_nodes_get_more_time(monkeypatch: pytest.MonkeyPatch, count: int, avoided: str, down: float) -> None:
+    """Nodes that share the machine's processors with many are lost later, though not later than Swarm's."""
+    monkeypatch.setattr(processes, "alive", lambda *_: True)
+    members = tuple(LabNode(f"n{k}", f"192.0.2.{k + 1}", "worker" if k else "manager") for k in range(count))
+    lab = Lab("no-lab-of-mine", "/", "192.0.2.0/24", 1500, members)
+    assert 3 * daemons.heartbeat(lab) == down
+    told = nodes.after_kill(lab, "n1", nodes.Was.RUNNING)
+    assert told.startswith(f"traffic avoids it within {avoided}; the manager calls it Down after {down:g} s; ")
