@@ -131,9 +131,12 @@ def test_an_agent_that_stays_away(lab: LabUnderTest, ways: Ways, number: signal.
         ways.flow(lab)
         if number == signal.SIGSTOP:
             os.kill(pid, signal.SIGCONT)
-        returning = ["docker-0"] + ["docker-1"] * (number == signal.SIGKILL)
-        with ThreadPoolExecutor() as both:  # at once: the manager waits three heartbeats for the agent
-            list(both.map(partial(nodes.start, lab.spec), returning))
+        with ThreadPoolExecutor(1) as other:
+            manager = other.submit(nodes.start, lab.spec, "docker-0")
+            lab.wait_until(lambda: processes.alive(lab.name, "docker-0", daemons.MANAGER), what="the manager to run")
+            if number == signal.SIGKILL:  # without waiting for more: the manager waits three heartbeats for the agent
+                nodes.start(lab.spec, "docker-1")
+            manager.result()
         settled(lab, "whoami", 3)
     no_failure(outcomes)
     assert hostnames(lab) == everyone
