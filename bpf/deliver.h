@@ -99,4 +99,13 @@ inlined bool reachable(const struct endpoint *endpoint)
 	return endpoint && endpoint->kind <= ENDPOINT_REMOTE;
 }
 
+/* Whether a flow's packet goes to the flow's backend. Not if that is gone; nor does a SYN, which is repeated here, if it
+ * leaves: a connection that began as a node died would otherwise wait for that node for ever. */
+inlined bool kept(const struct endpoint *backend, const struct packet *p)
+{
+	if (!reachable(backend))
+		return false;
+	return likely(!(backend->flags & (ENDPOINT_CLOSED | ENDPOINT_LEAVING))) || p->protocol != IPPROTO_TCP || !opens(p);
+}
+
 #endif

@@ -296,7 +296,7 @@ inlined int ingress_backend(const struct packet *p, struct endpoint_key *backend
 		follow(p, &flow->flags);
 		backend->ip = flow->backend;
 		*found = bpf_map_lookup_elem(&endpoints, backend);
-		if (likely(reachable(*found)))
+		if (likely(kept(*found, p)))
 			return 0;
 		if (!opens(p))
 			return *found ? DROP(REMOVED_BACKEND) : DROP(UNKNOWN_BACKEND);

@@ -66,6 +66,7 @@ _Static_assert(sizeof(struct endpoint_key) == 20, "endpoint_key");
 #define ENDPOINT_NODE_LOCAL 1 /* LOCAL and in the node's own namespace: bpf_redirect, not redirect_peer */
 #define ENDPOINT_IPVS 2       /* REMOTE and behind an IPVS data path */
 #define ENDPOINT_CLOSED 4     /* LOCAL and about to be stopped: new TCP connections to its address are refused */
+#define ENDPOINT_LEAVING 8    /* REMOTE and draining, or on a member that is silent: a repeated SYN goes elsewhere */
 
 /* What stands behind an address: `endpoints`. One lookup tells a program all it needs to deliver. */
 struct endpoint {

@@ -185,7 +185,7 @@ inlined int vip_backend(struct packet *p, const struct endpoint *vip, struct end
 		follow(p, &flow->flags);
 		backend->ip = flow->backend;
 		*found = bpf_map_lookup_elem(&endpoints, backend);
-		if (likely(reachable(*found)))
+		if (likely(kept(*found, p)))
 			return 0;
 		if (!opens(p))
 			return *found ? DROP(REMOVED_BACKEND) : DROP(UNKNOWN_BACKEND);

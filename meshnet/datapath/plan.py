@@ -7,7 +7,8 @@ in both.
 
 Who is a backend: an endpoint whose record says `ready`, on a member that is alive. A suspected member's backends
 are left out while the service has others; a draining endpoint is never one, but stays reachable as an endpoint,
-so that its connections finish. A dead member's endpoints are passed as draining ones.
+so that its connections finish. A dead member's endpoints are passed as draining ones. A connection that has not got
+further than a SYN at a backend that drains, or whose member is suspected or dead, goes to another with its next one.
 """
 
 from __future__ import annotations
@@ -194,13 +195,14 @@ def _remotes(
             continue
         key = (network.vni, record.endpoint.ip)
         if key not in local:
-            found[key] = _remote_row(network.vni, record.endpoint.ip, record.endpoint.mac, peer.address)
+            leaving = record.endpoint.state == "draining" or peer.state != "alive"
+            found[key] = _remote_row(network.vni, record.endpoint.ip, record.endpoint.mac, peer.address, leaving)
     return tuple(found[key] for key in sorted(found))
 
 
 @lru_cache(ROWS)
-def _remote_row(vni: int, ip: str, mac: str, node: str) -> RemoteRow:
-    return RemoteRow(vni, ip, mac, node)
+def _remote_row(vni: int, ip: str, mac: str, node: str, leaving: bool) -> RemoteRow:
+    return RemoteRow(vni, ip, mac, node, leaving)
 
 
 def _ready(

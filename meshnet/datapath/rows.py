@@ -46,12 +46,16 @@ class EndpointRow:
 
 @dataclass(frozen=True, slots=True)
 class RemoteRow:
-    """An endpoint of another node: packets for `ip` on `vni` go to the member at `node` (its tunnel address)."""
+    """An endpoint of another node: packets for `ip` on `vni` go to the member at `node` (its tunnel address).
+
+    `leaving`: it drains, or its member is silent; what has not got further than a SYN there tries another backend.
+    """
 
     vni: int
     ip: str
     mac: str
     node: str
+    leaving: bool = False
 
 
 @dataclass(frozen=True, slots=True)

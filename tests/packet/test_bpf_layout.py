@@ -94,6 +94,8 @@ def test_constants_are_those_of_the_header() -> None:
         "ENDPOINT_GATEWAY": layout.GATEWAY,
         "ENDPOINT_NODE_LOCAL": layout.ENDPOINT_NODE_LOCAL,
         "ENDPOINT_IPVS": layout.ENDPOINT_IPVS,
+        "ENDPOINT_CLOSED": layout.ENDPOINT_CLOSED,
+        "ENDPOINT_LEAVING": layout.ENDPOINT_LEAVING,
         "PEER_IPVS": layout.PEER_IPVS,
         "NETWORK_INTERNAL": layout.NETWORK_INTERNAL,
     }

@@ -329,6 +329,21 @@ def test_a_repeated_syn_leaves_a_dead_node(node: PacketNode) -> None:
     same(result, into_task(TCP(sport=4000, dport=80, flags="S", seq=1)))
 
 
+def test_a_repeated_syn_leaves_a_backend_that_leaves(node: PacketNode) -> None:
+    """Nor does it wait for one that drains or whose node is silent; what got further, and datagrams, stay there."""
+    known = [TCP(sport=4001, dport=8001, flags="A"), UDP(sport=4002, dport=8001)]
+    for packet in (FAR, TCP(sport=4001, dport=8001, flags="S"), *known):
+        ask(node, packet)
+    leaving = tuple(dataclasses.replace(row, leaving=row.ip == WEB_REMOTE) for row in PLAN.remotes)
+    node.apply(dataclasses.replace(without(), remotes=leaving))
+    for packet in known:
+        assert ask(node, packet).packet[VXLAN][IP].dst == NODE
+    result = ask(node, FAR)
+    assert result.events["repicked"] == 1
+    same(result, into_task(TCP(sport=4000, dport=80, flags="S", seq=1)))
+    assert "repicked" not in ask(node, FAR).events
+
+
 def test_draining_backend(node: PacketNode) -> None:
     """A backend that left its service keeps its connections and gets no new ones, not even from the same port."""
     ask(node, FAR)

@@ -304,6 +304,22 @@ def test_a_repeated_syn_leaves_a_dead_node(node: PacketNode) -> None:
     same(result, task(CLIENT, LOCAL, SYN))
 
 
+def test_a_repeated_syn_leaves_a_backend_that_leaves(node: PacketNode) -> None:
+    """Nor does it wait for one that drains or whose node is silent; what got further, and datagrams, stay there."""
+    node.apply(only(REMOTE))
+    known = [TCP(sport=4001, dport=80, flags="A"), UDP(sport=4002, dport=80)]
+    for packet in (SYN, TCP(sport=4001, dport=80, flags="S"), *known):
+        send(node, packet)
+    leaving = tuple(dataclasses.replace(row, leaving=row.ip == REMOTE) for row in PLAN.remotes)
+    node.apply(dataclasses.replace(only(LOCAL), remotes=leaving))
+    for packet in known:
+        assert send(node, packet).packet[IP:2].dst == REMOTE
+    result = send(node, SYN)
+    assert result.events == {"repicked": 1, "vip_connection": 1}
+    same(result, task(CLIENT, LOCAL, SYN))
+    assert send(node, SYN).events == {}
+
+
 def test_backends_without_a_record(node: PacketNode) -> None:
     """New connections pass over backends that no record tells how to reach; with none left they are dropped."""
     node.apply(only(NOBODY, LOCAL))

@@ -196,7 +196,8 @@ def test_a_closed_task_says_so_on_each_network() -> None:
 def test_what_the_maps_hold_is_the_plan() -> None:
     """Read back, the maps give the plan that was applied; without a known plan only the names are missing."""
     networks = (PLAN.networks[0], dataclasses.replace(PLAN.networks[1], internal=True))
-    plan = dataclasses.replace(PLAN, networks=networks, direct_return=True, closed=("t1",))
+    remotes = tuple(dataclasses.replace(row, leaving=True) for row in PLAN.remotes)
+    plan = dataclasses.replace(PLAN, networks=networks, remotes=remotes, direct_return=True, closed=("t1",))
     made = tables.tables(plan, FACTS, {})
     ports = {11: "mnta", 12: "mntb", 9: "mning0"}
     assert observe.observed(made, ports, plan) == plan

@@ -103,14 +103,17 @@ def test_backends_are_the_ready_endpoints_of_living_members() -> None:
         SANDBOXES,
     )
     assert result.services[0].backends == ("10.0.1.3", "10.0.1.6")
-    assert {row.ip for row in result.remotes} == {"10.0.1.4", "10.0.1.5", "10.0.1.6"}
+    leaving = {"10.0.1.4": True, "10.0.1.5": False, "10.0.1.6": False}
+    assert {row.ip: row.leaving for row in result.remotes} == leaving
 
 
 def test_a_suspected_members_backends_are_a_last_resort() -> None:
     """While others exist a suspected member gets nothing new; alone it is better than a refusal."""
     suspected = (PEERS[0], replace(PEERS[1], state="suspect"), PEERS[2])
     records = [record("n2", "demo", "10.0.1.4"), record("n3", "demo", "10.0.1.6")]
-    assert plan(NODE, ASSIGNED, records, suspected, SANDBOXES).services[0].backends == ("10.0.1.6",)
+    found = plan(NODE, ASSIGNED, records, suspected, SANDBOXES)
+    assert found.services[0].backends == ("10.0.1.6",)
+    assert {row.ip: row.leaving for row in found.remotes} == {"10.0.1.4": True, "10.0.1.6": False}
     assert plan(NODE, ASSIGNED, records[:1], suspected, SANDBOXES).services[0].backends == ("10.0.1.4",)
 
 
@@ -119,7 +122,7 @@ def test_a_dead_members_endpoints_stay_reachable() -> None:
     dead = Peer("n3", "172.17.0.4", "dead")
     found = plan(NODE, ASSIGNED, [record("n3", "demo", "10.0.1.5", "draining")], [dead], SANDBOXES)
     assert [row.backends for row in found.services] == [()]
-    assert found.remotes == (RemoteRow(4097, "10.0.1.5", mac_of("10.0.1.5"), "172.17.0.4"),)
+    assert found.remotes == (RemoteRow(4097, "10.0.1.5", mac_of("10.0.1.5"), "172.17.0.4", leaving=True),)
     assert [row.address for row in found.peers] == ["172.17.0.4"]
     taken_over = [record("n3", "demo", "10.0.1.5", "draining"), record("n2", "demo", "10.0.1.5")]
     found = plan(NODE, ASSIGNED, taken_over, [dead, Peer("n2", "172.17.0.3")], SANDBOXES)

@@ -45,7 +45,13 @@ def observed(current: Mapping[str, Table], ports: Mapping[int, str], known: Plan
         networks=_networks(current, config, located, known),
         endpoints=_endpoints(current["interfaces"], ports, known),
         remotes=tuple(
-            RemoteRow(found.vni, found.ip, layout.mac_text(found.record.mac), text(found.record.via))
+            RemoteRow(
+                found.vni,
+                found.ip,
+                layout.mac_text(found.record.mac),
+                text(found.record.via),
+                bool(found.record.flags & layout.ENDPOINT_LEAVING),
+            )
             for found in _of_kind(located, layout.REMOTE)
         ),
         peers=tuple(

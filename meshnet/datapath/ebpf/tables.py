@@ -146,6 +146,7 @@ def _endpoints(plan: Plan, facts: Facts) -> Table:
         put(service.vni, service.vip, "", layout.VIP)
     for remote in plan.remotes:
         flags = layout.ENDPOINT_IPVS if remote.node in ipvs else 0
+        flags |= layout.ENDPOINT_LEAVING if remote.leaving else 0
         put(remote.vni, remote.ip, remote.mac, layout.REMOTE, via=remote.node, flags=flags)
     ingress = _ingress(plan)
     if ingress and ingress.node_address and facts.node_port:
