@@ -344,6 +344,16 @@ def test_a_repeated_syn_leaves_a_backend_that_leaves(node: PacketNode) -> None:
     assert "repicked" not in ask(node, FAR).events
 
 
+def test_a_repeated_syn_leaves_a_task_that_is_closed(node: PacketNode) -> None:
+    """A task here that is about to be stopped would refuse the SYN: it goes to another instead."""
+    node.apply(without())
+    ask(node, FAR)
+    node.apply(dataclasses.replace(PLAN, closed=(f"task{WEB}",)))
+    result = ask(node, FAR)
+    assert result.events["repicked"] == 1
+    assert VXLAN in result.packet
+
+
 def test_draining_backend(node: PacketNode) -> None:
     """A backend that left its service keeps its connections and gets no new ones, not even from the same port."""
     ask(node, FAR)

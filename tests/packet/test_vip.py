@@ -320,6 +320,16 @@ def test_a_repeated_syn_leaves_a_backend_that_leaves(node: PacketNode) -> None:
     assert send(node, SYN).events == {}
 
 
+def test_a_repeated_syn_leaves_a_task_that_is_closed(node: PacketNode) -> None:
+    """A task here that is about to be stopped would refuse the SYN: it goes to another instead."""
+    node.apply(only(LOCAL))
+    send(node, SYN)
+    node.apply(dataclasses.replace(only(REMOTE), closed=(f"task{LOCAL}",)))
+    result = send(node, SYN)
+    assert result.events["repicked"] == 1
+    assert result.packet[IP:2].dst == REMOTE
+
+
 def test_backends_without_a_record(node: PacketNode) -> None:
     """New connections pass over backends that no record tells how to reach; with none left they are dropped."""
     node.apply(only(NOBODY, LOCAL))
