@@ -192,20 +192,20 @@ async def _with_terminal(
 
 
 async def _handed_over(listening: socket.socket, found: Execution) -> int | None:
-    """The terminal that crun made; None if the program could not be started."""
-    loop = asyncio.get_running_loop()
+    """The terminal that crun made; None if the program could not be started.
+
+    The loop's own `sock_accept` (Python 3.11) fails loudly if its waiter is cancelled as a connection arrives.
+    """
     ended = asyncio.ensure_future(found.wait())
-    arrived = asyncio.ensure_future(loop.sock_accept(listening))
+    arrived = asyncio.ensure_future(process.readable(listening.fileno()))
     descriptors: list[int] = []
     try:
         await asyncio.wait([ended, arrived], timeout=HANDOVER, return_when=asyncio.FIRST_COMPLETED)
         if not arrived.done() and not ended.done():
             raise MeshnetError(f"no terminal after {HANDOVER:g} s", 500)
-        if not arrived.done():
-            if not found.pid:
-                return None
-            await arrived  # a program that has ended already left its terminal in the queue
-        with arrived.result()[0] as connection:
+        if not arrived.done() and not found.pid:
+            return None
+        with listening.accept()[0] as connection:  # also if the program has ended already: its terminal is in the queue
             connection.setblocking(False)
             await process.readable(connection.fileno())
             _, descriptors, _, _ = socket.recv_fds(connection, 1024, 1)

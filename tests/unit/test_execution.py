@@ -55,3 +55,27 @@ def test_a_terminal_that_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             os.fstat(found[0])
     else:
         os.close(found[0])
+
+
+def test_a_client_that_goes_as_the_terminal_comes(tmp_path: Path) -> None:
+    """The loop finds both in one turn: the wait ends, and nothing is logged as an error."""
+    errors: list[dict[str, Any]] = []
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: errors.append(context))
+        with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as crun:
+            listening.setblocking(False)
+            listening.bind(str(tmp_path / "console"))
+            listening.listen(1)
+            waiting = asyncio.ensure_future(execution._handed_over(listening, Running()))  # type: ignore[arg-type]
+            while len(asyncio.all_tasks()) < 4:  # itself, and what it waits for
+                await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            crun.connect(str(tmp_path / "console"))
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+
+    asyncio.run(scenario())
+    assert not errors
