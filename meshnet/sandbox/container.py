@@ -348,7 +348,8 @@ class Container:
                 return await self.wait()
         except TimeoutError:
             if self._conmon is not None:
-                signal.pidfd_send_signal(self._conmon, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it has ended just now, and another parent reaped it
+                    signal.pidfd_send_signal(self._conmon, signal.SIGKILL)
             return await self.wait()
 
     async def end(self) -> None:

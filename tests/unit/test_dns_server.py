@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from dnslib import EDNS0, QTYPE, RCODE, RR, A, DNSHeader, DNSQuestion, DNSRecord
@@ -453,6 +454,33 @@ def test_stop_closes_everything() -> None:
             ours = [task for task in asyncio.all_tasks() if "meshnet" in repr(task.get_coro())]
             assert ours == []
             writer.close()
+
+    run(scenario)
+
+
+def test_a_client_that_comes_as_it_stops_is_not_served() -> None:
+    """A connection that is accepted in the turn in which `stop` is called is closed, not answered for ever."""
+
+    async def scenario() -> None:
+        async with bench() as b:
+            loop = asyncio.get_running_loop()
+            with socket.socket() as client:
+                client.setblocking(False)
+                made = asyncio.StreamReaderProtocol.connection_made
+
+                def accepted(self: asyncio.StreamReaderProtocol, transport: asyncio.BaseTransport) -> None:
+                    stopping.append(asyncio.ensure_future(b.resolver.stop()))  # its turn is before the client's
+                    made(self, transport)
+
+                stopping: list[asyncio.Future[None]] = []
+                with mock.patch.object(asyncio.StreamReaderProtocol, "connection_made", accepted):
+                    await loop.sock_connect(client, b.address)
+                    await b.until(lambda: bool(stopping))
+                await stopping[0]
+                message = query("web")
+                async with asyncio.timeout(5):
+                    await loop.sock_sendall(client, struct.pack("!H", len(message)) + message)
+                    assert await loop.sock_recv(client, 65536) == b""
 
     run(scenario)
 
