@@ -57,11 +57,12 @@ def test_pause_and_unpause(lab: LabUnderTest, node: Docker, counter: str) -> Non
     assert state(node) == ("running", True, False)
 
 
-@pytest.mark.parametrize("end", [("stop", "-t", "1"), ("kill",), ("restart", "-t", "1"), ("rm", "-f")])
-def test_a_paused_container_ends(node: Docker, end: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("end", [("stop", "-t", "30"), ("kill",), ("restart", "-t", "1"), ("rm", "-f")])
+def test_a_paused_container_ends(lab: LabUnderTest, node: Docker, end: tuple[str, ...]) -> None:
     """Whoever ends a paused container need not wake it first."""
     node.out("run", "-d", "--name", "counter", "alpine", "sh", "-c", f"trap 'exit 3' TERM; {COUNTS}")
     try:
+        lab.wait_until(lambda: last(node), what="it counts, with its trap set")
         node.out("pause", "counter")
         node.out(*end, "counter")
         if end[0] != "rm":
@@ -79,8 +80,15 @@ def test_a_check_waits(lab: LabUnderTest, node: Docker) -> None:
     node.out("run", "-d", "--name", "counter", *flags, "alpine", "sh", "-c", COUNTS)
     try:
         health = ("inspect", "--format", "{{.State.Health.Status}} {{len .State.Health.Log}}", "counter")
-        eventually(lab, lambda: node.out(*health) == "healthy 5", "it is healthy")
-        node.out("pause", "counter")
+
+        def paused_while_healthy() -> bool:  # a check of 0.2 s may fail on a busy machine until then
+            node.out("pause", "counter")
+            if node.out(*health) == "healthy 5":
+                return True
+            node.out("unpause", "counter")
+            return False
+
+        eventually(lab, paused_while_healthy, "it is healthy")
         # As long as the program's own time goes on beside it, a check would have failed by now.
         node.out("run", "--rm", "alpine", "sleep", "1")
         assert node.out(*health) == "healthy 5"
