@@ -86,7 +86,8 @@ def test_init_join_and_leave_by_hand(bare: LabUnderTest) -> None:
     bare.network("web")
     bare.service("whoami", replicas=3, networks=["web"], ports=["8000:8000"])
     for last in (2, 3, 4):
-        assert bare.client().out(f"curl -s http://172.17.0.{last}:8000").startswith("I'm ")
+        ask = f"curl -s --retry 5 --retry-connrefused http://172.17.0.{last}:8000"
+        assert bare.client().out(ask).startswith("I'm ")
 
     assert third.out("swarm", "leave") == "Node left the swarm."
     assert swarm_state(third) == "inactive"

@@ -40,7 +40,9 @@ def talker(lab: LabUnderTest, worker: Docker) -> Iterator[str]:
     lab.network("talk", attachable=True)
     constraints = ("node.hostname==docker-1",)
     lab.service("talker", "alpine", "sh", "-c", TALKER, networks=("talk",), constraints=constraints, restart_delay=0)
-    yield worker.container("talker.1")
+    container = worker.container("talker.1")
+    eventually(lab, lambda: "err" in worker.run("logs", container).stderr, "it has written")
+    yield container
     lab.remove("talker")
 
 
