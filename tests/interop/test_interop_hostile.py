@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engines import Docker, eventually
+from engines import PATIENCE, Docker, eventually
 
 from meshnet.lab import processes
 from meshnet.testing.labs import LabUnderTest
@@ -22,7 +22,8 @@ LAB = {"nodes": {"docker-0": {"role": "manager"}}}
 HEAD = "Host: docker\r\nConnection: close\r\n"
 UPGRADE = "Host: docker\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
 LIMIT = 4 * 2**20
-SOON = 1.0  # s within which another client is answered, on a busy machine too
+SOON = 1.0  # s within which another client is answered
+TRIES = 5  # a machine that stands still delays one answer, a client that holds others up each of them
 SEVERAL = 5
 
 
@@ -42,7 +43,7 @@ def talker(node: Docker) -> Iterator[str]:
 @contextlib.contextmanager
 def connected(node: Docker) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(10)
+        client.settimeout(PATIENCE)
         client.connect(str(node.socket))
         yield client
 
@@ -86,7 +87,7 @@ def leaves_nothing(lab: LabUnderTest, node: Docker, talker: str) -> Iterator[Non
 
     def as_before() -> bool:
         now = held(lab, node, talker)
-        return (now[0] <= before[0], now[2:]) == (True, before[2:])
+        return now[0] <= before[0] and now[2] <= before[2] and now[3] <= before[3]
 
     try:
         eventually(lab, as_before, "nothing is left")
@@ -95,9 +96,12 @@ def leaves_nothing(lab: LabUnderTest, node: Docker, talker: str) -> Iterator[Non
 
 
 def answered_soon(node: Docker) -> None:
-    begun = time.monotonic()
-    asked(node, "GET", "/containers/json")
-    assert time.monotonic() - begun < SOON
+    took: list[float] = []
+    while not took or took[-1] >= SOON:
+        assert len(took) < TRIES, f"each answer is late: {took} s"
+        begun = time.monotonic()
+        asked(node, "GET", "/containers/json")
+        took.append(time.monotonic() - begun)
 
 
 def _exec(node: Docker, talker: str, tty: bool) -> str:

@@ -273,7 +273,7 @@ def test_next_upstream_is_asked(first: Handler, transport: str) -> None:
     """A server that is silent, fails or refuses gives way to the next one."""
 
     async def scenario() -> None:
-        async with bench(first, good, upstream_timeout=0.3) as b:
+        async with bench(first, good, upstream_timeout=1.0) as b:
             message = query("far.example")
             reply = await b.udp(message) if transport == "udp" else (await b.tcp(message))[0]
             assert str(reply.rr[0].rdata) == "192.0.0.0"
@@ -377,7 +377,7 @@ def test_tcp_clients_are_bounded_and_idle_ones_are_closed(monkeypatch: pytest.Mo
     monkeypatch.setattr(server, "MAX_CLIENTS", 1)
 
     async def scenario() -> None:
-        async with bench(idle_timeout=0.3) as b:
+        async with bench(idle_timeout=1.0) as b:
             reader, writer = await asyncio.open_connection(*b.address)
             writer.write(b"\0\x20half a query")
             await b.until(lambda: b.count["clients"] == 1)

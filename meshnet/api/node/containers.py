@@ -186,7 +186,7 @@ async def pause(request: web.Request) -> web.Response:
     agent, entry = agent_of(request), entry_of(request)
     if entry.container is None:
         raise ConflictError(f"Container {entry.id} is not running")
-    entry.container.pause()
+    await entry.container.pause()
     agent.happened(entry.spec, "pause")
     return web.Response(status=204)
 
