@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import socket
@@ -65,9 +66,10 @@ def held(lab: LabUnderTest, node: Docker, talker: str) -> tuple[int, int, int, i
     pids = [pid for role in ("agent", "manager") for pid in processes.pids(lab.name, node.node, role)]
     descriptors = sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids)
     tasks = sum(len(os.listdir(f"/proc/{pid}/task")) for pid in pids)
-    children = sum(
-        len(path.read_text().split()) for pid in pids for path in Path(f"/proc/{pid}/task").glob("*/children")
-    )
+    children = 0
+    for path in (path for pid in pids for path in glob.glob(f"/proc/{pid}/task/*/children")):
+        with contextlib.suppress(OSError):  # the thread has ended
+            children += len(Path(path).read_text().split())
     init = int(node.out("inspect", "--format", "{{.State.Pid}}", talker))
     line = next(line for line in Path(f"/proc/{init}/cgroup").read_text().splitlines() if line.startswith("0::"))
     group = next(
