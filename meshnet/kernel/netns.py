@@ -48,8 +48,15 @@ def names(prefix: str = "") -> list[str]:
 
 
 def open(name: str) -> int:
-    """File descriptor of a namespace, by name or path; the caller closes it. Raises FileNotFoundError."""
-    return os.open(path(name), os.O_RDONLY | os.O_CLOEXEC)
+    """File descriptor of a namespace, by name or path; the caller closes it. Raises FileNotFoundError.
+
+    While one is made or removed a plain file is in its place, which is no namespace.
+    """
+    fd = os.open(path(name), os.O_RDONLY | os.O_CLOEXEC)
+    if os.fstat(fd).st_dev != os.stat("/proc/self/ns/net").st_dev:
+        os.close(fd)
+        raise FileNotFoundError(errno.ENOENT, "no network namespace", path(name))
+    return fd
 
 
 def create(name: str) -> None:
