@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import stat
 import time
 from dataclasses import replace
@@ -209,6 +210,26 @@ def test_a_removed_node(tmp_path: Path) -> None:
             await eventually(
                 lambda: not set(known) & set(other.credentials.gossip.keys), "the key that it knew is gone"
             )
+
+    run(scenario)
+
+
+def test_a_manager_that_is_killed_before_it_has_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A manager that is killed as it makes the key of its store starts another time."""
+
+    class Killed(BaseException):
+        pass
+
+    def killed(size: int) -> bytes:
+        raise Killed
+
+    async def scenario() -> None:
+        monkeypatch.setattr(os, "urandom", killed)
+        with pytest.raises(Killed):
+            await Manager(tmp_path / "manager", "127.0.0.1:0", SETTINGS).start()
+        monkeypatch.undo()
+        async with swarm(tmp_path):
+            pass
 
     run(scenario)
 

@@ -228,10 +228,12 @@ class Keeper:
 def _sealing_key(path: Path, fresh: bool) -> bytes:
     """The key beside the store, made for a store that is new. Raises MeshnetError if it is missing or damaged."""
     if fresh and not path.exists():
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        made = path.with_name(f"{path.name}.new")  # whole or not there: a manager may be killed at any moment
+        with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(os.urandom(sealed.KEY))
             file.flush()
             os.fsync(file.fileno())
+        made.replace(path)
     try:
         key = path.read_bytes()
     except OSError as error:
