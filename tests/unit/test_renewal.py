@@ -214,6 +214,31 @@ def test_a_removed_node(tmp_path: Path) -> None:
     run(scenario)
 
 
+def test_a_node_that_is_removed_before_a_restart(tmp_path: Path) -> None:
+    """The gossip key that a removed node was told is given up also by a manager that is started again before that."""
+
+    async def scenario() -> None:
+        async with swarm(tmp_path, FAST) as it:
+            node, away = await it.node("docker-1"), await it.node("docker-2")
+            ident, keeper = node.client.node_id, it.manager.keeper
+            await away.stop()  # the change of keys waits for it
+            await keeper.rotate_gossip_key()
+            await eventually(lambda: node.credentials.gossip == keeper.trust.gossip, "the node is told the new key")
+            known = node.credentials.gossip.keys
+            await it.manager.state.write(lambda view: remove_node(view, view.nodes[ident], force=True))
+            assert keeper.trust.gossip.keys == known
+        async with swarm(tmp_path, FAST) as it:
+            await it.node("docker-2")
+            keeper = it.manager.keeper
+            await eventually(lambda: not set(known) & set(keeper.trust.gossip.keys), "the keys that it knew are gone")
+            rounds = keeper.trust.gossip.version
+            await keeper.rotate_gossip_key()
+            await eventually(lambda: keeper.trust.gossip.version == rounds + 3, "the next change is an ordinary one")
+            assert not keeper.trust.gossip.fresh
+
+    run(scenario)
+
+
 def test_a_manager_that_is_killed_before_it_has_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A manager that is killed as it makes the key of its store starts another time."""
 
