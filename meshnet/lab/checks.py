@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from meshnet.errors import NotFoundError
 from meshnet.lab import cgroups, packages, tasks, view
@@ -136,7 +137,7 @@ def _group(lab: Lab) -> Iterator[str]:
     finally:
         with postponed():
             for _ in range(_ROUNDS):
-                found = list(cgroups.path(lab.name).glob(f"*/*/{name}"))
+                found = _groups(lab, name)
                 for group in found:
                     cgroups.end(group)
                 if not found:
@@ -145,9 +146,16 @@ def _group(lab: Lab) -> Iterator[str]:
 
 def _sweep(lab: Lab) -> None:
     """Ends what checks of processes have left that were killed."""
-    for group in cgroups.path(lab.name).glob("*/*/check-*"):
+    for group in _groups(lab, "check-*"):
         if not os.path.exists(f"/proc/{group.name.removeprefix('check-')}"):
             cgroups.end(group)
+
+
+def _groups(lab: Lab, name: str) -> list[Path]:
+    """Those below any host or task. Tasks come and go as this looks, which `Path.glob` takes for an error."""
+    root = cgroups.path(lab.name)
+    found = (Path(folder) for folder, _, _ in os.walk(root))
+    return [group for group in found if group.relative_to(root).match(f"*/*/{name}")]
 
 
 def _try(lab: Lab, check: LabCheck, timeout: float) -> Verdict:
