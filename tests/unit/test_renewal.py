@@ -6,10 +6,12 @@ import asyncio
 import json
 import logging
 import os
+import ssl
 import stat
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -51,6 +53,31 @@ def test_renewal_under_a_live_stream(tmp_path: Path) -> None:
             assert it.manager.view.nodes[node.client.node_id].status.state == "ready"
 
     run(scenario, 30)
+
+
+@pytest.mark.parametrize("whose", ["client", "trust.keeper"])
+def test_a_machine_that_slept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: str) -> None:
+    """A certificate that came due while the machine slept is renewed soon after that: a node's, and the manager's."""
+    module = f"meshnet.control.{whose}"
+    ahead = SimpleNamespace(time=lambda: time.time() + 0.9 * 3600, monotonic=time.monotonic)
+    monkeypatch.setattr(f"{module}.LOOK", 0.05)
+
+    async def scenario() -> None:
+        async with swarm(tmp_path, replace(FAST, expiry=3600 * SECOND)) as it:
+            node = await it.node("docker-1")
+            before, used = node.credentials.certificate, list[object]()
+            use = it.manager.keeper.listener.use
+
+            def watched(context: ssl.SSLContext) -> None:
+                used.append(context)
+                use(context)
+
+            monkeypatch.setattr(it.manager.keeper.listener, "use", watched)
+            monkeypatch.setattr(f"{module}.time", ahead)
+            await eventually(lambda: used or node.credentials.certificate != before, "it is renewed")
+            monkeypatch.undo()
+
+    run(scenario)
 
 
 def watched_streams(it: Swarm) -> list[int]:

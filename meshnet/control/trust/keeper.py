@@ -26,6 +26,7 @@ from meshnet.control.state import State
 from meshnet.control.trust import gossipkeys, sealed, swarm, tls
 from meshnet.control.trust.authority import issue
 from meshnet.control.trust.identity import (
+    LOOK,
     Identity,
     encoded,
     issuer_of,
@@ -139,7 +140,7 @@ class Keeper:
                 if time.time() >= self._renew_at:
                     self.listener.use(self._context())
                 due = min(self.trust.gossip.since + self._period, self._renew_at)
-                delay = max(due - time.time(), 0.0)
+                delay = min(max(due - time.time(), 0.0), LOOK)
             except Exception:  # certificates must not expire because of one that fails
                 log.exception("the swarm's certificates and keys could not be tended; trying again in %g s", RETRY)
                 delay = RETRY
