@@ -1,7 +1,8 @@
-"""What labs have in common on a machine, while one goes down and another comes up."""
+"""Commands about labs at the same time: what labs have in common on a machine, and what of one lab is started once."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from cli_engine import LAB
 
 from meshnet import names
 from meshnet.kernel import netns
-from meshnet.lab import cgroups, down, state
+from meshnet.lab import cgroups, daemons, down, processes, state, topology, up
+from meshnet.lab.processes import Daemon
 
 
 @pytest.fixture
@@ -54,3 +56,28 @@ def test_a_lab_that_comes_as_the_last_one_goes(machine: Path, monkeypatch: pytes
     state.claim(LAB)
     assert gone == [names.RUN]
     assert state.load(LAB.name).name == LAB.name
+
+
+def test_one_start_at_a_time(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a lab comes up, nobody else starts what of its nodes does not run yet: two managers would be too many."""
+    for module, name in ((up, "check"), (topology, "create"), (daemons, "preload"), (daemons, "write_managers")):
+        monkeypatch.setattr(module, name, lambda *_: None)
+    monkeypatch.setattr(daemons, "write_agents", lambda *_: None)
+    monkeypatch.setattr(up, "tokens", lambda _: {})
+    monkeypatch.setattr(up, "wait_ready", lambda *_, **__: None)
+    spawned = list[str]()
+
+    def spawn(found: list[Daemon]) -> None:
+        for node in LAB.nodes:
+            directory = os.open(names.node_dir(LAB.name, node.name), os.O_RDONLY)
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.close(directory)
+        spawned.extend(f"{one.role} {one.node}" for one in found)
+
+    monkeypatch.setattr(processes, "spawn", spawn)
+    up.up(LAB)
+    assert spawned == ["manager docker-0", "agent docker-0", "agent docker-1"]
+    for node in LAB.nodes:
+        with state.turn(LAB.name, node.name):
+            pass
