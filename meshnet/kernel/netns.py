@@ -106,17 +106,18 @@ def run_in(where: int | str, work: Callable[[], T]) -> T:
     The calling thread does not move. What `work` raises is raised here; FileNotFoundError if there is no such
     namespace.
     """
-    fd = where if isinstance(where, int) else open(where)
 
     def inside() -> T:
-        libc.setns(fd, libc.CLONE_NEWNET)
+        # Opened here: a caller that is interrupted as it waits must not close what this thread is about to enter.
+        fd = where if isinstance(where, int) else open(where)
+        try:
+            libc.setns(fd, libc.CLONE_NEWNET)
+        finally:
+            if not isinstance(where, int):
+                os.close(fd)
         return work()
 
-    try:
-        return _in_thread(inside)
-    finally:
-        if not isinstance(where, int):
-            os.close(fd)
+    return _in_thread(inside)
 
 
 def visit(wanted: Iterable[str], work: Callable[[int], T]) -> list[T | OSError]:
