@@ -32,7 +32,7 @@ from meshnet.control.trouble import Trouble
 from meshnet.control.trust import joining, tls
 from meshnet.control.trust.credentials import Credentials
 from meshnet.control.trust.gossipkeys import GossipKeys
-from meshnet.control.trust.identity import issuer_of, key_text, new_key, renewal_time, request_text, root_digest
+from meshnet.control.trust.identity import LOOK, issuer_of, key_text, new_key, renewal_time, request_text, root_digest
 from meshnet.errors import MeshnetError, NotFoundError
 from meshnet.files import replace_text
 from meshnet.model import Assignments, Task, TaskStatus, state_rank
@@ -145,9 +145,10 @@ class ManagerClient:
         while True:
             certificate = self._credentials.certificate
             due = renewal_time(certificate, self._rng)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(due - time.time(), 0.0)):
-                    await self._renew.wait()
+            while not self._renew.is_set() and (left := due - time.time()) > 0:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(left, LOOK)):
+                        await self._renew.wait()
             self._renew.clear()
             try:
                 await self._renewed()

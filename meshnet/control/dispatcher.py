@@ -28,9 +28,10 @@ from meshnet.control.admission import PEER, Admission
 from meshnet.control.assignments import Feed, assignments_of, bookmark_line, delta_line, snapshot_line, trust_line
 from meshnet.control.attachments import Attach
 from meshnet.control.gate import Gate
-from meshnet.control.objects import Change, SealedTrust
+from meshnet.control.objects import Change, Changes, SealedTrust
 from meshnet.control.operations import Join
 from meshnet.control.reportroutes import Reports
+from meshnet.control.view import View
 from meshnet.errors import MeshnetError
 
 if TYPE_CHECKING:
@@ -119,9 +120,12 @@ class Dispatcher:
         identity = request[PEER].identity
         join = replace(from_json(Join, await read_json(request)), id=identity.node, role=identity.role)
         manager = self._manager
-        await manager.state.write(
-            lambda view: operations.join_node(view, join, manager.ledger(view), manager.new_id, manager.advertise)[0]
-        )
+
+        def decide(view: View) -> Changes:
+            self._admission.peer(request)  # a node that was removed as it asked would come back
+            return operations.join_node(view, join, manager.ledger(view), manager.new_id, manager.advertise)[0]
+
+        await manager.state.write(decide)
         return web.json_response({"ID": identity.node, "Trust": manager.keeper.told(), **manager.terms()})
 
     async def _attach(self, request: web.Request) -> web.Response:
@@ -130,8 +134,9 @@ class Dispatcher:
         manager = self._manager
         task_id = ""
 
-        def decide(view: Any) -> Any:
+        def decide(view: View) -> Changes:
             nonlocal task_id
+            self._admission.peer(request)  # of a node that was removed as it asked, nobody would let them go
             changes, task = attachments.attach(view, node_id, asked, manager.ledger(view), manager.new_id, time.time())
             task_id = task.id
             return changes
@@ -174,8 +179,9 @@ class Dispatcher:
         stopping = asyncio.ensure_future(self._stopping.wait())
         try:
             feed = Feed(view, node_id)
-            await _send(response, snapshot_line(feed.told, view.rev))
-            await _send(response, trust_line(self._manager.keeper.told(), view.rev))
+            first = [snapshot_line(feed.told, view.rev), trust_line(self._manager.keeper.told(), view.rev)]
+            for line in first if node_id in view.nodes else ():
+                await _send(response, line)
             spoken = time.monotonic()
             while not stopping.done() and node_id in view.nodes:
                 lines: list[bytes] = []
@@ -183,6 +189,8 @@ class Dispatcher:
                 if await _either(changed, stopping, spoken + BOOKMARK - time.monotonic()):
                     await asyncio.sleep(BATCH)
                     changed.clear()
+                    if node_id not in view.nodes:  # what came after its removal may be a new key
+                        return
                     lines = self._news(feed, changes)
                     changes.clear()
                 if not lines and time.monotonic() >= spoken + BOOKMARK:

@@ -17,7 +17,7 @@ from meshnet.errors import NotFoundError
 from meshnet.model import Task
 
 QUEUE = 256  # lines that a client may be behind
-DEAF = 3.0  # s that a node gets to begin to answer, when nothing is followed
+DEAF = 3.0  # s that nodes get to begin to answer, since anything came, when nothing is followed
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +82,11 @@ class LogBroker:
     async def _answers(self, question: Question) -> AsyncIterator[Line]:
         while question.follow or question.open or not question.lines.empty():
             try:
-                async with asyncio.timeout(None if question.follow or question.heard else DEAF):
+                async with asyncio.timeout(None if question.follow or question.open <= question.heard else DEAF):
                     line = await question.lines.get()
             except TimeoutError:
-                return
+                question.open &= question.heard  # of others nothing comes: their nodes may have gone
+                continue
             if line is not None:
                 yield line
 

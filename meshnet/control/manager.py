@@ -274,12 +274,16 @@ class Manager:
                 self._heartbeats.paused(late)
                 continue
             for node_id in self._heartbeats.expired(time.monotonic()):
-                log.warning("node %s is down: no heartbeat", node_id)
                 try:
-                    await self.state.write(partial(_changed_node, node_id=node_id, change=down))
+                    if await self.state.write(partial(self._lost, node_id=node_id)):
+                        log.warning("node %s is down: no heartbeat", node_id)
                 except Exception as error:  # a store that cannot be written: again later
                     self._failed("node health", error)
                     self._heartbeats.again(node_id, time.monotonic() + RETRY)
+
+    def _lost(self, view: View, node_id: str) -> Changes:
+        """Nothing of a node that was heard while others wrote: its next word would only come a period later."""
+        return Changes() if self._heartbeats.counts_on(node_id) else _changed_node(view, node_id, down)
 
 
 def _changed_node(view: View, node_id: str, change: Callable[[Node], Node]) -> Changes:

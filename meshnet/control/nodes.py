@@ -60,6 +60,10 @@ class Heartbeats:
             del self._until[node_id]
         return over
 
+    def counts_on(self, node_id: str) -> bool:
+        """Whether the node has a term: one that was named as expired has none until it is heard."""
+        return node_id in self._until
+
     def again(self, node_id: str, until: float) -> None:
         """Has a node that was named be named again at `until`: what follows from it could not be written."""
         self._until.setdefault(node_id, until)

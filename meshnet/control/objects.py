@@ -41,13 +41,17 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class SealedTrust:
-    """The swarm's secrets, sealed (see `trust`): authority, tokens, gossip keys. There is one, with the swarm's id."""
+    """The swarm's secrets, sealed (see `trust`): authority, tokens, gossip keys. There is one, with the swarm's id.
+
+    `exposed`: a node that was removed knows the newest gossip key.
+    """
 
     id: str = field(default="", metadata={"name": "ID"})
     version: Version = Version()
     created_at: str = ""
     updated_at: str = ""
     sealed: str = ""
+    exposed: bool = False
 
 
 Object = Node | Network | Service | Task | Cluster | Cursor | SealedTrust | Secret | Config

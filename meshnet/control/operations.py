@@ -260,14 +260,15 @@ def update_node(node: Node, version: int, spec: NodeSpec) -> Changes:
 
 
 def remove_node(view: View, node: Node, force: bool) -> Changes:
-    """Deletes a node that is down, or with `force` any worker; its tasks are orphaned."""
+    """Deletes a node that is down, or with `force` any worker; its tasks are orphaned. It knows the gossip key."""
     if node.spec.role == "manager":
         text = "is a cluster manager and is a member of the raft cluster. It must be demoted to worker before removal"
         raise precondition(f"node {node.id} {text}")
     if node.status.state == "ready" and not force:
         raise precondition(f"node {node.id} is not down and can't be removed")
     attached = [task for task in view.tasks_on.get(node.id, {}).values() if task.spec.network_attachment_spec]
-    return Changes(drop=(node, *attached))
+    exposed = tuple(dataclasses.replace(trust, exposed=True) for trust in view.trusts.values() if not trust.exposed)
+    return Changes(exposed, (node, *attached))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import functools
 import os
 import subprocess
@@ -388,10 +389,23 @@ def mount_points(kind: str) -> list[str]:
 
 
 def ensure_bpffs(path: str = "/sys/fs/bpf") -> None:
-    """Mounts the BPF file system at `path` if it is not mounted. MeshnetError if that is refused."""
+    """Mounts the BPF file system at `path` if it is not mounted. MeshnetError if that is refused.
+
+    One process at a time: a second mount would hide what others pin in the first.
+    """
     if path in mount_points("bpf"):
         return
-    done = subprocess.run(["mount", "-t", "bpf", "bpf", path], capture_output=True, text=True, check=False)
+    try:
+        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise MeshnetError(f"cannot mount the BPF file system at {path}: {error.strerror}") from None
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        if path in mount_points("bpf"):
+            return
+        done = subprocess.run(["mount", "-t", "bpf", "bpf", path], capture_output=True, text=True, check=False)
+    finally:
+        os.close(directory)
     if done.returncode:
         raise MeshnetError(f"cannot mount the BPF file system at {path}: {done.stderr.strip()}; run as root")
 

@@ -48,8 +48,15 @@ def names(prefix: str = "") -> list[str]:
 
 
 def open(name: str) -> int:
-    """File descriptor of a namespace, by name or path; the caller closes it. Raises FileNotFoundError."""
-    return os.open(path(name), os.O_RDONLY | os.O_CLOEXEC)
+    """File descriptor of a namespace, by name or path; the caller closes it. Raises FileNotFoundError.
+
+    While one is made or removed a plain file is in its place, which is no namespace.
+    """
+    fd = os.open(path(name), os.O_RDONLY | os.O_CLOEXEC)
+    if os.fstat(fd).st_dev != os.stat("/proc/self/ns/net").st_dev:
+        os.close(fd)
+        raise FileNotFoundError(errno.ENOENT, "no network namespace", path(name))
+    return fd
 
 
 def create(name: str) -> None:
@@ -99,17 +106,18 @@ def run_in(where: int | str, work: Callable[[], T]) -> T:
     The calling thread does not move. What `work` raises is raised here; FileNotFoundError if there is no such
     namespace.
     """
-    fd = where if isinstance(where, int) else open(where)
 
     def inside() -> T:
-        libc.setns(fd, libc.CLONE_NEWNET)
+        # Opened here: a caller that is interrupted as it waits must not close what this thread is about to enter.
+        fd = where if isinstance(where, int) else open(where)
+        try:
+            libc.setns(fd, libc.CLONE_NEWNET)
+        finally:
+            if not isinstance(where, int):
+                os.close(fd)
         return work()
 
-    try:
-        return _in_thread(inside)
-    finally:
-        if not isinstance(where, int):
-            os.close(fd)
+    return _in_thread(inside)
 
 
 def visit(wanted: Iterable[str], work: Callable[[int], T]) -> list[T | OSError]:

@@ -53,7 +53,7 @@ def end(group: Path, patience: float = 10.0) -> None:
     """
     deadline = time.monotonic() + patience
     while group.is_dir():
-        _kill(group)  # each time, since one that was being started may have come in
+        kill(group)  # each time, since one that was being started may have come in
         if not populated(group):
             remove(group)
             if not group.is_dir():
@@ -63,12 +63,15 @@ def end(group: Path, patience: float = 10.0) -> None:
         time.sleep(0.002)
 
 
-def _kill(group: Path) -> None:
+def kill(group: Path) -> bool:
+    """Kills every process of a group and of those below it; whether there is such a group."""
     try:
         (group / "cgroup.kill").write_text("1")
     except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ENODEV):
-            raise
+        if error.errno in (errno.ENOENT, errno.ENODEV):
+            return False
+        raise
+    return True
 
 
 def remove(group: Path) -> None:

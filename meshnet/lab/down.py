@@ -86,8 +86,20 @@ def down(name: str) -> None:
     _unmount_below(names.lab_dir(name))
     shutil.rmtree(f"{names.BPFFS}/meshnet/{name}", ignore_errors=True)
     remove_tree(names.lab_dir(name), ignore_errors=True)
-    for shared in (f"{names.BPFFS}/meshnet", names.RUN, str(cgroup2_root() / cgroups.ROOT)):
-        with contextlib.suppress(OSError):  # other labs are in it, or it never was
+    _remove_shared()
+
+
+def _remove_shared() -> None:
+    """What labs have in common goes with the last of them. A lab that comes up is in `names.RUN` before it makes its
+    own in the other directories: then those stay, too."""
+    try:
+        os.rmdir(names.RUN)
+    except FileNotFoundError:
+        pass  # it never was
+    except OSError:
+        return  # other labs are in it
+    for shared in (f"{names.BPFFS}/meshnet", str(cgroup2_root() / cgroups.ROOT)):
+        with contextlib.suppress(OSError):  # what is no lab's is in it, or it never was
             os.rmdir(shared)
 
 

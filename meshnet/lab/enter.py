@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from meshnet import names
 from meshnet.errors import MeshnetError, NotFoundError
@@ -114,9 +114,9 @@ def _environment(lab: Lab) -> dict[str, str]:
 
 
 def check_program(task: LabTask, program: str) -> None:
-    """Raises CommandError if a task has no such program: the runtime's own answer is hard to tell from a program's."""
-    process = json.loads(Path(task.spec.dir, "config.json").read_text())["process"]
-    path = next((entry[5:] for entry in process.get("env", ()) if entry.startswith("PATH=")), "")
+    """Raises CommandError if a task has no such program: the runtime's own answer is hard to tell from a program's.
+    NotFoundError as `task_command`."""
+    path = next((entry[5:] for entry in _process(task).get("env", ()) if entry.startswith("PATH=")), "")
     folders = [""] if program.startswith("/") else path.split(":")
     if "/" in program.lstrip("/") and not program.startswith("/"):
         return  # below its working directory
@@ -136,17 +136,22 @@ def _leads_out(path: Path) -> bool:
     return path.is_symlink() and os.readlink(path).startswith("/")
 
 
+def _process(task: LabTask) -> dict[str, Any]:
+    """What the runtime was told of the task's own process."""
+    try:
+        found: dict[str, Any] = json.loads(Path(task.spec.dir, "config.json").read_text())["process"]
+    except FileNotFoundError:
+        raise NotFoundError(f"the task {task.name} does not run yet, or has ended") from None
+    return found
+
+
 def task_command(task: LabTask, command: Sequence[str], terminal: bool) -> list[str]:
     """The command line that runs `command` in a task as the task's own user, with its limits and environment.
 
     It holds an inheritable descriptor of this process: to be started by it, or to be become. Raises NotFoundError
     for a task that is being made, or has just ended.
     """
-    try:
-        process = json.loads(Path(task.spec.dir, "config.json").read_text())["process"]
-    except FileNotFoundError:
-        raise NotFoundError(f"the task {task.name} does not run yet, or has ended") from None
-    process |= {"args": list(command), "terminal": terminal}
+    process = {**_process(task), "args": list(command), "terminal": terminal}
     descriptor = os.memfd_create("process", 0)
     os.write(descriptor, json.dumps(process).encode())
     file = f"/proc/self/fd/{descriptor}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
 from enum import Enum
 from pathlib import Path
 
-from meshnet.errors import ConflictError, MeshnetError
+from meshnet.errors import ConflictError, MeshnetError, NotFoundError
 from meshnet.gossip.settings import patience
 from meshnet.lab import cgroups, daemons, engine, processes, state, tasks, topology
 from meshnet.lab.spec import Lab
@@ -38,8 +39,9 @@ def stop(lab: Lab, name: str, report: Report = lambda _: None) -> None:
     if processes.alive(lab.name, name, daemons.MANAGER):
         report(f"stopping the manager of {name}")
         for pid in processes.pids(lab.name, name, daemons.MANAGER):
-            os.kill(pid, signal.SIGTERM)
-            os.kill(pid, signal.SIGCONT)  # one that was stopped hears it too
+            with contextlib.suppress(ProcessLookupError):  # it ends by itself, or as soon as it is told
+                os.kill(pid, signal.SIGTERM)
+                os.kill(pid, signal.SIGCONT)  # one that was stopped hears it too
         _ended(lab, name, daemons.MANAGER)
 
 
@@ -78,8 +80,7 @@ def kill(lab: Lab, name: str) -> Was:
     idle = Was.ENDED if topology.is_plugged(lab, name) else Was.KILLED
     was = Was.RUNNING if cgroups.populated(group) else idle
     topology.plug(lab, name, False)
-    if group.is_dir():
-        Path(group, "cgroup.kill").write_text("1")
+    if cgroups.kill(group):
         for role in (daemons.AGENT, daemons.MANAGER):
             _ended(lab, name, role)
         deadline = time.monotonic() + END  # what is left is dying: a task takes its namespaces with it
@@ -106,13 +107,15 @@ def after_kill(lab: Lab, name: str, was: Was) -> str:
 
 
 def kill_task(lab: Lab, name: str) -> str:
-    """Kills every process of a task at once and returns its full name. Raises NotFoundError if there is none."""
+    """Kills every process of a task at once and returns its full name. Raises NotFoundError if there is none, or if it
+    has ended."""
     if lab.host(name) is not None:
         there = ", ".join(node.name for node in lab.nodes)
         running = ", ".join(task.short for task in tasks.all_tasks(lab)) or "none"
         raise MeshnetError(f"{name} is a client; nodes and tasks can be killed: nodes are {there}; tasks are {running}")
     task = tasks.find(lab, name)
-    Path(task.spec.cgroup, "cgroup.kill").write_text("1")
+    if not cgroups.kill(Path(task.spec.cgroup)):
+        raise NotFoundError(f"the task {task.name} has ended")
     return task.name
 
 

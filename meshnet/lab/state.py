@@ -18,6 +18,7 @@ from meshnet.lab.spec import Lab, LabNode
 
 FILE = "lab.json"
 LEAVING = "leaving"
+TRIES = 10
 OUTSIDE, UNKNOWN = "no swarm", "unknown"  # roles of a bare lab's nodes, besides manager and worker
 
 
@@ -26,9 +27,8 @@ def claim(lab: Lab) -> int:
 
     Returns what tells this directory from a later one of the same name (`claimed`).
     """
-    os.makedirs(names.RUN, mode=0o755, exist_ok=True)
     try:
-        os.mkdir(names.lab_dir(lab.name), 0o755)  # to look at a lab needs no root; its nodes' directories do
+        _make_directory(names.lab_dir(lab.name))
     except FileExistsError:
         raise ConflictError(
             f"the lab {lab.name} is up already; take it down with: meshnet lab down {lab.name}"
@@ -39,6 +39,15 @@ def claim(lab: Lab) -> int:
     for node in lab.nodes:
         os.mkdir(names.node_dir(lab.name, node.name), 0o700)
     return claimed(lab.name)
+
+
+def _make_directory(path: str) -> None:
+    """Raises FileExistsError if it is there. To look at a lab needs no root; its nodes' directories do."""
+    for _ in range(TRIES):
+        os.makedirs(names.RUN, mode=0o755, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # the last other lab that went took the one around it away
+            return os.mkdir(path, 0o755)
+    raise MeshnetError(f"{names.RUN} is removed again and again")
 
 
 def claimed(name: str) -> int:

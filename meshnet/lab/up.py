@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 
 from meshnet import names
@@ -90,7 +91,15 @@ def up(lab: Lab, report: Report = lambda _: None) -> None:
 
 
 def _start(lab: Lab) -> None:
-    """Managers first: the first one makes the swarm, whose join tokens the agents are given."""
+    """Managers first: the first one makes the swarm, whose join tokens the agents are given. A `lab start` meanwhile
+    waits: it would start what does not run yet a second time."""
+    with ExitStack() as turns:
+        for node in lab.nodes:
+            turns.enter_context(state.turn(lab.name, node.name))
+        _start_all(lab)
+
+
+def _start_all(lab: Lab) -> None:
     found = [daemon for node in lab.nodes for daemon in daemons.of_node(lab, node)]
     if not lab.bare:
         daemons.write_managers(lab)

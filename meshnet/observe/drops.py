@@ -161,12 +161,12 @@ class DropTrace:
         assert self._process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
+        self._process.stdout.close()  # else one that has more to say than a pipe holds would wait for its reader
         try:
             self._process.wait(_END)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._process.stdout.close()
         self._errors.close()
 
     def _messages(self, timeout: float) -> Iterator[dict[str, Any]]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import struct
+import subprocess
+from pathlib import Path
 
 import pytest
 from cli_engine import answering, meshnet
@@ -15,10 +19,10 @@ from meshnet.cli import trace, trace_scope
 from meshnet.errors import NotFoundError
 from meshnet.lab import state
 from meshnet.lab.spec import Lab
-from meshnet.observe import drops
+from meshnet.observe import drop_program, drops
 from meshnet.observe.btf import Btf
 from meshnet.observe.drop_program import OWN_MARK
-from meshnet.observe.drops import Scope, Words
+from meshnet.observe.drops import DropTrace, Scope, Words
 from meshnet.observe.packet_line import line, tcp
 from meshnet.observe.settled import is_settled
 
@@ -164,6 +168,48 @@ def test_what_is_no_segment() -> None:
     datagram = bytes(IP(src="10.0.1.5", dst="10.0.1.7") / UDP() / bytes(20))
     assert tcp(fragment, 0x0800) is tcp(datagram, 0x0800) is tcp(segment("FA"), 0x86DD) is None
     assert [tcp(segment("FA")[:size], 0x0800) for size in range(34)] == [None] * 34
+
+
+FLOOD = f"""
+import sys
+from types import SimpleNamespace
+sys.path.insert(0, {str(Path(drops.__file__).parent)!r})
+import drop_process
+sys.stdin.readline(), sys.stdin.readline()
+drop_process.say(ready=True)
+program = SimpleNamespace(ksym=lambda _: b"here")
+numbers = dict.fromkeys(("space", "reason", "mark", "length", "protocol", "captured", "location"), 0)
+while True:
+    try:
+        drop_process.show(program, SimpleNamespace(**numbers, device=b"eth0", data=b""))
+    except OSError:
+        pass  # bcc goes on
+"""
+
+
+def test_the_end_of_a_flood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trace that is closed ends at once, also while drops come faster than anybody reads them."""
+    program, types = tmp_path / "flood.py", tmp_path / "btf"
+    program.write_text(FLOOD)
+    types.touch()
+    monkeypatch.setattr(drops, "_PROGRAM", program)
+    monkeypatch.setattr(drops, "_BTF", types)
+    monkeypatch.setattr(drops, "Btf", lambda _: None)
+    for name in ("source", "reasons"):
+        monkeypatch.setattr(drop_program, name, lambda _: {})
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    ended = list[int]()
+    wait = subprocess.Popen.wait
+
+    def waited(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
+        ended.append(wait(process, timeout))
+        return ended[-1]
+
+    monkeypatch.setattr(subprocess.Popen, "wait", waited)
+    with DropTrace(Scope({})):
+        pass
+    assert ended
+    assert ended[-1] != -signal.SIGKILL
 
 
 def test_a_lab_that_goes_down(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

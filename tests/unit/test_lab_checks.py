@@ -279,3 +279,25 @@ def test_a_document_that_cannot_be_written() -> None:
     with pytest.raises(lab_check.CannotCheck, match="--junit /dev/full: No space left on device") as refused:
         lab_check._write("/dev/full", "x" * 10)
     assert refused.value.exit_code == lab_check.CANNOT
+
+
+def test_a_task_that_ends_as_checks_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What killed checks have left is ended, and nothing else, also while groups of tasks come and go."""
+    lab = Lab("x", "/", "192.0.2.0/24", 1500, ())
+    monkeypatch.setattr(cgroups, "cgroup2_root", lambda: tmp_path)
+    ended, scan = list[Path](), os.scandir
+    monkeypatch.setattr(cgroups, "end", ended.append)
+    root = cgroups.path("x")
+    dead = 2**22 + 1  # more than there are
+    for name in (f"n0/exec/check-{dead}", f"n0/exec/check-{os.getpid()}", f"check-{dead}/agent", "n0/task"):
+        (root / name).mkdir(parents=True)
+
+    def scanned(path: str | Path) -> Any:
+        if Path(path).name == "task":
+            Path(path).rmdir()
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scanned)
+    assert checks.run(lab) == []
+    assert ended == [root / f"n0/exec/check-{dead}"]
+    assert not (root / "n0/task").exists()

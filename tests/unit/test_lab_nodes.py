@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from cli_engine import LAB, answering, meshnet
 
 from meshnet import names
-from meshnet.lab import daemons, nodes, processes, topology
+from meshnet.errors import NotFoundError
+from meshnet.lab import daemons, nodes, processes, tasks, topology
 from meshnet.lab.processes import Daemon
 from meshnet.lab.spec import Lab, LabNode
+from meshnet.lab.tasks import LabTask
 
 
 @pytest.fixture
@@ -63,3 +68,22 @@ def test_many_nodes_get_more_time(monkeypatch: pytest.MonkeyPatch, count: int, a
     assert 3 * daemons.heartbeat(lab) == down
     told = nodes.after_kill(lab, "n1", nodes.Was.RUNNING)
     assert told.startswith(f"traffic avoids it within {avoided}; the manager calls it Down after {down:g} s; ")
+
+
+def test_a_task_that_ends_before_it_is_killed(running: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that ends as it is to be killed is said to have ended."""
+    spec: Any = SimpleNamespace(name="web.1.abc", id="box", cgroup=str(tmp_path / "gone"))
+    monkeypatch.setattr(tasks, "find", lambda *_: LabTask("docker-0", "abc", spec))
+    with pytest.raises(NotFoundError, match=r"the task web\.1\.abc has ended"):
+        nodes.kill_task(LAB, "web.1")
+
+
+def test_a_manager_that_ends_before_it_is_told(running: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A manager that ends as it is to be stopped is stopped."""
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+    alive = iter([False, True, False, True, False])  # any of the agent; any of the manager; the agent; the manager; it
+    monkeypatch.setattr(processes, "alive", lambda *_: next(alive))
+    monkeypatch.setattr(processes, "pids", lambda *_: [ended.pid])
+    nodes.stop(LAB, "docker-0")
+    assert next(alive, None) is None

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from meshnet.errors import MeshnetError
-from meshnet.lab import tasks
+from meshnet.errors import MeshnetError, NotFoundError
+from meshnet.lab import enter, tasks
 from meshnet.lab.tasks import LabTask
 
 
@@ -41,3 +41,11 @@ def test_of_two_that_are_alike_neither_is_meant(tmp_path: Path, monkeypatch: pyt
     lab: Any = SimpleNamespace(name="x", hosts=())
     with pytest.raises(MeshnetError, match=r"several tasks are called web\.1: web\.1\.aaa, web\.1\.bbb"):
         tasks.find(lab, "web.1")
+
+
+def test_a_task_that_is_being_made(tmp_path: Path) -> None:
+    """A command in a task whose container is being made, or removed, is refused with words, before it is looked for."""
+    spec: Any = SimpleNamespace(name="web.1.abc", id="box", dir=str(tmp_path))
+    for refused in (enter.check_program, lambda task, name: enter.task_command(task, [name], False)):
+        with pytest.raises(NotFoundError, match=r"the task web\.1\.abc does not run yet, or has ended"):
+            refused(LabTask("a", "abc", spec), "sh")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from swarm import eventually, run
 
+from meshnet.control import logbroker
 from meshnet.control.logbroker import LogBroker, Question
 from meshnet.control.objects import Change
 from meshnet.errors import NotFoundError
@@ -69,6 +70,32 @@ def test_nodes_are_asked_for_their_own_tasks() -> None:
         await eventually(lambda: {"ID": "q", "Close": True} in node.heard, "the node is told to stop")
         await node.close()
         assert broker.statistics() == {"log_questions": 0, "log_listeners": 0}
+
+    run(scenario)
+
+
+def test_a_node_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that goes before it answers holds nobody up who reads what others said."""
+    monkeypatch.setattr(logbroker, "DEAF", 0.05)
+
+    async def scenario() -> None:
+        broker = LogBroker()
+        nodes = [Node(broker, name) for name in ("n1", "n2")]
+        await eventually(lambda: broker.statistics()["log_listeners"] == 2, "the nodes listen")
+        lines: list[str] = []
+
+        async def client() -> None:
+            async for line in broker.ask(question(), [TASK, OTHER]):
+                lines.append(line.text)
+
+        asking = asyncio.create_task(client())
+        await eventually(lambda: all(node.heard for node in nodes), "both are asked")
+        await nodes[1].close()
+        await broker.answer("n1", "q", "t1", said(SAID))
+        async with asyncio.timeout(5):
+            await asking
+        assert lines == ["hello"]
+        await nodes[0].close()
 
     run(scenario)
 

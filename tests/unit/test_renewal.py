@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
+import ssl
 import stat
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -50,6 +53,31 @@ def test_renewal_under_a_live_stream(tmp_path: Path) -> None:
             assert it.manager.view.nodes[node.client.node_id].status.state == "ready"
 
     run(scenario, 30)
+
+
+@pytest.mark.parametrize("whose", ["client", "trust.keeper"])
+def test_a_machine_that_slept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: str) -> None:
+    """A certificate that came due while the machine slept is renewed soon after that: a node's, and the manager's."""
+    module = f"meshnet.control.{whose}"
+    ahead = SimpleNamespace(time=lambda: time.time() + 0.9 * 3600, monotonic=time.monotonic)
+    monkeypatch.setattr(f"{module}.LOOK", 0.05)
+
+    async def scenario() -> None:
+        async with swarm(tmp_path, replace(FAST, expiry=3600 * SECOND)) as it:
+            node = await it.node("docker-1")
+            before, used = node.credentials.certificate, list[object]()
+            use = it.manager.keeper.listener.use
+
+            def watched(context: ssl.SSLContext) -> None:
+                used.append(context)
+                use(context)
+
+            monkeypatch.setattr(it.manager.keeper.listener, "use", watched)
+            monkeypatch.setattr(f"{module}.time", ahead)
+            await eventually(lambda: used or node.credentials.certificate != before, "it is renewed")
+            monkeypatch.undo()
+
+    run(scenario)
 
 
 def watched_streams(it: Swarm) -> list[int]:
@@ -209,6 +237,51 @@ def test_a_removed_node(tmp_path: Path) -> None:
             await eventually(
                 lambda: not set(known) & set(other.credentials.gossip.keys), "the key that it knew is gone"
             )
+
+    run(scenario)
+
+
+def test_a_node_that_is_removed_before_a_restart(tmp_path: Path) -> None:
+    """The gossip key that a removed node was told is given up also by a manager that is started again before that."""
+
+    async def scenario() -> None:
+        async with swarm(tmp_path, FAST) as it:
+            node, away = await it.node("docker-1"), await it.node("docker-2")
+            ident, keeper = node.client.node_id, it.manager.keeper
+            await away.stop()  # the change of keys waits for it
+            await keeper.rotate_gossip_key()
+            await eventually(lambda: node.credentials.gossip == keeper.trust.gossip, "the node is told the new key")
+            known = node.credentials.gossip.keys
+            await it.manager.state.write(lambda view: remove_node(view, view.nodes[ident], force=True))
+            assert keeper.trust.gossip.keys == known
+        async with swarm(tmp_path, FAST) as it:
+            await it.node("docker-2")
+            keeper = it.manager.keeper
+            await eventually(lambda: not set(known) & set(keeper.trust.gossip.keys), "the keys that it knew are gone")
+            rounds = keeper.trust.gossip.version
+            await keeper.rotate_gossip_key()
+            await eventually(lambda: keeper.trust.gossip.version == rounds + 3, "the next change is an ordinary one")
+            assert not keeper.trust.gossip.fresh
+
+    run(scenario)
+
+
+def test_a_manager_that_is_killed_before_it_has_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A manager that is killed as it makes the key of its store starts another time."""
+
+    class Killed(BaseException):
+        pass
+
+    def killed(size: int) -> bytes:
+        raise Killed
+
+    async def scenario() -> None:
+        monkeypatch.setattr(os, "urandom", killed)
+        with pytest.raises(Killed):
+            await Manager(tmp_path / "manager", "127.0.0.1:0", SETTINGS).start()
+        monkeypatch.undo()
+        async with swarm(tmp_path):
+            pass
 
     run(scenario)
 

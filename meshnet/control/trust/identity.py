@@ -27,6 +27,7 @@ _ROLES = {unit: role for role, unit in UNITS.items()}
 ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of P-256 (FIPS 186-4, D.1.2.3)
 REQUEST_LIMIT = 8192
 EARLIEST, LATEST = 0.5, 0.8  # of a certificate's life: when it is renewed (swarmkit ca/renewer.go)
+LOOK = 60.0  # s at most until who waits for that reads the clock again: timers stand still while the machine sleeps
 READ = 1024  # certificates that are remembered as read: a node shows its own with every report
 
 

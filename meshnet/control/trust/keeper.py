@@ -26,6 +26,7 @@ from meshnet.control.state import State
 from meshnet.control.trust import gossipkeys, sealed, swarm, tls
 from meshnet.control.trust.authority import issue
 from meshnet.control.trust.identity import (
+    LOOK,
     Identity,
     encoded,
     issuer_of,
@@ -40,7 +41,7 @@ from meshnet.control.trust.swarm import Trust
 from meshnet.control.view import View
 from meshnet.errors import MeshnetError
 from meshnet.gossip.rng import Random
-from meshnet.model import SECOND, Node, TLSInfo
+from meshnet.model import SECOND, TLSInfo
 
 log = logging.getLogger(__name__)
 KEY_FILE = "store.key"
@@ -63,7 +64,6 @@ class Keeper:
         self._renew_at = 0.0
         self._held: dict[str, int] = {}
         self._heard: dict[str, tuple[str, str]] = {}
-        self._removed = False
         self._look = asyncio.Event()
 
     async def start(self, state: State) -> None:
@@ -105,7 +105,7 @@ class Keeper:
     def _changed(self, view: View, decide: Callable[[Trust], Trust]) -> Changes:
         before = self._open(view)
         after = decide(before)
-        return Changes() if after == before else self._sealed(view, after)
+        return Changes() if after == before else self._sealed(view, after, before)
 
     async def update(self, decide: Callable[[Trust, float, Random], Trust]) -> None:
         """As `change`, with the time in seconds since the epoch and randomness for `decide`."""
@@ -136,13 +136,11 @@ class Keeper:
         while True:
             self._look.clear()
             try:
-                rekey = self._removed and not self.trust.gossip.fresh
                 await self.change(self._moved)
-                self._removed = self._removed and not rekey
                 if time.time() >= self._renew_at:
                     self.listener.use(self._context())
                 due = min(self.trust.gossip.since + self._period, self._renew_at)
-                delay = max(due - time.time(), 0.0)
+                delay = min(max(due - time.time(), 0.0), LOOK)
             except Exception:  # certificates must not expire because of one that fails
                 log.exception("the swarm's certificates and keys could not be tended; trying again in %g s", RETRY)
                 delay = RETRY
@@ -153,7 +151,7 @@ class Keeper:
     def _moved(self, trust: Trust) -> Trust:
         nodes = self._state.view.nodes
         ring, now = trust.gossip, time.time()
-        if self._removed:
+        if self._kept(self._state.view).exposed:
             ring = gossipkeys.begin(ring, now, self._rng)
         ring = gossipkeys.step(ring, self._held, nodes, now, self._rng, self._period)
         trust = replace(trust, gossip=ring)
@@ -169,18 +167,24 @@ class Keeper:
             return Changes()
         return self._sealed(view, replace(swarm.start(time.time(), self._rng), expiry=self._expiry))
 
-    def _sealed(self, view: View, trust: Trust) -> Changes:
+    def _sealed(self, view: View, trust: Trust, before: Trust | None = None) -> Changes:
         assert view.cluster is not None
         known = view.trusts.get(view.cluster.id, SealedTrust(id=view.cluster.id))
+        if before is not None and trust.gossip.fresh not in ("", before.gossip.fresh):
+            known = replace(known, exposed=False)  # nodes that were removed do not know this one
         text = sealed.seal(trust, self._key, known.id, os.urandom(sealed.NONCE))
         # The swarm's own version moves, too: it is what an update of the swarm must name.
         return Changes((replace(known, sealed=text), view.cluster))
 
     def _open(self, view: View) -> Trust:
-        kept = next(iter(view.trusts.values()))
+        kept = self._kept(view)
         if self._opened[0] != kept.sealed:
             self._opened = (kept.sealed, sealed.unseal(kept.sealed, self._key, kept.id))
         return self._opened[1]
+
+    @staticmethod
+    def _kept(view: View) -> SealedTrust:
+        return next(iter(view.trusts.values()))
 
     def _noted(self, changes: list[Change]) -> None:
         """A new authority is served at once; nodes that came or went may have been waited for."""
@@ -190,7 +194,6 @@ class Keeper:
         for change in changes:
             thing = change.after or change.before
             if change.after is None and thing is not None:
-                self._removed |= isinstance(thing, Node)  # it knows the gossip key
                 self._held.pop(thing.id, None)
                 self._heard.pop(thing.id, None)
         self._look.set()
@@ -228,10 +231,12 @@ class Keeper:
 def _sealing_key(path: Path, fresh: bool) -> bytes:
     """The key beside the store, made for a store that is new. Raises MeshnetError if it is missing or damaged."""
     if fresh and not path.exists():
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        made = path.with_name(f"{path.name}.new")  # whole or not there: a manager may be killed at any moment
+        with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(os.urandom(sealed.KEY))
             file.flush()
             os.fsync(file.fileno())
+        made.replace(path)
     try:
         key = path.read_bytes()
     except OSError as error:
