@@ -197,9 +197,9 @@ class Agent:
 
     async def _start_over(self) -> None:
         """Forgets the swarm: certificate, tasks, assignments, members, and all that the kernel was given for it."""
-        for runner in self.runners.values():
+        for runner in list(self.runners.values()):
             await runner.abandon()
-        for one in self.standalones.values():
+        for one in list(self.standalones.values()):  # one that removes itself may end meanwhile
             await one.abandon()
         await self.outside.stop()
         if self.joined:
@@ -334,9 +334,9 @@ class Agent:
         await self.neighbours.leave()
 
     async def _close(self) -> None:
-        for runner in self.runners.values():
+        for runner in list(self.runners.values()):
             await runner.abandon()
-        for one in self.standalones.values():
+        for one in list(self.standalones.values()):  # one that removes itself may end meanwhile
             await one.abandon()
         await self.outside.stop()
         if self.joined:

@@ -25,7 +25,7 @@ from meshnet.agent.restarting import RestartPolicy
 from meshnet.codec import from_json, to_json
 from meshnet.containerspec import DNSConfig
 from meshnet.control.attachments import Attach, Wish
-from meshnet.errors import ConflictError, MeshnetError
+from meshnet.errors import ConflictError, MeshnetError, NotFoundError
 from meshnet.files import replace_text
 from meshnet.model import Assignments, PortConfig, Task
 from meshnet.sandbox import runtime
@@ -114,6 +114,7 @@ class Standalone:
         self.runs = 0
         self.resolver: TaskResolver | None = None
         self.taken_up = True
+        self.staying = False  # it is being restarted: its end does not remove it
         self._agent = agent
         self._lock = asyncio.Lock()
         self._starts: list[asyncio.Future[Container | None]] = []
@@ -150,7 +151,7 @@ class Standalone:
     def attached(self) -> asyncio.Future[Attachment]:
         """A connection to its streams, at once or as soon as it is about to be started."""
         future: asyncio.Future[Attachment] = asyncio.get_running_loop().create_future()
-        if self.container is not None and self.container.status == "running":
+        if self.container is not None and self.container.status != "exited":
             future.set_result(Attachment(self.kept.spec.dir))
         else:
             self._waiting.append(future)
@@ -167,22 +168,40 @@ class Standalone:
 
     async def start(self) -> bool:
         """Runs it; False if it runs already. Raises MeshnetError for what keeps it from starting."""
+        self.check_taken_up()
         if self.container is not None and self.container.status == "exited":
             await self.ended.wait()  # what the last run had is being taken away
         if not self.ended.is_set():
             return False
         await self._no_restart()
+        self._check_startable()
         kept = self.kept
         kept.begun, kept.stopped, kept.restarts, self._in_a_row = True, False, 0, 0
         self.keep()
         return await self._start()
 
     async def halt(self) -> None:
-        """Somebody is about to end it: it is not started again until they start it."""
+        """Somebody is about to end it: it is not started again until they start it. A start on its way is done then."""
+        self.check_taken_up()
         self.kept.stopped = True
         await self._no_restart()
+        async with self._lock:
+            pass
         if self.place.exists():
             self.keep()
+
+    def check_taken_up(self) -> None:
+        """MeshnetError (503) while it is not known yet what became of one that an earlier agent has left."""
+        if not self.taken_up:
+            text = f"container {self.kept.spec.name}: its node has just started and has not taken it up; try again"
+            raise MeshnetError(text, 503)
+
+    def _check_startable(self) -> None:
+        """It may have been removed, and its node may have begun to end, while its turn was waited for."""
+        if self._agent.standalones.get(self.id) is not self:
+            raise NotFoundError(f"No such container: {self.id}")
+        if self._ending:
+            raise ConflictError(f"container {self.kept.spec.name} cannot be started: its node ends")
 
     async def _no_restart(self) -> None:
         """No restart is on its way then: one that has begun is done, and it may run."""
@@ -195,6 +214,7 @@ class Standalone:
         async with self._lock:
             if not self.ended.is_set():
                 return False
+            self._check_startable()
             shutil.rmtree(self.kept.spec.dir, ignore_errors=True)
             try:
                 await self._bring_up()
@@ -263,6 +283,7 @@ class Standalone:
         """Puts it on these networks; one that runs at once. Raises MeshnetError, and then nothing has changed."""
         if self.kept.mode == HOST:
             raise ConflictError("container sharing network namespace with another container or host cannot be changed")
+        self.check_taken_up()
         async with self._lock:
             kept, agent = self.kept, self._agent
             if not self.ended.is_set():
@@ -285,18 +306,19 @@ class Standalone:
         assert self.container is not None
         begun = time.time()
         code = await self.container.wait()
-        await self._take_down()
-        self._agent.happened(self.kept.spec, "die", exitCode=str(code))
-        if time.time() - begun > restarting.STEADY:
-            self._in_a_row = 0
-        kept = self.kept
-        if not kept.stopped and not self._ending and restarting.again(kept.restart, code, kept.restarts):
-            self._begin_again()
-        self.container = None
-        self.ended.set()
-        if self.kept.auto_remove:
-            self.forget()
-            self._agent.happened(self.kept.spec, "destroy")
+        async with self._lock:  # a change of its networks would go on with what is taken down
+            await self._take_down()
+            self._agent.happened(self.kept.spec, "die", exitCode=str(code))
+            if time.time() - begun > restarting.STEADY:
+                self._in_a_row = 0
+            kept = self.kept
+            if not kept.stopped and not self._ending and restarting.again(kept.restart, code, kept.restarts):
+                self._begin_again()
+            self.container = None
+            self.ended.set()
+            if self.kept.auto_remove and not self.staying:
+                self.forget()
+                self._agent.happened(self.kept.spec, "destroy")
 
     def _begin_again(self) -> None:
         self._delayed = True
@@ -315,7 +337,7 @@ class Standalone:
                 await self._start()
             except MeshnetError as error:
                 log.warning("container %s cannot be started again: %s", kept.spec.name, error)
-                if kept.stopped or not restarting.again(kept.restart, NOT_STARTED, kept.restarts):
+                if kept.stopped or self._ending or not restarting.again(kept.restart, NOT_STARTED, kept.restarts):
                     return
             else:
                 self.keep()
@@ -342,20 +364,27 @@ class Standalone:
 
     async def resume(self) -> None:
         """After a restart of the agent: takes over what runs, and takes down what has ended."""
+        async with self._lock:
+            if self.taken_up:
+                return
+            await self._take_up()
+            if self.container is None:
+                self._begin_again_at_boot()
+            elif self.kept.task is not None and self.container.status == "running":
+                self._publish("ready")
+                self.resolver = self._agent.picture.new_resolver(self.kept.dns)
+                await self.resolver.start(self.kept.spec.netns)
+                await self._agent.host.wire(self.kept.task, self.kept.spec.netns)
+
+    async def _take_up(self) -> None:
+        """Watches what runs of it, or takes away what is left of it."""
         self.container = await self._agent.containers.adopt(self.kept.spec.dir)
         self.taken_up = True
-        if self.container is None:
-            if self.kept.task is not None:
-                await self._take_down()
-            self._begin_again_at_boot()
-            return
-        self.ended.clear()
-        if self.kept.task is not None and self.container.status == "running":
-            self._publish("ready")
-            self.resolver = self._agent.picture.new_resolver(self.kept.dns)
-            await self.resolver.start(self.kept.spec.netns)
-            await self._agent.host.wire(self.kept.task, self.kept.spec.netns)
-        self._watch()
+        if self.container is not None:
+            self.ended.clear()
+            self._watch()
+        elif self.kept.task is not None:
+            await self._take_down()
 
     def _begin_again_at_boot(self) -> None:
         kept = self.kept
@@ -369,6 +398,9 @@ class Standalone:
         """Ends it in order, if it runs: its node ends, too."""
         self._ending = True
         await self._no_restart()
+        async with self._lock:
+            if not self.taken_up:
+                await self._take_up()
         if self.container is not None:
             await self.container.stop()
         await self.ended.wait()
@@ -378,6 +410,7 @@ class Standalone:
         self._agent.standalones.pop(self.id, None)
         for future in self._waiting:
             future.cancel()
+        self._told(None)
         shutil.rmtree(self.place, ignore_errors=True)
 
     async def abandon(self) -> None:

@@ -128,7 +128,8 @@ class Resolver:
 
     async def _serve_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        if task is None or len(self._clients) >= MAX_CLIENTS:
+        stopped = self._udp.fileno() < 0  # it was accepted before, and nobody would end it
+        if task is None or stopped or len(self._clients) >= MAX_CLIENTS:
             self._counts["clients_refused"] += 1
             writer.close()
             return

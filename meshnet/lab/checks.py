@@ -9,6 +9,7 @@ stay.
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import subprocess
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from meshnet.errors import NotFoundError
 from meshnet.lab import cgroups, packages, tasks, view
@@ -136,16 +138,21 @@ def _group(lab: Lab) -> Iterator[str]:
     finally:
         with postponed():
             for _ in range(_ROUNDS):
-                found = list(cgroups.path(lab.name).glob(f"*/*/{name}"))
+                found = _groups(lab, name)
                 for group in found:
                     cgroups.end(group)
                 if not found:
                     break
 
 
+def _groups(lab: Lab, pattern: str) -> list[Path]:
+    """The groups of checks on nodes and in tasks; unlike Path.glob, glob bears that a task goes as it looks."""
+    return [Path(found) for found in glob.glob(f"{cgroups.path(lab.name)}/*/*/{pattern}")]
+
+
 def _sweep(lab: Lab) -> None:
     """Ends what checks of processes have left that were killed."""
-    for group in cgroups.path(lab.name).glob("*/*/check-*"):
+    for group in _groups(lab, "check-*"):
         if not os.path.exists(f"/proc/{group.name.removeprefix('check-')}"):
             cgroups.end(group)
 

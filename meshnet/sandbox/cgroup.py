@@ -29,6 +29,20 @@ def freeze(path: str, stop: bool) -> None:
     Path(path, "cgroup.freeze").write_text("1" if stop else "0")
 
 
+async def frozen_through(path: str, timeout: float) -> None:
+    """Waits until the group's processes really stand still, the last of them: the kernel stops them one by one.
+
+    Returns also when the group is gone or let go on meanwhile, and after `timeout` seconds: a process that waits for a
+    device stops only then.
+    """
+    deadline = asyncio.get_running_loop().time() + timeout
+    while frozen(path) and asyncio.get_running_loop().time() < deadline:
+        with contextlib.suppress(OSError):
+            if "frozen 1" in Path(path, "cgroup.events").read_text().splitlines():
+                return
+        await asyncio.sleep(0.005)
+
+
 def frozen(path: str) -> bool:
     """Whether the group was stopped; False if it is gone."""
     try:

@@ -30,6 +30,7 @@ HEALTH = "health.json"
 CHECKS = "checks.json"
 KILLED = 128 + signal.SIGKILL
 END_TIMEOUT = 10.0  # seconds that a killed container gets to be gone
+FREEZING = 10.0  # seconds that the kernel gets to stop its processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,13 +294,15 @@ class Container:
         if self.paused and number == signal_number(self.spec.stop_signal):
             cgroup.freeze(self.spec.cgroup, stop=False)
 
-    def pause(self) -> None:
-        """Stops its processes where they are. ConflictError if it does not run, or is paused."""
+    async def pause(self) -> None:
+        """Stops its processes where they are; when it returns they stand. ConflictError if it does not run, or is
+        paused."""
         if self.status != "running":
             raise ConflictError(f"Container {self.id} is not running")
         if self.paused:
             raise ConflictError(f"Container {self.id} is already paused")
         cgroup.freeze(self.spec.cgroup, stop=True)
+        await cgroup.frozen_through(self.spec.cgroup, FREEZING)
 
     def unpause(self) -> None:
         """Lets its processes go on. MeshnetError (500, as of an engine) if it is not paused."""
@@ -348,7 +351,8 @@ class Container:
                 return await self.wait()
         except TimeoutError:
             if self._conmon is not None:
-                signal.pidfd_send_signal(self._conmon, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it has ended just now, and another parent reaped it
+                    signal.pidfd_send_signal(self._conmon, signal.SIGKILL)
             return await self.wait()
 
     async def end(self) -> None:

@@ -96,7 +96,10 @@ class Containers:
         finally:
             os.close(netns)
         limits.apply(spec.limits, Path(spec.cgroup), cgroup2_root())
-        cgroup.join(spec.cgroup, started.init)
+        try:
+            cgroup.join(spec.cgroup, started.init)
+        except ProcessLookupError:
+            raise MeshnetError("ended before it was started", 500) from None
         ticks = process.start_time(started.conmon), process.start_time(started.init)
         if None in ticks:
             raise MeshnetError("ended before it was started", 500)

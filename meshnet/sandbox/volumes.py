@@ -10,12 +10,13 @@ import contextlib
 import json
 import os
 import re
+import tempfile
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from meshnet.errors import MeshnetError, NotFoundError
-from meshnet.files import remove_tree, replace_text
+from meshnet.files import replace_text
 
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{1,254}")
 DATA, FILE = "_data", "volume.json"
@@ -65,7 +66,11 @@ class Volumes:
     def all(self) -> list[Volume]:
         """Every volume, by name."""
         names = sorted(path.parent.name for path in self._directory.glob(f"*/{FILE}"))
-        return [self.get(name) for name in names]
+        found = []
+        for name in names:
+            with contextlib.suppress(NotFoundError):  # removed since it was listed
+                found.append(self.get(name))
+        return found
 
     def size(self, name: str) -> int:
         """How many bytes the files of a volume have; 0 for one that is not there."""
@@ -77,8 +82,9 @@ class Volumes:
                         total += os.lstat(os.path.join(place, file)).st_size
         return total
 
-    def remove(self, name: str) -> None:
-        """Removes a volume with all that is in it. NotFoundError."""
+    def put_away(self, name: str) -> Path:
+        """Ends a volume at once; returns where all that was in it waits to be deleted. NotFoundError."""
         self.get(name)
-        (self._directory / name / FILE).unlink()
-        remove_tree(self._directory / name)
+        place = Path(tempfile.mkdtemp(prefix=".", dir=self._directory))
+        os.rename(self._directory / name, place / name)
+        return place

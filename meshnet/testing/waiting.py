@@ -17,10 +17,11 @@ def wait_until(predicate: Callable[[], T], timeout: float = 5.0, *, interval: fl
     """
     deadline = time.monotonic() + timeout
     while True:
+        last = time.monotonic() >= deadline  # so that a look that took long is not the last one
         result = predicate()
         if result:
             return result
-        if time.monotonic() >= deadline:
+        if last:
             name = what or getattr(predicate, "__name__", repr(predicate))
             raise AssertionError(f"waited {timeout} s in vain for {name}; last result: {result!r}")
         time.sleep(interval)

@@ -65,7 +65,7 @@ class Docker:
     def container(self, task: str) -> str:
         """The id of the running container of a task such as `web.1`."""
         return self.lab.wait_until(
-            lambda: self.run("ps", "-q", "--filter", f"name={task}").stdout.strip(), what=f"{task} on {self.node}"
+            lambda: self.run("ps", "-q", "--filter", f"name={task}").stdout.strip(), PATIENCE, f"{task} on {self.node}"
         )
 
     @contextmanager
@@ -127,11 +127,13 @@ def client(lab: LabUnderTest, node: str) -> docker.DockerClient:
 
 def node_of(lab: LabUnderTest, service: str) -> str:
     """The node that runs the (only) task of a service."""
-    return lab.wait_until(lambda: next((task.node for task in lab.tasks(service)), ""), what=f"a task of {service}")
+    return lab.wait_until(
+        lambda: next((task.node for task in lab.tasks(service)), ""), PATIENCE, f"a task of {service}"
+    )
 
 
 def eventually(lab: LabUnderTest, holds: Callable[[], object], what: str) -> None:
-    lab.wait_until(holds, what=what)
+    lab.wait_until(holds, PATIENCE, what)
 
 
 def sweep(lab: LabUnderTest) -> None:
@@ -141,5 +143,5 @@ def sweep(lab: LabUnderTest) -> None:
         left = manager.out(kind, "ls", "-q").split()
         if left:
             manager.out(kind, "rm", *left)
-    lab.wait_until(lambda: not lab.tasks(), what="the end of all tasks")
+    lab.wait_until(lambda: not lab.tasks(), PATIENCE, "the end of all tasks")
     manager.out("network", "prune", "-f")

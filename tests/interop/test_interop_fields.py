@@ -102,10 +102,10 @@ def test_a_service(lab: LabUnderTest, node: Docker, service: str) -> None:
     )
     assert node.out("service", "logs", "--raw", service).replace("\r", "").splitlines() == expected
     container = node.container(f"{service}.1")
-    with node.started("logs", "-f", "--tail", "0", container) as following:
-        node.out("info")
-        node.out("service", "scale", "-d", f"{service}=0")
+    with node.started("logs", "-f", "--tail", "1", container) as following:
         assert following.stdout is not None
+        assert following.stdout.readline().strip() == expected[-1]  # from here on it is told what comes
+        node.out("service", "scale", "-d", f"{service}=0")
         assert following.stdout.read().strip() == "bye"
 
 

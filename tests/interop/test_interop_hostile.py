@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import socket
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engines import Docker, eventually
+from engines import PATIENCE, Docker, eventually
 
 from meshnet.lab import processes
 from meshnet.testing.labs import LabUnderTest
@@ -22,7 +23,8 @@ LAB = {"nodes": {"docker-0": {"role": "manager"}}}
 HEAD = "Host: docker\r\nConnection: close\r\n"
 UPGRADE = "Host: docker\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
 LIMIT = 4 * 2**20
-SOON = 1.0  # s within which another client is answered, on a busy machine too
+SOON = 1.0  # s within which another client is answered
+TRIES = 5  # a machine that stands still delays one answer, a client that holds others up each of them
 SEVERAL = 5
 
 
@@ -42,7 +44,7 @@ def talker(node: Docker) -> Iterator[str]:
 @contextlib.contextmanager
 def connected(node: Docker) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(10)
+        client.settimeout(PATIENCE)
         client.connect(str(node.socket))
         yield client
 
@@ -64,9 +66,10 @@ def held(lab: LabUnderTest, node: Docker, talker: str) -> tuple[int, int, int, i
     pids = [pid for role in ("agent", "manager") for pid in processes.pids(lab.name, node.node, role)]
     descriptors = sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids)
     tasks = sum(len(os.listdir(f"/proc/{pid}/task")) for pid in pids)
-    children = sum(
-        len(path.read_text().split()) for pid in pids for path in Path(f"/proc/{pid}/task").glob("*/children")
-    )
+    children = 0
+    for path in (path for pid in pids for path in glob.glob(f"/proc/{pid}/task/*/children")):
+        with contextlib.suppress(OSError):  # the thread has ended
+            children += len(Path(path).read_text().split())
     init = int(node.out("inspect", "--format", "{{.State.Pid}}", talker))
     line = next(line for line in Path(f"/proc/{init}/cgroup").read_text().splitlines() if line.startswith("0::"))
     group = next(
@@ -86,7 +89,7 @@ def leaves_nothing(lab: LabUnderTest, node: Docker, talker: str) -> Iterator[Non
 
     def as_before() -> bool:
         now = held(lab, node, talker)
-        return (now[0] <= before[0], now[2:]) == (True, before[2:])
+        return now[0] <= before[0] and now[2] <= before[2] and now[3] <= before[3]
 
     try:
         eventually(lab, as_before, "nothing is left")
@@ -95,9 +98,12 @@ def leaves_nothing(lab: LabUnderTest, node: Docker, talker: str) -> Iterator[Non
 
 
 def answered_soon(node: Docker) -> None:
-    begun = time.monotonic()
-    asked(node, "GET", "/containers/json")
-    assert time.monotonic() - begun < SOON
+    took: list[float] = []
+    while not took or took[-1] >= SOON:
+        assert len(took) < TRIES, f"each answer is late: {took} s"
+        begun = time.monotonic()
+        asked(node, "GET", "/containers/json")
+        took.append(time.monotonic() - begun)
 
 
 def _exec(node: Docker, talker: str, tty: bool) -> str:

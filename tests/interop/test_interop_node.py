@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import select
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import docker
 import pytest
-from engines import Docker, client, eventually
+from engines import PATIENCE, Docker, client, eventually
 
 from meshnet.kernel.bpf import cgroup2_root
 from meshnet.testing.labs import LabUnderTest
@@ -37,7 +40,9 @@ def talker(lab: LabUnderTest, worker: Docker) -> Iterator[str]:
     lab.network("talk", attachable=True)
     constraints = ("node.hostname==docker-1",)
     lab.service("talker", "alpine", "sh", "-c", TALKER, networks=("talk",), constraints=constraints, restart_delay=0)
-    yield worker.container("talker.1")
+    container = worker.container("talker.1")
+    eventually(lab, lambda: "err" in worker.run("logs", container).stderr, "it has written")
+    yield container
     lab.remove("talker")
 
 
@@ -117,7 +122,11 @@ def test_exec_on_a_terminal(worker: Docker, talker: str) -> None:
 def descriptors(lab: LabUnderTest, node: str) -> int:
     """How many descriptors the agent of a node has open, and the monitors of its containers with it."""
     pids = Path(cgroup2_root(), "meshnet", lab.name, node, "agent", "cgroup.procs").read_text().split()
-    return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids)
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError):  # a monitor that has ended meanwhile
+            total += len(os.listdir(f"/proc/{pid}/fd"))
+    return total
 
 
 def test_nothing_is_left_of_clients_that_go(lab: LabUnderTest, worker: Docker, talker: str) -> None:
@@ -139,11 +148,12 @@ def test_top_and_attach(worker: Docker, talker: str) -> None:
     assert not any("crun" in line for line in shown)
     with worker.started("attach", "--no-stdin", "--sig-proxy=false", talker) as attached:
         assert attached.stdout is not None
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         line = ""
         while not line and time.monotonic() < deadline:
             worker.out("exec", talker, "sh", "-c", "echo now > /proc/1/fd/1")
-            line = attached.stdout.readline()
+            if select.select([attached.stdout], [], [], 1)[0]:  # else it was written before the client was there
+                line = attached.stdout.readline()
         assert line == "now\n"
 
 

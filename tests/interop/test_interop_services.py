@@ -39,22 +39,28 @@ def update_status(manager: Docker, name: str) -> dict[str, Any]:
     return dict(json.loads(manager.out("service", "inspect", name, "--format", "{{json .UpdateStatus}}")) or {})
 
 
+def ends(lab: LabUnderTest, manager: Docker, name: str, state: str) -> None:
+    """Waits until the update is in this state: the command ends when the tasks run, which may be a moment sooner."""
+    eventually(lab, lambda: update_status(manager, name).get("State") == state, f"the update is {state}")
+
+
 def images(manager: Docker, name: str) -> set[str]:
     """The images of the service's tasks that run."""
     rows = manager.out("service", "ps", name, "--filter", "desired-state=running", "--format", "{{.Image}}")
     return set(rows.split())
 
 
-def test_update_and_rollback(manager: Docker) -> None:
+def test_update_and_rollback(lab: LabUnderTest, manager: Docker) -> None:
     """A rolling update completes and keeps tasks spread, a rollback by hand returns to the spec before; both say so."""
     flags = ("--replicas", "3", "--update-parallelism", "2", "--update-monitor", "200ms", "--rollback-monitor", "200ms")
     manager.out(*CREATE, "--name", "web", *flags, "alpine:1", *IDLE)
     manager.out(*UPDATE, "--image", "alpine:2", "--update-order", "start-first", "web")
-    assert (update_status(manager, "web")["State"], images(manager, "web")) == ("completed", {"alpine:2"})
+    ends(lab, manager, "web", "completed")
+    assert images(manager, "web") == {"alpine:2"}
     rows = manager.out("service", "ps", "web", "--filter", "desired-state=running", "--format", "{{.Node}}")
     assert sorted(rows.split()) == ["docker-0", "docker-1", "docker-2"]
     manager.out("service", "rollback", "--quiet", "web")
-    assert update_status(manager, "web")["State"] == "rollback_completed"
+    ends(lab, manager, "web", "rollback_completed")
     assert images(manager, "web") == {"alpine:1"}
     pretty = manager.out("service", "inspect", "--pretty", "web")
     assert "Message:\trollback completed" in pretty
@@ -83,12 +89,13 @@ def test_a_failed_update(manager: Docker, lab: LabUnderTest, action: str) -> Non
     manager.out(*CREATE, "--name", "web", *flags, "alpine:1", *IDLE)
     manager.out(*UPDATE, "--detach", "--image", "nosuchimage:1", "web")
     expected = {"pause": "paused", "rollback": "rollback_completed"}[action]
-    eventually(lab, lambda: update_status(manager, "web").get("State") == expected, f"the update is {expected}")
+    ends(lab, manager, "web", expected)
     if action == "pause":
         words = "update paused due to failure or early termination of task "
         assert update_status(manager, "web")["Message"].startswith(words)
         manager.out(*UPDATE, "--image", "alpine:2", "web")
-        assert (update_status(manager, "web")["State"], images(manager, "web")) == ("completed", {"alpine:2"})
+        ends(lab, manager, "web", "completed")
+        assert images(manager, "web") == {"alpine:2"}
     else:
         eventually(lab, lambda: images(manager, "web") == {"alpine:1"}, "the old image runs")
     errors = manager.out("service", "ps", "web", "--no-trunc", "--format", "{{.Error}}")

@@ -273,7 +273,7 @@ def test_volumes(lab: LabUnderTest, node: Docker) -> None:
     )
     here = ("--constraint", "node.hostname==docker-0")
     node.out("service", "create", "-q", "--name", "web", "-p", "8000:80", *here, *mounts, "httpd")
-    assert lab.client().out("curl -sf 172.17.0.3:8000") == "from a volume"
+    assert lab.client().out("curl -sf --retry 5 --retry-connrefused 172.17.0.3:8000") == "from a volume"
     assert node.out("volume", "ls", "-q").split() == ["new", "web-test"]
     assert node.out("volume", "ls", "-q", "--filter", "label=a=b") == "web-test"
     assert "volume is in use - [" in node.refused("volume", "rm", "new")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -28,8 +29,14 @@ def talker(lab: LabUnderTest, node: Docker) -> Iterator[str]:
     lab.remove("talker")
 
 
+def _lines(node: Docker, talker: str) -> int:
+    done = node.run("service", "logs", talker)
+    return len((done.stdout + done.stderr).splitlines())
+
+
 def test_service_logs(lab: LabUnderTest, node: Docker, talker: str) -> None:
     """Both streams of all tasks, with task and node before each line; tail, times, one task, and what is none."""
+    eventually(lab, lambda: _lines(node, talker) >= 4, "both have written")
     done = node.run("service", "logs", talker)
     assert sorted(re.sub(r"\w{12}", "ID", line) for line in done.stdout.splitlines()) == [
         "talker.1.ID@docker-0    | hello",
@@ -39,7 +46,8 @@ def test_service_logs(lab: LabUnderTest, node: Docker, talker: str) -> None:
     done = node.run("service", "logs", "--tail", "1", "-t", talker)
     assert (done.stdout.count("hello"), done.stderr.count("err")) == (0, 2)
     assert re.match(r"\d{4}-\d\d-\d\dT[\d:.]+Z talker", done.stderr)
-    assert node.out("service", "logs", "--since", "1s", "--no-trunc", talker) == ""
+    since = ("service", "logs", "--since", "1s", "--no-trunc", talker)
+    eventually(lab, lambda: node.out(*since) == "", "all was written more than a second ago")
     task = node.out("service", "ps", "-q", talker).split()[0]
     assert node.run("service", "logs", task).stdout.count("hello") == 1
     assert node.refused("service", "logs", "nosuch").startswith("no such task or service: nosuch")
@@ -87,7 +95,7 @@ def test_ports_in_host_mode(lab: LabUnderTest, node: Docker) -> None:
     node.out("service", "create", "-q", "--name", "own", "--replicas", "2", "--publish", port, "whoami")
     try:
         addresses = {"docker-0": "172.17.0.2", "docker-1": "172.17.0.3", "docker-2": "172.17.0.4"}
-        asked = {name: lab.client().run(f"curl -s -m 2 {ip}:8080").stdout for name, ip in addresses.items()}
+        asked = {name: lab.client().run(f"curl -s -m 15 {ip}:8080").stdout for name, ip in addresses.items()}
         there = {task.node for task in lab.tasks("own")}
         assert {name for name, answer in asked.items() if answer.endswith("\n172.17.0.10\n")} == there
         assert {name for name, answer in asked.items() if not answer} == addresses.keys() - there
@@ -104,9 +112,10 @@ def test_ports_in_host_mode(lab: LabUnderTest, node: Docker) -> None:
 def test_events(lab: LabUnderTest, node: Docker) -> None:
     """What happened to services, networks, nodes, containers and volumes is told in order, live and afterwards."""
     shown = ("--format", "{{.Type}} {{.Action}} {{.Actor.Attributes.name}}")
-    with node.started("events", *shown, "--filter", "type=network", "--filter", "type=volume") as live:
+    # From now on, whenever the client gets there; what comes after its first line, it is told live.
+    only = ("--filter", "type=network", "--filter", "type=volume", "--since", f"{time.time():.9f}")
+    with node.started("events", *shown, *only) as live:
         assert live.stdout is not None
-        node.out("info")
         node.out("network", "create", "-d", "overlay", "seen")
         assert live.stdout.readline() == "network create seen\n"
         node.out("volume", "create", "kept")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from functools import partial
 
 import pytest
 from engines import NODES, Docker, eventually, sweep
@@ -53,6 +54,11 @@ def typed(node: Docker, line: str, expected: str) -> None:
     assert re.search(expected, said), f"{line}\n{said}"
 
 
+def shows(lab: LabUnderTest, command: str, words: str) -> bool:
+    """Whether a client's command shows these words."""
+    return words in lab.client().run(command).stdout
+
+
 def test_cluster(lab: LabUnderTest) -> None:
     """Nodes, tokens, and what needs several managers, refused with the reason."""
     for line, expected in CLUSTER:
@@ -73,8 +79,10 @@ def test_services(lab: LabUnderTest) -> None:
 
         eventually(lab, all_run, "all run")
         for address in ("172.17.0.2", "172.17.0.3", "172.17.0.4"):
-            assert "It works!" in lab.client().out(f"curl -s -m 5 {address}:8080")
-            assert "Welcome to nginx" in lab.client().out(f"curl -s -m 5 {address}:8000")
+            # Ports that were added to what runs are open on each node as soon as it has heard of them.
+            for port, words in ((8080, "It works!"), (8000, "Welcome to nginx")):
+                ask = f"curl -s -m 15 {address}:{port}"
+                eventually(lab, partial(shows, lab, ask, words), f"{ask}: {words}")
     finally:
         sweep(lab)
 

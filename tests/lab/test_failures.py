@@ -90,6 +90,18 @@ def no_failure(outcomes: dict[str, dict[str, Any]]) -> None:
         assert outcome["slowest"] < LOST_PACKET, f"{way}: a request took {outcome['slowest']} s"
 
 
+def reaches_all(lab: LabUnderTest, probe: Probe, ip: str, everyone: set[str]) -> None:
+    """New connections are answered by each of these; the load takes turns, too, so a few in a row may miss one."""
+    seen: set[str] = set()
+
+    def all_seen() -> bool:
+        seen.update(name for name, _ in probe.ask(ip))
+        assert seen <= everyone
+        return seen == everyone
+
+    lab.wait_until(all_seen, what="an answer of each backend")
+
+
 def identities(lab: LabUnderTest) -> dict[str, str]:
     """The tasks that run, with their nodes."""
     return {task.id: task.node for task in lab.tasks()}
@@ -125,9 +137,8 @@ def test_an_agent_that_stays_away(lab: LabUnderTest, ways: Ways, number: signal.
         lab.wait_until(
             lambda: all(tasks == there for tasks in backends(lab, "docker-2", "whoami")), what="plans without the dead"
         )
-        for probe in (own, raw):
-            assert {name for name, _ in probe.ask(virtual, count=6)} == everyone
-        assert {name for name, _ in ways.all["docker-1"][0].ask(NODES["docker-1"], count=6)} == everyone
+        for probe, ip in ((own, virtual), (raw, virtual), (ways.all["docker-1"][0], NODES["docker-1"])):
+            reaches_all(lab, probe, ip, everyone)
         ways.flow(lab)
         if number == signal.SIGSTOP:
             os.kill(pid, signal.SIGCONT)

@@ -5,6 +5,7 @@ Limits are the promised ones, and below them what a meshnet that suddenly needs 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import statistics
@@ -61,8 +62,11 @@ def memory(pid: int) -> dict[str, int]:
 
 def cpu(pid: int) -> float:
     """Seconds that its threads ran: /proc/<pid>/stat counts in ticks, the scheduler in nanoseconds."""
-    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
-    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
+    total = 0
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            total += int((thread / "schedstat").read_text().split()[0])
+    return total / 1e9
 
 
 def piece() -> float:

@@ -48,9 +48,11 @@ ip link set lo up
 bpftool prog loadall {object} /sys/fs/bpf/lo pinmaps /sys/fs/bpf/maps
 bpftool map update pinned /sys/fs/bpf/maps/names key hex {key} value hex {value}
 tc qdisc add dev lo clsact
+wait=20
 for zone in 7 8; do
   tc filter replace dev lo egress handle 1 prio 1 bpf da object-pinned /sys/fs/bpf/lo/lo_steer classid 0:$zone
-  echo "zone $zone:" $(dig -r @127.0.0.11 +tries=1 +time=1 +short tasks.WEB)
+  echo "zone $zone:" $(dig -r @127.0.0.11 +tries=1 +time=$wait +short tasks.WEB)
+  wait=1
 done
 """
 LIMITS = """

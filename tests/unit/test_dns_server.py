@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from dnslib import EDNS0, QTYPE, RCODE, RR, A, DNSHeader, DNSQuestion, DNSRecord
@@ -272,7 +273,7 @@ def test_next_upstream_is_asked(first: Handler, transport: str) -> None:
     """A server that is silent, fails or refuses gives way to the next one."""
 
     async def scenario() -> None:
-        async with bench(first, good, upstream_timeout=0.3) as b:
+        async with bench(first, good, upstream_timeout=1.0) as b:
             message = query("far.example")
             reply = await b.udp(message) if transport == "udp" else (await b.tcp(message))[0]
             assert str(reply.rr[0].rdata) == "192.0.0.0"
@@ -376,7 +377,7 @@ def test_tcp_clients_are_bounded_and_idle_ones_are_closed(monkeypatch: pytest.Mo
     monkeypatch.setattr(server, "MAX_CLIENTS", 1)
 
     async def scenario() -> None:
-        async with bench(idle_timeout=0.3) as b:
+        async with bench(idle_timeout=1.0) as b:
             reader, writer = await asyncio.open_connection(*b.address)
             writer.write(b"\0\x20half a query")
             await b.until(lambda: b.count["clients"] == 1)
@@ -453,6 +454,33 @@ def test_stop_closes_everything() -> None:
             ours = [task for task in asyncio.all_tasks() if "meshnet" in repr(task.get_coro())]
             assert ours == []
             writer.close()
+
+    run(scenario)
+
+
+def test_a_client_that_comes_as_it_stops_is_not_served() -> None:
+    """A connection that is accepted in the turn in which `stop` is called is closed, not answered for ever."""
+
+    async def scenario() -> None:
+        async with bench() as b:
+            loop = asyncio.get_running_loop()
+            with socket.socket() as client:
+                client.setblocking(False)
+                made = asyncio.StreamReaderProtocol.connection_made
+
+                def accepted(self: asyncio.StreamReaderProtocol, transport: asyncio.BaseTransport) -> None:
+                    stopping.append(asyncio.ensure_future(b.resolver.stop()))  # its turn is before the client's
+                    made(self, transport)
+
+                stopping: list[asyncio.Future[None]] = []
+                with mock.patch.object(asyncio.StreamReaderProtocol, "connection_made", accepted):
+                    await loop.sock_connect(client, b.address)
+                    await b.until(lambda: bool(stopping))
+                await stopping[0]
+                message = query("web")
+                async with asyncio.timeout(5):
+                    await loop.sock_sendall(client, struct.pack("!H", len(message)) + message)
+                    assert await loop.sock_recv(client, 65536) == b""
 
     run(scenario)
 

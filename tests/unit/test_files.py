@@ -40,5 +40,5 @@ def test_a_volume_that_is_nested_deeply(tmp_path: Path) -> None:
     made, _ = volumes.create("deep")
     nest(Path(made.path), 5000)
     assert volumes.size("deep") == 0
-    volumes.remove("deep")
+    remove_tree(volumes.put_away("deep"))
     assert not (tmp_path / "volumes" / "deep").exists()

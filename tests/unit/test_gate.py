@@ -87,7 +87,7 @@ def test_too_many_in_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("speaks_tls", [False, True])
 def test_a_stranger_stays_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, speaks_tls: bool) -> None:
     """One that asks for nothing is sent away, before and after its handshake."""
-    monkeypatch.setattr(gate, "STAY", 0.3)
+    monkeypatch.setattr(gate, "STAY", 1.0)
 
     async def scenario() -> None:
         async with swarm(tmp_path) as it:

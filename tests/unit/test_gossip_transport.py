@@ -95,7 +95,7 @@ def test_crash_and_farewell_on_sockets() -> None:
             assert await nodes[3].wait_acknowledged(seq, 5)
             await nodes[3].leave()
             await nodes[3].stop()
-            await _holds(lambda: _state(nodes[0], "n3") == "left", 1)
+            await _holds(lambda: _state(nodes[0], "n3") == "left")
             await nodes[2].stop()
             await _holds(lambda: _state(nodes[0], "n2") == "suspect")
             await _holds(lambda: _state(nodes[0], "n2") == "dead")

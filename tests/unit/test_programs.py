@@ -45,7 +45,7 @@ def start() -> Iterator[Start]:
     yield run
     for child in running:
         child.send_signal(signal.SIGTERM)
-        assert child.wait(5) == 0
+        assert child.wait(30) == 0
 
 
 def get(port: int, path: str, method: str = "GET") -> tuple[int, str, dict[str, str]]:

@@ -43,21 +43,17 @@ async def attach(request: web.Request) -> web.StreamResponse:
     if entry.state == "paused" and wanted.stream:
         raise ConflictError("You cannot attach to a paused container, unpause it first")
     future = entry.attached() if wanted.stream else None
-    reader, writer = await hijack.take(request)
-    attachment: Attachment | None = None
     try:
+        reader, writer = await hijack.take(request)
         if wanted.past:
             for line in kept.select(entry.log, Query(outputs)):
                 writer.write(logform.packed(line, timestamps=False, raw=entry.spec.tty))
             await writer.drain()
         if future is not None and await _ready(future):
-            attachment = future.result()
-            await _both(attachment, wanted, entry.spec.tty, reader, writer)
+            await _both(future.result(), wanted, entry.spec.tty, reader, writer)
     finally:
-        if future is not None:
-            future.cancel()
-        if attachment is not None:
-            attachment.close()
+        if future is not None and not future.cancel() and not future.cancelled():
+            future.result().close()
     return hijack.Taken()
 
 

@@ -173,6 +173,8 @@ async def kill(request: web.Request) -> web.Response:
 async def stop(request: web.Request) -> web.Response:
     """POST /containers/{id}/stop, with `t` (seconds): 304 if it does not run."""
     node, entry = node_of(request), entry_of(request)
+    if entry.standalone is not None:
+        entry.standalone.check_taken_up()
     if entry.state != "restarting" and (entry.container is None or entry.status != "running"):
         return web.Response(status=304)
     await node.complete(stopped(node.agent, entry, _seconds(request)))
@@ -184,7 +186,7 @@ async def pause(request: web.Request) -> web.Response:
     agent, entry = agent_of(request), entry_of(request)
     if entry.container is None:
         raise ConflictError(f"Container {entry.id} is not running")
-    entry.container.pause()
+    await entry.container.pause()
     agent.happened(entry.spec, "pause")
     return web.Response(status=204)
 
@@ -286,6 +288,7 @@ async def prune(request: web.Request) -> web.Response:
         if (
             entry.state in ("exited", "created")
             and entry.container is None
+            and (entry.standalone is None or entry.standalone.taken_up)
             and filters.labels_match(wanted, "label", entry.spec.labels)
         ):
             await node.complete(removed(node.agent, entry))

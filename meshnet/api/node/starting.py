@@ -66,11 +66,19 @@ async def restart(request: web.Request) -> web.Response:
     text = request.query.get("t", "")
 
     async def again() -> None:
-        if entry.status == "running":
-            await stopped(node.agent, entry, float(text) if text.isdecimal() else None)
-        if entry.standalone is not None:
-            await entry.standalone.ended.wait()
-            await entry.standalone.start()
+        grace, own = float(text) if text.isdecimal() else None, entry.standalone
+        if own is None:
+            if entry.status == "running":
+                await stopped(node.agent, entry, grace)
+            return
+        own.staying = True
+        try:
+            if entry.status == "running":
+                await stopped(node.agent, entry, grace)
+            await own.ended.wait()
+        finally:
+            own.staying = False
+        await own.start()
 
     await node.complete(again())
     return web.Response(status=204)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from meshnet.api.http import answer, flag
 from meshnet.api.node.context import agent_of, json_body
 from meshnet.codec import from_json
 from meshnet.errors import ConflictError, MeshnetError, NotFoundError
+from meshnet.files import remove_tree
 from meshnet.sandbox.volumes import Volume
 
 FILTERS = ("name", "label", "driver", "dangling")
@@ -104,7 +106,8 @@ async def remove(request: web.Request) -> web.Response:
 
 
 async def _removed(agent: Agent, name: str) -> None:
-    await asyncio.to_thread(agent.volumes.remove, name)
+    place = agent.volumes.put_away(name)  # whoever makes one of that name meanwhile gets another
+    await asyncio.to_thread(remove_tree, place)
     agent.events.publish("volume", "destroy", name, {"driver": "local"})
 
 
@@ -117,11 +120,16 @@ async def prune(request: web.Request) -> web.Response:
         for volume in agent.volumes.all()
         if not users(agent, volume.name) and filters.labels_match(wanted, "label", volume.labels or {})
     ]
-    room = 0
+    removed, room = [], 0
     for name in gone:
-        room += await asyncio.to_thread(agent.volumes.size, name)
-        await _removed(agent, name)
-    return answer({"VolumesDeleted": gone or None, "SpaceReclaimed": room})
+        size = await asyncio.to_thread(agent.volumes.size, name)
+        if users(agent, name):
+            continue  # a container was made with it meanwhile
+        with contextlib.suppress(NotFoundError):  # somebody else was quicker
+            await _removed(agent, name)
+            removed.append(name)
+            room += size
+    return answer({"VolumesDeleted": removed or None, "SpaceReclaimed": room})
 
 
 ROUTES: tuple[tuple[str, str, Any], ...] = (
