@@ -37,7 +37,7 @@ def services(lab: LabUnderTest) -> None:
 
 def dig(host: Host, *words: str) -> tuple[str, list[str]]:
     """The rcode and the answers' data, as dig shows them, of a query to 127.0.0.11."""
-    said = host.out(["dig", "@127.0.0.11", "+tries=1", "+time=3", "+noall", "+comments", "+answer", *words])
+    said = host.out(["dig", "@127.0.0.11", "+tries=1", "+time=10", "+noall", "+comments", "+answer", *words])
     status = re.search(r"status: (\w+)", said)
     assert status, said
     lines = [line.split(None, 4)[4] for line in said.splitlines() if line and not line.startswith(";")]

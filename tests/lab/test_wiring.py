@@ -367,7 +367,7 @@ def firewall(bench: Bench) -> Firewall:
     return Firewall(bench)
 
 
-def _udp(where: str, address: str = "", port: int = 0, timeout: float = 2.0) -> socket.socket:
+def _udp(where: str, address: str = "", port: int = 0, timeout: float = 15.0) -> socket.socket:
     made = netns.socket_in(where, socket.AF_INET, socket.SOCK_DGRAM)
     made.settimeout(timeout)
     if address:
@@ -393,7 +393,7 @@ def test_errors_of_the_nodes_stack_reach_the_task(firewall: Firewall) -> None:
         netns.socket_in(firewall.one, socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as icmp,
         _udp(firewall.one) as task,
     ):
-        icmp.settimeout(2.0)
+        icmp.settimeout(15.0)
         task.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 1)
         task.sendto(b"x", (CLIENT, 33434))
         kind, code = struct.unpack_from("!BB", icmp.recv(200), 20)
