@@ -189,12 +189,16 @@ class Load:
 
 
 def ask(host: str, port: int, count: int = 1, patience: float = PATIENCE) -> list[list[str]]:
-    """`count` connections, one request each; an error is ["", its name]."""
+    """`count` connections, one request each, that are over on both sides then; an error is ["", its name]."""
     found = []
     for _ in range(count):
         try:
             with tcp(host, port, patience) as sock:
                 found.append(answer(sock))
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_WR)
+                    while sock.recv(4096):
+                        pass
         except OSError as error:
             found.append(["", name_of(error)])
     return found

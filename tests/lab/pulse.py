@@ -15,18 +15,28 @@ LATE = 0.25  # s by which a nap is too long: more than processes that share a pr
 
 
 class Pulse:
-    """Times of standing still, since it was made. Threads of it end with the process."""
+    """Times of standing still, since it was made. Its threads end with a `with` block, or with the process."""
 
     def __init__(self) -> None:
         self._still: list[tuple[float, float]] = []
         self._beats = dict.fromkeys(os.sched_getaffinity(0), 0.0)
-        for processor in self._beats:
-            threading.Thread(target=self._beat, args=(processor,), daemon=True).start()
+        self._ending = False
+        self._threads = [threading.Thread(target=self._beat, args=(each,), daemon=True) for each in self._beats]
+        for thread in self._threads:
+            thread.start()
+
+    def __enter__(self) -> Pulse:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending = True
+        for thread in self._threads:
+            thread.join()
 
     def _beat(self, processor: int) -> None:
         os.sched_setaffinity(0, {processor})  # of this thread
         before = time.monotonic()
-        while True:
+        while not self._ending:
             time.sleep(NAP)
             now = time.monotonic()
             if now - before > NAP + LATE:
