@@ -183,13 +183,17 @@ def interrupted_up(tmp_path: Path, name: str, interrupt: Callable[[subprocess.Po
     """Exit status and last words of an `up` of a lab that something happens to while its agents start."""
     (tmp_path / "lab.yml").write_text(f"name: {name}\nnodes: {{m: {{role: manager}}, w: }}\n")
     words = [sys.executable, "-m", "meshnet.cli", "lab", "up", str(tmp_path)]
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "starting managers and agents" in line:
-                interrupt(process)
-                break
-        said = process.stderr.read()
+    for _ in range(5):
+        with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            for line in process.stderr:
+                if "starting managers and agents" in line:
+                    interrupt(process)
+                    break
+            said = process.stderr.read()
+        if process.returncode:
+            break
+        down.down(name)  # it was up before this process, held up, could interrupt it
     return process.returncode, said.splitlines()[-1]
 
 
