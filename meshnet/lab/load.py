@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from meshnet.lab import enter, tasks
 from meshnet.lab.spec import Lab
 from meshnet.sandbox.images import PROGRAMS, HostImage
 
+_STARTING = 30.0  # s that the first requests get
 _ENDING = 15.0  # s that the last requests get
 
 
@@ -50,12 +52,15 @@ def during(
 ) -> dict[str, Any]:
     """Asks from `where` while `work` does something; what load.py counted. `pause` and `timeout` in seconds.
 
+    What `work` does begins when the asking has begun, which takes a while on a busy machine.
+
     Raises MeshnetError if the asking itself ends, NotFoundError for an unknown place, and what `work` raises.
     """
     given = [asked.address, str(asked.port), asked.path, str(workers), f"{pause:g}", f"{timeout:g}", asked.host]
     process = _started(lab, where, given)
     try:
-        work()
+        if _asking(process):
+            work()
         said, _ = process.communicate(timeout=timeout + _ENDING)
         found: dict[str, Any] = json.loads(said)
         return found
@@ -66,6 +71,13 @@ def during(
         process.kill()
         process.communicate()
         raise
+
+
+def _asking(process: subprocess.Popen[str]) -> bool:
+    """Waits until requests are sent; whether they are."""
+    assert process.stdout is not None
+    readable, _, _ = select.select([process.stdout], [], [], _STARTING)
+    return bool(readable) and process.stdout.readline() == "asking\n"
 
 
 def _started(lab: Lab, where: str, given: list[str]) -> subprocess.Popen[str]:

@@ -162,7 +162,7 @@ class Capture:
         packets = self.packets
         self._require(packets and all(map(match, packets)), f"expected only {match}", match)
 
-    def wait(self, match: Callable[[Any], object], count: int = 1, timeout: float = 5.0) -> list[Any]:
+    def wait(self, match: Callable[[Any], object], count: int = 1, timeout: float = 20.0) -> list[Any]:
         """Waits until `count` packets match and returns all that do; `timeout` in seconds."""
         try:
             return wait_until(lambda: found if len(found := self.all(match)) >= count else [], timeout)

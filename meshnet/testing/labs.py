@@ -8,6 +8,7 @@ under a name of its own, so that the same lab may be up already, and tests may r
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import os
 import subprocess
@@ -100,29 +101,38 @@ class LabUnderTest:
         return self.engine.create_network(NetworkSpec(name=name, **options))
 
     def service(self, name: str, image: str = "whoami", *args: str, wait: bool = True, **options: Any) -> str:
-        """Creates a service and returns its id; with `wait`, once its tasks run.
+        """Creates a service and returns its id; with `wait`, once its tasks run and every node sends to them.
 
         `options`: `replicas` or `global_=True`, `networks` (names), `aliases`, `ports` (docker's short notation),
         `env`, `endpoint_mode`, `constraints`, `healthcheck` (a Healthcheck), `hostname`, `stop_grace_period` and
         `restart_delay` (ns).
         """
-        from meshnet.lab import converge
-
         ident = self.engine.create_service(service_spec(name, image, args, **options))
         if wait:
-            converge.wait(self.engine, [name], lambda _: None, PATIENCE)
+            self.converged(name)
         return ident
 
     def scale(self, name: str, replicas: int, wait: bool = True) -> None:
-        """Changes a service's replicas; with `wait`, returns once that many tasks run."""
-        from meshnet.lab import converge
+        """Changes a service's replicas; with `wait`, returns once that many tasks run and every node sends to them."""
         from meshnet.model import Replicated, ServiceMode
 
         service = self.engine.service(name)
         spec = dataclasses.replace(service.spec, mode=ServiceMode(Replicated(replicas)))
         self.engine.update_service(service, spec)
         if wait:
-            converge.wait(self.engine, [name], lambda _: None, PATIENCE)
+            self.converged(name)
+
+    def converged(self, *services: str) -> None:
+        """Waits until the tasks of services run, and until every node that is ready sends to them and to no others.
+
+        The manager knows that a task runs a moment before the other nodes do.
+        """
+        from meshnet.lab import converge
+        from meshnet.testing import known
+
+        converge.wait(self.engine, services, lambda _: None, PATIENCE)
+        for name in services:
+            self.wait_until(functools.partial(known.everywhere, self, name), what=f"{name} known on every node")
 
     def remove(self, *services: str) -> None:
         """Removes services and waits until no task of theirs is left on any node."""
@@ -206,7 +216,8 @@ def lab_folder(what: str | Path, folders: Sequence[Path]) -> Path:
 
 
 def bring_up(what: str | Path | dict[str, Any], root: Path = Path(), bare: bool = False) -> LabUnderTest:
-    """Brings a lab up under a name that nobody else has; relative paths begin at `root`. Raises MeshnetError.
+    """Brings a lab up under a name that nobody else has, with its services known on every node; relative paths begin
+    at `root`. Raises MeshnetError.
 
     The nodes of a `bare` one are in no swarm.
     """
@@ -222,7 +233,10 @@ def bring_up(what: str | Path | dict[str, Any], root: Path = Path(), bare: bool 
         lab = file.load(root / what)
     lab = dataclasses.replace(up.bare(lab) if bare else lab, name=f"t{os.getpid()}-{next(_numbers)}")
     up.up(lab)
-    return LabUnderTest(lab)
+    under_test = LabUnderTest(lab)
+    if lab.services:
+        under_test.converged(*(service.name for service in lab.services))
+    return under_test
 
 
 def take_down(lab: LabUnderTest) -> None:

@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_until(predicate: Callable[[], T], timeout: float = 5.0, *, interval: float = 0.01, what: str = "") -> T:
+def wait_until(predicate: Callable[[], T], timeout: float = 20.0, *, interval: float = 0.01, what: str = "") -> T:
     """Calls `predicate` until it returns something true and returns that.
 
     `timeout` and `interval` are seconds. Raises AssertionError naming `what` (or the predicate) and its last

@@ -16,7 +16,11 @@ import socket
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+from pulse import LATE, Pulse
 
 PATIENCE = 8.0  # s, far beyond anything that works
 IP_MTU_DISCOVER, IP_PMTUDISC_DONT, IP_PMTUDISC_DO, IP_MTU = 10, 0, 2, 14
@@ -24,6 +28,7 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: whoami\r\n\r\n"
 
 opened: dict[str, socket.socket] = {}
 loads: dict[str, Load] = {}
+pulse = Pulse()
 
 
 # Client ports that the kernel gives nobody by itself, if the caller asks for such.
@@ -105,6 +110,23 @@ class Datagrams:
                 return name.decode().removeprefix("I'm ")
 
 
+class Longest:
+    """The longest of many times, less those in which the machine stood still; in s, by the monotonic clock."""
+
+    def __init__(self) -> None:
+        self.short = 0.0
+        self.long: list[tuple[float, float]] = []
+
+    def add(self, begin: float, end: float) -> None:
+        if end - begin < LATE:
+            self.short = max(self.short, end - begin)
+        else:
+            self.long.append((begin, end))
+
+    def moved(self) -> float:
+        return max([self.short, *(pulse.moved(*one) for one in self.long)])
+
+
 class Load:
     """One request after the other until it is told to stop, each with a socket of its own, or all with one (`keep`).
 
@@ -117,16 +139,17 @@ class Load:
         self.kind = kind
         self.answers: dict[str, int] = {}
         self.errors: list[str] = []
-        self.slowest = 0.0
-        self.failing = 0.0  # s from the begin of the first request that failed to the end of the last one
-        self.longest = 0.0  # s, the longest time without an answer
+        # Times (begin, end): of requests, from the begin of the first one that failed to the end of the last one, and
+        # without an answer.
+        self.requests = Longest()
+        self.failing = (0.0, 0.0)
+        self.silence = Longest()
         self.ending = threading.Event()
         self.thread = threading.Thread(target=self.run)
         self.thread.start()
 
     def run(self) -> None:
         asked: Stream | Datagrams | None = None
-        first = None
         last = time.monotonic()
         while not self.ending.is_set():
             begin = time.monotonic()
@@ -134,15 +157,16 @@ class Load:
                 asked = asked or self.open()
                 name = asked.ask()
                 self.answers[name] = self.answers.get(name, 0) + 1
-                self.longest, last = max(self.longest, time.monotonic() - last), time.monotonic()
+                now = time.monotonic()
+                self.silence.add(last, now)
+                last = now
             except OSError as error:
-                first = first or begin
-                self.failing = time.monotonic() - first
+                self.failing = (self.failing[0] or begin, time.monotonic())
                 self.errors.append(f"{name_of(error)} after {time.monotonic() - begin:.3f} s")
                 if self.kind == "tcp" and asked is not None:  # a UDP socket goes on
                     asked.sock.close()
                     asked = None
-            self.slowest = max(self.slowest, time.monotonic() - begin)
+            self.requests.add(begin, time.monotonic())
             if not self.keep and asked is not None:
                 asked.sock.close()
                 asked = None
@@ -154,22 +178,27 @@ class Load:
         return Stream(self.to) if self.kind == "tcp" else Datagrams(self.to, self.kind == "connected")
 
     def seen(self) -> dict[str, Any]:
+        return {"answers": dict(self.answers), "errors": list(self.errors)}
+
+    def measured(self) -> dict[str, float]:
         return {
-            "answers": dict(self.answers),
-            "errors": list(self.errors),
-            "slowest": self.slowest,
-            "failing": self.failing,
-            "longest": self.longest,
+            "slowest": self.requests.moved(),
+            "failing": pulse.moved(*self.failing),
+            "longest": self.silence.moved(),
         }
 
 
 def ask(host: str, port: int, count: int = 1, patience: float = PATIENCE) -> list[list[str]]:
-    """`count` connections, one request each; an error is ["", its name]."""
+    """`count` connections, one request each, that are over on both sides then; an error is ["", its name]."""
     found = []
     for _ in range(count):
         try:
             with tcp(host, port, patience) as sock:
                 found.append(answer(sock))
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_WR)
+                    while sock.recv(4096):
+                        pass
         except OSError as error:
             found.append(["", name_of(error)])
     return found
@@ -177,7 +206,7 @@ def ask(host: str, port: int, count: int = 1, patience: float = PATIENCE) -> lis
 
 def reuse(hosts: list[str], port: int, source_port: int, count: int) -> list[Any]:
     """`count` connections from one port, to one host after the other; the server ends each: [slowest, errors]."""
-    slowest, errors = 0.0, []
+    requests, errors = Longest(), []
     for number in range(count):
         begin = time.monotonic()
         try:
@@ -191,8 +220,8 @@ def reuse(hosts: list[str], port: int, source_port: int, count: int) -> list[Any
                     pass
         except OSError as error:
             errors.append(name_of(error))
-        slowest = max(slowest, time.monotonic() - begin)
-    return [slowest, errors]
+        requests.add(begin, time.monotonic())
+    return [requests.moved(), errors]
 
 
 def start(name: str, host: str, port: int, keep: bool = False, kind: str = "tcp") -> None:
@@ -207,7 +236,7 @@ def stop(name: str) -> dict[str, Any]:
     load = loads.pop(name)
     load.ending.set()
     load.thread.join()
-    return load.seen()
+    return load.seen() | load.measured()
 
 
 def dial(name: str, host: str, port: int) -> list[str]:
@@ -257,7 +286,7 @@ def udp(
 ) -> list[list[Any]]:
     """Datagrams to whoami: [hostname, client's address as seen, answer's source, bytes that came back] each.
 
-    `fresh`: a socket for each. An error is ["", its name]; a datagram is lost after a second.
+    `fresh`: a socket for each. An error is ["", its name].
     """
     found: list[list[Any]] = []
     with contextlib.ExitStack() as stack:
@@ -266,7 +295,7 @@ def udp(
             if sock is None or fresh:
                 sock = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
                 sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO if df else IP_PMTUDISC_DONT)
-                sock.settimeout(1)
+                sock.settimeout(PATIENCE)
                 if connected:
                     sock.connect((host, port))
             data = hashlib.shake_128(bytes([number % 251])).digest(size)

@@ -97,7 +97,7 @@ def load(probe: Probe, host: str, port: int = 8000, keep: bool = False, kind: st
 
     `kind`: `tcp`, `udp`, or `connected` for connected UDP sockets. The dict that is yielded has the outcome after the
     block: `answers` per hostname, `errors`, `slowest` (s, the longest request), `failing` (s from the first error to
-    the last), `longest` (s without an answer).
+    the last), `longest` (s without an answer). Of these times those in which the machine stood still are not counted.
     """
     outcome: dict[str, Any] = {}
     label = f"{host}:{port}:{keep}:{kind}"
@@ -109,6 +109,6 @@ def load(probe: Probe, host: str, port: int = 8000, keep: bool = False, kind: st
 
 
 def looking(probe: Probe, host: str, port: int = 8000, keep: bool = False, kind: str = "tcp") -> dict[str, Any]:
-    """The outcome so far of a load that runs."""
+    """`answers` and `errors` so far of a load that runs."""
     found: dict[str, Any] = probe.call("look", name=f"{host}:{port}:{keep}:{kind}")
     return found

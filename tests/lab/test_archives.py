@@ -56,7 +56,7 @@ def test_an_archive_serves_a_published_port(tmp_path: Path) -> None:
     try:
         addresses = [node.address for node in lab.spec.nodes]
         for address in addresses:
-            assert lab.client().out(f"curl -s -m 2 http://{address}:9000") == "from the archive"
+            assert lab.client().out(f"curl -s -m 15 http://{address}:9000") == "from the archive"
     finally:
         take_down(lab)
     assert not Path("/run/meshnet", lab.spec.name).exists()

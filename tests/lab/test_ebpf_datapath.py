@@ -141,7 +141,7 @@ def serve(listener: socket.socket, name: str, stop: threading.Event) -> None:
 
 
 def ask(address: str, port: int) -> list[str]:
-    with socket.create_connection((address, port), 3) as client:
+    with socket.create_connection((address, port), 15) as client:
         return client.recv(100).decode().split()
 
 
@@ -182,7 +182,7 @@ async def apply(pair: Pair) -> None:
 
 
 def ping(space: str, address: str) -> bool:
-    command = ["nsenter", f"--net={netns.path(space)}", "ping", "-c1", "-W2", address]
+    command = ["nsenter", f"--net={netns.path(space)}", "ping", "-c1", "-W10", address]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
@@ -271,7 +271,7 @@ def test_removed_backend(pair: Pair) -> None:
     """After a removal new connections go elsewhere, and one that only reads is ended."""
 
     def reader() -> tuple[str, str]:
-        with socket.create_connection((PLACES["b"][0], PORT + 1), 5) as client:
+        with socket.create_connection((PLACES["b"][0], PORT + 1), 15) as client:
             plan = dataclasses.replace(
                 pair.plan("a", ("a",)),
                 remotes=tuple(row for row in pair.plan("a").remotes if row.ip != PLACES["b"][0]),

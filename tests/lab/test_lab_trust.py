@@ -79,9 +79,10 @@ def test_keys_that_change_are_not_noticed(lab: LabUnderTest) -> None:
         lab.service(f"app{number}", "alpine", "sleep", "1000000", networks=["keys"])
         for task in lab.tasks("box"):
             lab.wait_until(partial(resolved, lab, task.name, f"app{number}"), what="the name everywhere")
-        for node in NODES:
-            found = {m["Node"] for m in lab.inspect(node, "members") if m["State"] == "alive"}
+        for node in NODES:  # one that was held up may be suspected for a moment: lost it is not
+            found = {m["Node"] for m in lab.inspect(node, "members") if m["State"] in ("alive", "suspect")}
             assert found == set(NODES), f"{node} at {time.monotonic()}"
+            lab.wait_until(lambda node=node: all(alive(lab, node, other) for other in NODES))  # type: ignore[misc]
     assert held(lab, "docker-1") >= first + 9
     after = {node: lab.inspect(node, "statistics")["Gossip"].get("undecryptable", 0) for node in NODES}
     assert after == failed

@@ -52,12 +52,17 @@ def test_a_terminated_demo(tmp_path: Path, when: str, kept: bool) -> None:
     name = quickstart(tmp_path)
     command = [ROOT / "scripts/demo", tmp_path]
     try:
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as demo:
-            assert demo.stdout is not None
-            said = next(line for line in demo.stdout if when in line)
-            demo.send_signal(signal.SIGTERM)
-            said = demo.stdout.read()  # ends when no child holds the pipe any more
-            assert demo.wait(20) == 128 + signal.SIGTERM, said
+        for _ in range(3):
+            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as demo:
+                assert demo.stdout is not None
+                said = next(line for line in demo.stdout if when in line)
+                demo.send_signal(signal.SIGTERM)
+                said = demo.stdout.read()  # ends when no child holds the pipe any more
+            over = "is up: " if not kept else "That was all of it"
+            if over not in said:
+                break
+            down.down(name)  # it had gone on before this process, held up, could end it
+        assert demo.returncode == 128 + signal.SIGTERM, said
         assert "demo: interrupted\n" in said
         assert (f"take it down with: meshnet lab down {name}\n" in said) == kept
         assert (leftovers.find(name) != []) == kept
@@ -66,18 +71,20 @@ def test_a_terminated_demo(tmp_path: Path, when: str, kept: bool) -> None:
     assert leftovers.find(name) == []
 
 
+def processors() -> tuple[float, float]:
+    """Seconds for which each of this machine's processors had nothing to do, and for which the hypervisor gave it to
+    others (proc_stat)."""
+    ticks = Path("/proc/stat").read_text().split("\n")[0].split()
+    unit = os.sysconf("SC_CLK_TCK") * (os.cpu_count() or 1)
+    return int(ticks[4]) / unit, int(ticks[8]) / unit
+
+
 @pytest.mark.slow
-def steal() -> float:
-    """Seconds that the hypervisor gave this machine's processors to others, of each processor (proc_stat)."""
-    ticks = int(Path("/proc/stat").read_text().split("\n")[0].split()[8])
-    return ticks / os.sysconf("SC_CLK_TCK") / (os.cpu_count() or 1)
-
-
 def test_the_demo(tmp_path: Path) -> None:
     """The walk through the quickstart gets the right answer at every step, in under 20 s on a machine that is quiet."""
     name = quickstart(tmp_path)
     quiet = os.getloadavg()[0] < (os.cpu_count() or 1)
-    stolen = steal()
+    idle, stolen = processors()
     try:
         done = subprocess.run(
             [ROOT / "scripts/demo", tmp_path], capture_output=True, text=True, check=False, timeout=55
@@ -85,7 +92,10 @@ def test_the_demo(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr
         spent = re.search(r"That was all of it, in (\d+) s", done.stdout)
         assert spent
-        quiet = quiet and steal() - stolen < 0.05 * int(spent[1])
+        idle, stolen = (after - before for before, after in zip((idle, stolen), processors(), strict=True))
+        # Load that began with the walk is not in the load average yet; the walk alone leaves much of both processors.
+        print(f"{spent[1]} s, idle for {idle:.1f} s, stolen {stolen:.1f} s")
+        quiet = quiet and stolen < 0.05 * int(spent[1]) and idle > 0.2 * int(spent[1])
         assert int(spent[1]) < (20 if quiet else 45)
     finally:
         down.down(name)

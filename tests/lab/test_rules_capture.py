@@ -150,7 +150,7 @@ def test_names(world: World, capture: Wire) -> None:
 
 def test_egress(world: World, capture: Wire) -> None:
     """What a task sends to outside the overlay leaves masqueraded: from the node's address, not the task's."""
-    world.lab.task("mallory.1").out(f"ping -c 1 -W 2 -p 6d65736871756974 {world.at['client'].ip}")
+    world.lab.task("mallory.1").out(f"ping -c 1 -W 10 -p 6d65736871756974 {world.at['client'].ip}")
     frames = capture.heard()
     nothing_beside(frames)
     pings = [Ether(frame) for frame in frames if b"meshquit" in frame]

@@ -43,6 +43,7 @@ def busy(host_untouched: None) -> Iterator[LabUnderTest]:
             lab.network(network)
         lab.service("whoami", replicas=3, networks=["one", "two"], ports=["8000:8000"], wait=False)
         lab.service("sleep", "alpine", "sh", "-c", "trap '' TERM; while :; do sleep 3; done", networks=["one"])
+        lab.converged("whoami")
         lab.client().out("curl -s http://172.17.0.3:8000")
         lab.task("sleep.1").out("(setsid sleep 271828 >/dev/null 2>&1 </dev/null &)")
         yield lab

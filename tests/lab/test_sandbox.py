@@ -9,11 +9,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pulse import Pulse
 from sandbox_bench import Bench, leftovers, made_bench, run, until
 
 from meshnet.errors import MeshnetError, NotFoundError
@@ -73,9 +75,12 @@ def test_a_task_that_ignores_the_signal_is_killed(bench: Bench) -> None:
     async def body() -> None:
         container = await bench.start("trap '' TERM; setsid sleep 1000 & echo ready; while :; do sleep 1; done")
         await until(lambda: container.logs())
-        begun = asyncio.get_running_loop().time()
-        assert await container.stop(grace=0.2) == 137
-        assert 0.2 <= asyncio.get_running_loop().time() - begun < 2.0
+        with Pulse() as pulse:
+            begun = time.monotonic()
+            assert await container.stop(grace=0.2) == 137
+            ended = time.monotonic()
+            assert ended - begun >= 0.2
+            assert pulse.moved(begun, ended) < 2.0
         await until(lambda: "populated 0" in Path(container.spec.cgroup, "cgroup.events").read_text())
 
     run(bench, body())
@@ -88,9 +93,9 @@ def test_a_task_that_cannot_hear_the_signal_does_not_wait(bench: Bench, setup: s
     async def body() -> None:
         container = await bench.start(f"{setup} echo ready; while :; do sleep 0.05; done")
         await until(lambda: container.logs())
-        begun = asyncio.get_running_loop().time()
-        assert await container.stop(grace=0.5 if patient else 30.0) == 137
-        assert (asyncio.get_running_loop().time() - begun >= 0.5) is patient
+        begun, grace = asyncio.get_running_loop().time(), 0.5 if patient else 30.0
+        assert await container.stop(grace=grace) == 137
+        assert (asyncio.get_running_loop().time() - begun >= grace) is patient
 
     run(bench, body())
 
@@ -115,7 +120,9 @@ def test_health(bench: Bench) -> None:
         container = await bench.containers.create(
             bench.spec(
                 "while [ ! -e /go ]; do sleep 0.05; done; touch /ready; sleep 1000",
-                health=HealthConfig(("CMD-SHELL", "test -e /ready"), interval=0.3, timeout=5.0, retries=2),
+                health=HealthConfig(
+                    ("CMD-SHELL", "test -e /ready"), interval=0.3, timeout=5.0, retries=2, start_period=60.0
+                ),
             )
         )
         bench.made.append(container)
@@ -297,6 +304,10 @@ def test_removal_is_idempotent_and_complete(bench: Bench) -> None:
                     states.append(int(path.parent.name))
         return states
 
+    def held() -> tuple[set[str], set[str]]:
+        """Descriptors and threads."""
+        return set(os.listdir("/proc/self/fd")), set(os.listdir("/proc/self/task"))
+
     async def body() -> None:
         async def one(number: int) -> None:
             container = await bench.start(("/bin/sleep", "1000"), name=f"t{number}")
@@ -305,9 +316,10 @@ def test_removal_is_idempotent_and_complete(bench: Bench) -> None:
             await container.remove()
 
         await one(0)
-        before = set(os.listdir("/proc/self/fd")), set(os.listdir("/proc/self/task"))
+        descriptors, threads = held()
         await asyncio.gather(*(one(number) for number in range(12)))
-        assert (set(os.listdir("/proc/self/fd")), set(os.listdir("/proc/self/task"))) == before
+        # The kernel shows a thread a moment longer than who joins it.
+        await until(lambda: held()[0] <= descriptors and held()[1] <= threads)
         assert zombies() == []
         assert leftovers(bench) == []
 

@@ -119,7 +119,15 @@ def test_health_decides(lab: LabUnderTest) -> None:
 def test_an_open_connection_is_finished(lab: LabUnderTest) -> None:
     """A task that is to stop gets no new connections, finishes those it has, and ends with the last of them."""
     program = ("/usr/bin/python3", "-ISc", GRACEFUL)
-    lab.service("calm", "host", *program, networks=["demo"], ports=["9001:8000"], constraints=at("docker-1"))
+    lab.service(
+        "calm",
+        "host",
+        *program,
+        networks=["demo"],
+        ports=["9001:8000"],
+        constraints=at("docker-1"),
+        stop_grace_period=60 * SECOND,
+    )
     settled(lab, "calm", 1)
     with ExitStack() as stack:
         found = ways(lab, stack, "calm", 9001)
@@ -137,7 +145,7 @@ def test_an_open_connection_is_finished(lab: LabUnderTest) -> None:
         assert lab.tasks("calm")
         for name, (probe, _, _) in found.items():
             probe.call("hang_up", name=name)
-        lab.wait_until(lambda: not lab.tasks("calm"), 5, what="the end of the task, before its grace period is over")
+        lab.wait_until(lambda: not lab.tasks("calm"), what="the end of the task, before its grace period is over")
     lab.remove("calm")
 
 
@@ -145,6 +153,8 @@ def test_a_client_that_knows_a_task_by_its_address(lab: LabUnderTest) -> None:
     """One that goes on asking the tasks themselves while these are stopped is refused at once, and never cut off."""
     lab.service("named", replicas=6, networks=["demo"], endpoint_mode="dnsrr")
     addresses = [address(lab, task.name) for task in lab.tasks("named")]
+    asker, named = lab.task("box.1"), ["dig", "+short", "named"]
+    lab.wait_until(lambda: set(asker.out(named).split()) == set(addresses), what="the tasks known where they are asked")
     with ExitStack() as stack:
         probes = [stack.enter_context(inside(lab, "box.1")), stack.enter_context(beside(lab, "box.1"))]
         outcomes = [stack.enter_context(load(probe, ip, PORT)) for probe in probes for ip in addresses]

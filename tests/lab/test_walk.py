@@ -143,7 +143,7 @@ def test_ping(lab: LabUnderTest) -> None:
     """A task's address and a VIP answer to ping, with the address that was asked."""
     asker = lab.task("box.1")
     for target in (vip(lab), *(address(lab, f"whoami.{slot}") for slot in (1, 2, 3))):
-        assert f"bytes from {target}" in asker.out(["ping", "-c", "1", "-W", "2", target])
+        assert f"bytes from {target}" in asker.out(["ping", "-c", "1", "-W", "10", target])
 
 
 def test_a_port_that_is_used_again(lab: LabUnderTest, client: Probe) -> None:

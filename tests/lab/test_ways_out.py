@@ -59,13 +59,13 @@ def test_a_task_reaches_the_world_as_its_node(lab: LabUnderTest, open_box: Probe
     for size in (5, 1400, 4000):
         ((_, seen, source, echoed),) = open_box.call("udp", host=CLIENT, port=WORLD, size=size)
         assert (seen, source, echoed) == (NODES["docker-1"], CLIENT, size)
-    assert f"bytes from {CLIENT}" in lab.task("open.1").out(["ping", "-c", "1", "-W", "2", CLIENT])
+    assert f"bytes from {CLIENT}" in lab.task("open.1").out(["ping", "-c", "1", "-W", "10", CLIENT])
 
 
 @pytest.mark.parametrize("node", ["docker-0", "docker-1", "docker-2"])
 def test_a_task_uses_published_ports(lab: LabUnderTest, open_box: Probe, node: str) -> None:
     """A published port of a node is reached from a task, too."""
-    answers = open_box.call("ask", host=NODES[node], port=8000, count=3, patience=2)
+    answers = open_box.call("ask", host=NODES[node], port=8000, count=3)
     assert {name for name, _ in answers} == hostnames(lab), answers
     answered = open_box.call("udp", host=NODES[node], port=8000, count=3)
     assert {answer[0] for answer in answered} == hostnames(lab), answered
@@ -78,7 +78,7 @@ def test_an_internal_network_has_no_way_out(lab: LabUnderTest, place: Callable[[
         for target in (CLIENT, *NODES.values()):
             assert probe.call("ask", host=target, port=WORLD, patience=0.5) == [["", "ENETUNREACH"]], target
     shut = lab.task("shut.1")
-    assert "1 received" in shut.out(["ping", "-c", "1", "-W", "2", address(lab, "shut-too.1", "closed")])
+    assert "1 received" in shut.out(["ping", "-c", "1", "-W", "10", address(lab, "shut-too.1", "closed")])
     assert "default" not in shut.out(["ip", "route"])
 
 

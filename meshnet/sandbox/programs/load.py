@@ -1,5 +1,7 @@
 """Asks a URL again and again until its stdin ends, then prints what became of the requests as one line of JSON.
 
+Its first line, once it asks, is "asking".
+
 usage: load.py ADDRESS PORT PATH WORKERS PAUSE TIMEOUT HOST
 
 ADDRESS may be a name, which is asked for with every connection. Each worker opens a connection for every request, and
@@ -148,6 +150,7 @@ def main() -> None:
     threads = [threading.Thread(target=work, args=arguments) for _ in range(int(workers))]
     for thread in threads:
         thread.start()
+    print("asking", flush=True)
     while os.read(0, 4096):
         pass
     over.set()
