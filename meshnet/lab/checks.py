@@ -157,13 +157,6 @@ def _sweep(lab: Lab) -> None:
             cgroups.end(group)
 
 
-def _groups(lab: Lab, name: str) -> list[Path]:
-    """Those below any host or task. Tasks come and go as this looks, which `Path.glob` takes for an error."""
-    root = cgroups.path(lab.name)
-    found = (Path(folder) for folder, _, _ in os.walk(root))
-    return [group for group in found if group.relative_to(root).match(f"*/*/{name}")]
-
-
 def _try(lab: Lab, check: LabCheck, timeout: float) -> Verdict:
     """Whether the check holds now."""
     try:
